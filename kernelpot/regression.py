@@ -1,0 +1,213 @@
+r"""Sparse Gaussian-process regression on matrices: streamed QR, weights, variance.
+
+Nothing here knows of atoms. With whitened features
+:math:`\Phi = K_{nM} T`, :math:`T T^\top = K_{MM}^{-1}`, the prior covariance of the
+weights is the identity and the posterior follows from one triangular factor
+
+.. math:: R^\top R = I + \Phi^\top \Lambda^{-1} \Phi ,
+
+which is never formed as a product: batches of noise-scaled rows are annihilated into
+R by orthogonal transformations [1]_. Memory is that of R and one batch.
+
+References
+----------
+.. [1] Foster et al., J. Mach. Learn. Res. 10, 857 (2009), the "V method" with QR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+FloatArray = npt.NDArray[np.float64]
+
+# Eigenvalues of K_MM below this fraction of the largest are rounding noise.
+RELATIVE_EIGENVALUE_CUT = 1e-12
+_QR_BLOCK = 32
+
+
+def whitening(K_mm: FloatArray, cut: float = RELATIVE_EIGENVALUE_CUT) -> FloatArray:
+    """Return T with ``T.T @ K_mm @ T = I`` on the numerical range of `K_mm`.
+
+    Parameters
+    ----------
+    K_mm : ndarray of shape (n_sparse, n_sparse)
+        Covariance of the sparse points [eV^2]; may be singular (duplicates).
+    cut : float
+        Eigenvalues below ``cut * largest`` are dropped.
+
+    Returns
+    -------
+    ndarray of shape (n_sparse, rank)
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If `K_mm` has an eigenvalue that is negative beyond rounding.
+    """
+    eigenvalues, vectors = scipy.linalg.eigh(K_mm, driver="evd", check_finite=True)
+    largest = eigenvalues[-1]
+    rounding = 10 * len(K_mm) * np.finfo(float).eps
+    if largest <= 0 or eigenvalues[0] < -max(rounding, cut) * largest:
+        raise np.linalg.LinAlgError(
+            "the kernel matrix of the sparse points is not positive semidefinite "
+            f"(eigenvalues from {eigenvalues[0]:.3g} to {largest:.3g}); "
+            "a non-integer zeta does this: use an integer"
+        )
+    keep = eigenvalues > cut * largest
+    # Largest eigenvalue first, and a fixed sign, so that results are reproducible.
+    vectors, eigenvalues = vectors[:, keep][:, ::-1], eigenvalues[keep][::-1]
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+    return np.ascontiguousarray(vectors * (signs / np.sqrt(eigenvalues)))
+
+
+class TriangularFactor:
+    """The triangular factor of noise-scaled rows ``[Phi | y]``, grown in batches.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of Phi.
+    prior : bool, default=True
+        Start from the unit prior. Factors to be merged into another start from zero:
+        the prior enters exactly once.
+
+    Attributes
+    ----------
+    matrix : ndarray of shape (n_features + 1, n_features + 1)
+        Upper triangle; the last column belongs to the targets.
+    n_rows : int
+        Rows seen so far.
+    """
+
+    def __init__(self, n_features: int, *, prior: bool = True) -> None:
+        self.matrix = np.zeros((n_features + 1, n_features + 1), order="F")
+        if prior:
+            self.matrix[np.arange(n_features), np.arange(n_features)] = 1.0
+        self.n_rows = 0
+
+    @property
+    def n_features(self) -> int:
+        """Columns of Phi."""
+        return len(self.matrix) - 1
+
+    @property
+    def R(self) -> FloatArray:
+        """Upper triangular, shape (n_features, n_features)."""
+        return self.matrix[:-1, :-1]
+
+    @property
+    def residual(self) -> float:
+        """``y^T (y - Phi w)`` of the noise-scaled rows."""
+        return float(self.matrix[-1, -1] ** 2)
+
+    def update(self, rows: FloatArray, targets: FloatArray) -> None:
+        """Annihilate rows into the factor.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, n_features)
+            Whitened features divided by the noise of each row.
+        targets : ndarray of shape (n,)
+            Targets divided by the noise of each row.
+        """
+        if len(rows):
+            stacked = np.empty((len(rows), self.n_features + 1), order="F")
+            stacked[:, :-1] = rows
+            stacked[:, -1] = targets
+            self._annihilate(stacked)
+            self.n_rows += len(rows)
+
+    def merge(self, other: TriangularFactor) -> None:
+        """Add the rows behind another factor, which must have started from zero."""
+        self._annihilate(np.asfortranarray(other.matrix))
+        self.n_rows += other.n_rows
+
+    def _annihilate(self, stacked: FloatArray) -> None:
+        block = min(_QR_BLOCK, len(self.matrix))
+        result = scipy.linalg.lapack.dtpqrt(
+            0, block, self.matrix, stacked, overwrite_a=1, overwrite_b=1
+        )
+        self.matrix, info = result[0], result[-1]
+        if info != 0:
+            raise np.linalg.LinAlgError(f"QR update failed (LAPACK dtpqrt, info={info})")
+
+    def solve(self) -> FloatArray:
+        """Posterior mean of the whitened weights, shape (n_features,)."""
+        return scipy.linalg.solve_triangular(self.R, self.matrix[:-1, -1])
+
+    def posterior_factor(self, columns: slice) -> FloatArray:
+        """Triangular S with ``S.T @ S`` the posterior covariance of some weights.
+
+        Parameters
+        ----------
+        columns : slice
+            The weights wanted (those of one species).
+
+        Returns
+        -------
+        ndarray of shape (n_columns, n_columns)
+            Upper triangular; ``|S @ phi|^2`` is the variance the data leave open.
+        """
+        unit = np.eye(self.n_features)[:, columns]
+        # B^T with B the wanted rows of R^-1; the covariance is B B^T
+        rows_t = scipy.linalg.solve_triangular(self.R, unit, trans="T", overwrite_b=True)
+        factor = scipy.linalg.qr(rows_t, mode="r", overwrite_a=True)[0]
+        return np.ascontiguousarray(factor[: rows_t.shape[1]])
+
+
+@dataclass(frozen=True)
+class LocalVariance:
+    r"""Posterior variance of local energies of one species (DTC).
+
+    .. math:: v = k_{**} - |\phi|^2 + |S \phi|^2, \qquad \phi = T^\top k_*
+
+    The first difference is what the sparse points do not span (novelty), the last
+    term what the data leave open.
+
+    Parameters
+    ----------
+    prior : float
+        :math:`k_{**}` [eV^2].
+    posterior_factor : ndarray of shape (rank, rank)
+        S of `TriangularFactor.posterior_factor`.
+    """
+
+    prior: float
+    posterior_factor: FloatArray
+
+    def __call__(self, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Variance and novelty of environments.
+
+        Parameters
+        ----------
+        phi : ndarray of shape (n_env, rank)
+            Whitened features.
+
+        Returns
+        -------
+        variance, novelty : ndarray of shape (n_env,)
+            [eV^2], not negative.
+
+        Raises
+        ------
+        FloatingPointError
+            If a variance is negative beyond rounding (a bug, never clipped silently).
+        """
+        novelty = self.prior - np.einsum("em,em->e", phi, phi)
+        # |phi|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
+        if novelty.size and novelty.min() < -1e-6 * self.prior:
+            raise FloatingPointError(
+                f"negative variance {novelty.min():.3g} eV^2 (prior {self.prior:.3g})"
+            )
+        novelty = np.maximum(novelty, 0.0)
+        open_ = phi @ self.posterior_factor.T
+        return novelty + np.einsum("em,em->e", open_, open_), novelty
+
+    def gradient(self, phi: FloatArray) -> FloatArray:
+        """Derivative of the variance with respect to phi, shape (n_env, rank)."""
+        s = self.posterior_factor
+        return 2.0 * ((phi @ s.T) @ s - phi)
