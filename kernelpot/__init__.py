@@ -1,0 +1,52 @@
+"""Gaussian-process interatomic potentials with SOAP descriptors.
+
+The names below are the public interface; they are imported on first use, so that
+``import kernelpot`` stays quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Dataset": "dataset",
+    "Frame": "dataset",
+    "KernelPotCalculator": "calculator",
+    "KernelPotential": "potential",
+    "LabelKeys": "dataset",
+    "NeighborList": "neighbors",
+    "Prediction": "prediction",
+    "SOAP": "descriptors",
+    "SOAPTerm": "descriptors",
+    "Wall": "baseline",
+    "evaluate": "metrics",
+    "load": "potential",
+    "read_dataset": "dataset",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+if TYPE_CHECKING:
+    from kernelpot.baseline import Wall
+    from kernelpot.calculator import KernelPotCalculator
+    from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
+    from kernelpot.descriptors import SOAP, SOAPTerm
+    from kernelpot.metrics import evaluate
+    from kernelpot.neighbors import NeighborList
+    from kernelpot.potential import KernelPotential, load
+    from kernelpot.prediction import Prediction
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

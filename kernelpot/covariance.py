@@ -140,9 +140,9 @@ def covariance_rows(
             columns = layout.blocks[z, index]
             cosine = term.kernel.cosine(unit[members], points)
             values = term.kernel.values(cosine)
-            block = rows[:, columns]
             # members ascend, so the atoms of a structure are one run
-            np.add.at(block, structure_of[members], values)
+            owners, runs = np.unique(structure_of[members], return_index=True)
+            rows[owners, columns] += np.add.reduceat(values, runs, axis=0)
             if not derivatives:
                 continue
             slopes = term.kernel.slopes(cosine) / norm[members, None]

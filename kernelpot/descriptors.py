@@ -177,11 +177,18 @@ class SOAP:
     specialize : bool, default=True
         Compile the loops for this `n_max` (fastest; a few seconds once per size).
         False: one compilation for all sizes.
+    basis : (alphas, betas), optional
+        Constants of the radial basis, as from an earlier `basis_constants`. They come
+        out of an ill-conditioned matrix square root and differ between machines in
+        the tenth digit: a stored model carries its own.
     """
 
     term: SOAPTerm
     species: tuple[int, ...]
     specialize: bool = True
+    basis: tuple[FloatArray, FloatArray] | None = field(
+        default=None, repr=False, compare=False
+    )
     _dscribe: list[object] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -331,7 +338,10 @@ class SOAP:
     # ---- tables --------------------------------------------------------------------
 
     @cached_property
-    def _gto(self) -> tuple[FloatArray, FloatArray]:
+    def basis_constants(self) -> tuple[FloatArray, FloatArray]:
+        """Exponents (l, k) and mixing coefficients (l, n, k) of the radial basis."""
+        if self.basis is not None:
+            return self.basis
         basis = self._definition[0].get_basis_gto(
             float(self.term.r_cut), int(self.term.n_max), int(self.term.l_max)
         )
@@ -350,7 +360,7 @@ class SOAP:
         value, derivative : ndarray of shape (n_points, l_max + 1, n_max)
         """
         term = self.term
-        alphas, betas = self._gto  # (l, k), (l, n, k)
+        alphas, betas = self.basis_constants  # (l, k), (l, n, k)
         eta = 0.5 / term.sigma_atom**2
         width = 1.0 + alphas / eta
         exponent = alphas / width

@@ -54,15 +54,19 @@ class NeighborList:
         return found
 
 
+def _box(atoms: Atoms) -> FloatArray:
+    """Cell with missing vectors filled in; zero without any periodicity."""
+    return np.array(atoms.cell.complete()) if np.any(atoms.pbc) else np.zeros((3, 3))
+
+
 def _pairs(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, IntArray]:
     import vesin
 
     pbc = np.asarray(atoms.pbc, dtype=bool)
-    cell = np.array(atoms.cell.complete() if pbc.any() else np.zeros((3, 3)))
     search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
     i, j, shift = search.compute(
         points=np.ascontiguousarray(atoms.positions, dtype=float),
-        box=cell,
+        box=_box(atoms),
         periodic=pbc if pbc.any() else False,
         quantities="ijS",
     )
@@ -92,9 +96,67 @@ def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> Neighbo
         i, j, shift = _pairs(atoms, cutoff)
         counts.append(np.bincount(i, minlength=len(atoms)))
         neighbors.append(j + offset)
-        cell = np.array(atoms.cell.complete()) if atoms.pbc.any() else np.zeros((3, 3))
-        shifts.append(shift @ cell)
+        shifts.append(shift @ _box(atoms))
         offset += len(atoms)
     first = np.zeros(offset + 1, dtype=np.int64)
     np.cumsum(np.concatenate(counts), out=first[1:])
     return NeighborList(first, np.concatenate(neighbors), np.concatenate(shifts))
+
+
+class SkinList:
+    """A neighbor list that is reused while atoms move little (Verlet skin).
+
+    The list holds all pairs within ``cutoff + skin``. With the cell changed by the
+    affine map F and the atoms displaced by at most u beyond it, no pair can have come
+    closer than the cutoff unseen as long as
+    ``2 u + |F - 1| (cutoff + skin) <= skin``; otherwise it is rebuilt.
+
+    Parameters
+    ----------
+    cutoff : float
+        Largest interaction distance [Å].
+    skin : float, default=0.5
+        Extra distance [Å]; 0 rebuilds at every change.
+
+    Attributes
+    ----------
+    n_builds : int
+        How often the list was built.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        if not (np.isfinite(skin) and skin >= 0):
+            raise ValueError(f"`skin` must not be negative, got {skin!r} Å")
+        self.cutoff = cutoff
+        self.skin = skin
+        self.n_builds = 0
+        self._built: tuple[Atoms, IntArray, IntArray, IntArray] | None = None
+
+    def update(self, atoms: Atoms) -> NeighborList:
+        """Return a list that is complete for `atoms`, rebuilding only if needed."""
+        if self._built is None or not self._valid(atoms):
+            i, j, shift = _pairs(atoms, self.cutoff + self.skin)
+            first = np.zeros(len(atoms) + 1, dtype=np.int64)
+            np.cumsum(np.bincount(i, minlength=len(atoms)), out=first[1:])
+            copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+            self._built = copy, first, j, shift
+            self.n_builds += 1
+        _, first, j, shift = self._built
+        return NeighborList(first, j, shift @ _box(atoms))
+
+    def _valid(self, atoms: Atoms) -> bool:
+        assert self._built is not None
+        old = self._built[0]
+        if (
+            len(old) != len(atoms)
+            or not np.array_equal(old.pbc, atoms.pbc)
+            or not np.array_equal(old.numbers, atoms.numbers)
+        ):
+            return False
+        mapped, strain = old.positions, 0.0
+        if atoms.pbc.any() and not np.array_equal(old.cell, atoms.cell):
+            affine = np.linalg.solve(_box(old), _box(atoms))
+            mapped = old.positions @ affine
+            strain = float(np.linalg.norm(affine - np.eye(3), 2))
+        moved = float(np.sqrt(((atoms.positions - mapped) ** 2).sum(axis=1).max()))
+        return 2.0 * moved + strain * (self.cutoff + self.skin) <= self.skin

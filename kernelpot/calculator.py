@@ -1,0 +1,119 @@
+"""ASE calculator of a fitted potential."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from kernelpot.dataset import check_structure
+from kernelpot.neighbors import SkinList
+from kernelpot.potential import KernelPotential, load
+
+
+class KernelPotCalculator(Calculator):
+    """Energy, forces, stress and local uncertainty for ASE.
+
+    One evaluation serves every property of a configuration. The neighbor list is kept
+    while atoms move less than half the skin.
+
+    Parameters
+    ----------
+    potential : KernelPotential or path
+        The potential, or a ``.kpot`` file.
+    skin : float, default=0.5
+        Verlet skin of the neighbor list [Å].
+    with_std : bool, default=False
+        Compute `energies_std` in every evaluation. Otherwise it is computed from the
+        first time it is asked for.
+    n_threads : int, optional
+        Default: ``KERNELPOT_NUM_THREADS`` or the free cores.
+    **kwargs
+        Passed to `ase.calculators.calculator.Calculator`.
+
+    Attributes
+    ----------
+    results : dict
+        ``energy``, ``free_energy`` (equal), ``energies`` [eV], ``forces`` [eV/Å],
+        ``stress`` (6, [eV/Å^3], only with three-dimensional periodicity), and on
+        request ``energies_std`` [eV] and ``spilling``.
+    n_evaluations : int
+        How many configurations were evaluated.
+
+    Raises
+    ------
+    ValueError
+        On evaluation, for a species the potential does not know or an unsound
+        structure.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+        "energies_std",
+        "spilling",
+    ]
+
+    def __init__(
+        self,
+        potential: KernelPotential | str | os.PathLike[str],
+        *,
+        skin: float = 0.5,
+        with_std: bool = False,
+        n_threads: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(potential, KernelPotential):
+            potential = load(potential)
+        self.potential = potential
+        self.with_std = with_std
+        self.n_threads = n_threads
+        self.n_evaluations = 0
+        self._list = SkinList(potential.r_cut, skin)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate everything at once; called by ASE when atoms have changed.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        properties : sequence of str
+        system_changes : sequence of str
+        """
+        super().calculate(atoms, properties, system_changes)
+        if {"energies_std", "spilling"} & set(properties):
+            self.with_std = True
+        builds = self._list.n_builds
+        neighbors = self._list.update(self.atoms)
+        if self._list.n_builds > builds:
+            check_structure(self.atoms, "structure")
+        predicted = self.potential.predict(
+            self.atoms,
+            return_std=self.with_std,
+            neighbors=neighbors,
+            n_threads=self.n_threads,
+        )
+        self.n_evaluations += 1
+        self.results = {
+            "energy": predicted.energy,
+            "free_energy": predicted.energy,
+            "energies": predicted.energies,
+            "forces": predicted.forces,
+        }
+        if predicted.stress is not None:
+            self.results["stress"] = predicted.stress
+        if self.with_std:
+            self.results["energies_std"] = predicted.energies_std
+            self.results["spilling"] = predicted.spilling

@@ -1,0 +1,389 @@
+"""The ``kernelpot`` command: fit, evaluate, md, info.
+
+Every verb is a few lines over the Python interface. Wrong input ends with one
+sentence on standard error, exit status 2, and nothing written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from kernelpot import __version__
+
+# Fields of the configuration file that go to `fit`, not to the constructor.
+_FIT_OPTIONS = ("memory", "n_threads")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"kernelpot: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kernelpot: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kernelpot",
+        description="Gaussian-process interatomic potentials: fit, evaluate, run.",
+    )
+    parser.add_argument("--version", action="version", version=f"kernelpot {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    fit = verbs.add_parser("fit", help="fit a potential to labelled structures")
+    fit.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
+    fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
+    fit.add_argument("--preset", choices=("fast", "default", "accurate"), default=None)
+    fit.add_argument("--config", metavar="FILE.toml", help="parameters of KernelPotential")
+    fit.add_argument("--n-sparse", type=int, help="sparse points per term")
+    fit.add_argument("--sigma-energy", type=float, help="noise of energies [eV/atom]")
+    fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")
+    fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
+    fit.add_argument("--e0", choices=("isolated", "least_squares"))
+    fit.add_argument("--memory", help="memory budget, such as 2GB")
+    fit.add_argument("--seed", type=int)
+    _add_keys(fit)
+    _add_common(fit)
+    fit.set_defaults(run=_fit)
+
+    evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
+    evaluate.add_argument("model", metavar="MODEL")
+    evaluate.add_argument("data", nargs="+", metavar="DATA")
+    _add_keys(evaluate)
+    _add_common(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    md = verbs.add_parser("md", help="molecular dynamics with uncertainty logged")
+    md.add_argument("model", metavar="MODEL")
+    md.add_argument("structure", metavar="STRUCTURE", help="first frame of any file ASE reads")
+    md.add_argument("--ensemble", choices=("nve", "nvt", "npt"), default="nve")
+    md.add_argument("--temperature", type=float, default=300.0, help="[K]")
+    md.add_argument("--pressure", type=float, default=0.0, help="[GPa], npt only")
+    md.add_argument("--timestep", type=float, default=1.0, help="[fs]")
+    md.add_argument("--steps", type=int, default=1000)
+    md.add_argument("--supercell", type=int, nargs=3, default=(1, 1, 1), metavar="N")
+    md.add_argument("--interval", type=int, default=10, help="steps between log lines")
+    md.add_argument("--trajectory", metavar="FILE", help="write frames (.traj, .xyz, ...)")
+    md.add_argument("--log", metavar="FILE", help="write the log as CSV")
+    md.add_argument("--seed", type=int, default=0)
+    _add_common(md)
+    md.set_defaults(run=_md)
+
+    info = verbs.add_parser("info", help="what a model is and how it was fitted")
+    info.add_argument("model", metavar="MODEL")
+    info.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all free cores")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("names of the labels")
+    for kind in ("energy", "forces", "virial", "stress", "config-type"):
+        group.add_argument(f"--{kind}-key", metavar="KEY")
+
+
+class _Bars:
+    """Progress bars, one per stage, on standard error."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.quiet or not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            self._bar = tqdm(total=total, desc=stage, unit="", leave=False)
+        self._bar.n = done
+        self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _out(arguments: argparse.Namespace) -> TextIO:
+    """Text goes to standard error where standard output carries JSON."""
+    return sys.stderr if arguments.json == "-" else sys.stdout
+
+
+def _write_json(arguments: argparse.Namespace, content: Mapping[str, Any]) -> None:
+    if arguments.json is None:
+        return
+    text = json.dumps(content, indent=2)
+    if arguments.json == "-":
+        print(text)
+    else:
+        with open(arguments.json, "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+
+def _peak_memory_bytes() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _keys(arguments: argparse.Namespace, config: Mapping[str, Any] | None = None) -> Any:
+    from kernelpot.dataset import LabelKeys
+
+    chosen = dict(config or {})
+    for kind in ("energy", "forces", "virial", "stress", "config_type"):
+        value = getattr(arguments, f"{kind}_key")
+        if value is not None:
+            chosen[kind] = value
+    try:
+        return LabelKeys(**chosen)
+    except TypeError as error:
+        raise ValueError(f"[keys]: {error}") from error
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Read a TOML file of `KernelPotential` parameters.
+
+    Tables ``[[terms]]`` hold the fields of `SOAPTerm`, ``[keys]`` those of
+    `LabelKeys`; everything else is a parameter of `KernelPotential` (or ``memory``,
+    ``n_threads`` of `fit`).
+
+    Raises
+    ------
+    ValueError
+        If the file is not TOML or names something that does not exist.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    import inspect
+
+    from kernelpot.descriptors import SOAPTerm
+    from kernelpot.potential import KernelPotential
+
+    try:
+        with open(path, "rb") as stream:
+            config = tomllib.load(stream)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    known = set(inspect.signature(KernelPotential.__init__).parameters) - {
+        "self", "baseline", "sparse_points",
+    }  # fmt: skip
+    unknown = set(config) - known - set(_FIT_OPTIONS) - {"keys"}
+    if unknown:
+        raise ValueError(
+            f"{path}: unknown {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(sorted(known | {'keys', *_FIT_OPTIONS}))}"
+        )
+    if "terms" in config:
+        try:
+            config["terms"] = [SOAPTerm(**term) for term in config["terms"]]
+        except TypeError as error:
+            raise ValueError(f"{path}: [[terms]]: {error}") from error
+    return config
+
+
+def _check_writable(path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"cannot write {path}: there is no directory {folder}")
+    if os.path.isdir(path):
+        raise ValueError(f"cannot write {path}: it is a directory")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write {path}: no permission in {folder}")
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from kernelpot.dataset import read_dataset
+    from kernelpot.potential import KernelPotential
+
+    started = time.perf_counter()
+    _check_writable(arguments.output)
+    config = read_config(arguments.config) if arguments.config else {}
+    keys = _keys(arguments, config.pop("keys", None))
+    for name in ("preset", "n_sparse", "sigma_energy", "sigma_forces", "sigma_stress", "e0", "seed"):
+        value = getattr(arguments, name)
+        if value is not None:
+            config[name] = value
+    options = {name: config.pop(name) for name in _FIT_OPTIONS if name in config}
+    if arguments.memory is not None:
+        options["memory"] = arguments.memory
+    if arguments.threads is not None:
+        options["n_threads"] = arguments.threads
+    out = _out(arguments)
+    data = read_dataset(arguments.train, keys=keys)
+    print(f"read {data}", file=out, flush=True)
+    bars = _Bars(arguments.quiet)
+    try:
+        potential = KernelPotential(**config).fit(data, progress=bars, **options)
+    finally:
+        bars.close()
+    potential.save(arguments.output)
+    model = potential.describe()
+    wall, memory = time.perf_counter() - started, _peak_memory_bytes()
+    print(potential.summary(), file=out)
+    print(
+        f"\nwrote {arguments.output} in {wall:.1f} s, peak memory {memory / 1e9:.2f} GB",
+        file=out,
+    )
+    _write_json(
+        arguments,
+        {
+            "model": arguments.output,
+            "n_structures": model["training"]["n_structures"],
+            "n_atoms": model["training"]["n_atoms"],
+            "n_rows": model["training"]["n_rows"],
+            "n_sparse": {str(t): term["n_sparse"] for t, term in enumerate(model["terms"])},
+            "wall_seconds": wall,
+            "peak_memory_bytes": memory,
+            "hyperparameters": {
+                key: model[key]
+                for key in (
+                    "terms", "sigma_energy", "sigma_forces", "sigma_stress",
+                    "config_type_sigma", "e0", "e0_origin", "baseline",
+                )
+            },
+            "training": model["training"],
+        },
+    )  # fmt: skip
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from kernelpot.dataset import read_dataset
+    from kernelpot.metrics import evaluate
+    from kernelpot.potential import load
+    from kernelpot.report import error_table
+
+    started = time.perf_counter()
+    potential = load(arguments.model)
+    data = read_dataset(arguments.data, keys=_keys(arguments))
+    bars = _Bars(arguments.quiet)
+    try:
+        errors = evaluate(potential, data, n_threads=arguments.threads, progress=bars)
+    finally:
+        bars.close()
+    wall, memory = time.perf_counter() - started, _peak_memory_bytes()
+    out = _out(arguments)
+    print(error_table(errors), file=out)
+    print(
+        f"\n{errors['n_structures']} structures, {errors['n_atoms']} atoms in {wall:.1f} s, "
+        f"peak memory {memory / 1e9:.2f} GB",
+        file=out,
+    )
+    _write_json(
+        arguments,
+        {
+            "model": arguments.model,
+            "data": arguments.data,
+            **errors,
+            "wall_seconds": wall,
+            "peak_memory_bytes": memory,
+        },
+    )
+
+
+def _md(arguments: argparse.Namespace) -> None:
+    from kernelpot.dataset import read_structures
+    from kernelpot.dynamics import COLUMNS, run_dynamics
+    from kernelpot.potential import load
+    from kernelpot.report import table
+
+    for path in (arguments.trajectory, arguments.log):
+        if path is not None:
+            _check_writable(path)
+    potential = load(arguments.model)
+    atoms, _ = read_structures(arguments.structure)[0]
+    if any(n < 1 for n in arguments.supercell):
+        raise ValueError(f"--supercell must be positive, got {list(arguments.supercell)}")
+    if tuple(arguments.supercell) != (1, 1, 1):
+        if not atoms.pbc.all():
+            raise ValueError("--supercell needs a structure periodic in three directions")
+        atoms = atoms.repeat(arguments.supercell)
+    out = _out(arguments)
+    print(
+        f"{len(atoms)} atoms, {arguments.ensemble} at {arguments.temperature:g} K, "
+        f"{arguments.steps} steps of {arguments.timestep:g} fs",
+        file=out,
+        flush=True,
+    )
+    bars = _Bars(arguments.quiet)
+    try:
+        result = run_dynamics(
+            atoms,
+            potential.calculator(n_threads=arguments.threads),
+            ensemble=arguments.ensemble,
+            temperature=arguments.temperature,
+            pressure=arguments.pressure,
+            timestep=arguments.timestep,
+            steps=arguments.steps,
+            interval=arguments.interval,
+            trajectory=arguments.trajectory,
+            seed=arguments.seed,
+            progress=bars,
+        )
+    finally:
+        bars.close()
+    if arguments.log is not None:
+        with open(arguments.log, "w", encoding="utf-8") as stream:
+            stream.write(",".join(COLUMNS) + "\n")
+            for row in result.rows:
+                stream.write(",".join(f"{value:.9g}" for value in row) + "\n")
+    shown = result.rows[:: max(1, len(result.rows) // 20)]
+    header = ["time [ps]", "E total [eV/atom]", "E pot [eV/atom]", "T [K]", "max std [eV]"]
+    print(
+        table(
+            header,
+            [[f"{r[0]:.3f}", f"{r[1]:.6f}", f"{r[2]:.6f}", f"{r[4]:.0f}", f"{r[5]:.4f}"] for r in shown],
+        ),
+        file=out,
+    )
+    summary = result.summary()
+    memory = _peak_memory_bytes()
+    print(
+        f"\ndrift of the total energy {summary['drift_ev_per_atom']:.2e} eV/atom in "
+        f"{summary['time_ps']:.3g} ps; {summary['us_per_atom_step']:.1f} us per atom and "
+        f"step; largest local std {summary['max_energies_std']:.4f} eV; peak memory "
+        f"{memory / 1e9:.2f} GB",
+        file=out,
+    )
+    _write_json(arguments, {**summary, "peak_memory_bytes": memory})
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from kernelpot.potential import load
+
+    potential = load(arguments.model)
+    print(potential.summary(), file=_out(arguments))
+    _write_json(arguments, potential.describe())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""From labelled frames to sparse points, whitening and the triangular factor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from kernelpot.covariance import KernelTerm, Layout, covariance_rows
+from kernelpot.dataset import Dataset, Frame
+from kernelpot.descriptors import SOAP, SOAPTerm
+from kernelpot.kernels import DotProductKernel, normalize
+from kernelpot.observations import Noise, observe
+from kernelpot.parallel import map_in_order, single_blas_thread
+from kernelpot.regression import TriangularFactor, whitening
+from kernelpot.selection import distinct, quotas, select
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Reference = tuple[float, FloatArray, FloatArray]
+Progress = Callable[[str, int, int], None]
+
+# Selection sees at most so many environments, and bytes of features, per species.
+MAX_CANDIDATES = 50_000
+MAX_CANDIDATE_BYTES = 400e6
+# Default number of sparse points of a term.
+DEFAULT_N_SPARSE = 1000
+# Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
+# that stresses count, yet overruled by data that contradict it by more.
+VIRIAL_OFFSET_PRIOR = 0.05
+# Rows of the design matrix built at a time hold at most about so many bytes.
+BATCH_BYTES = 48e6
+
+
+def canonical_order(data: Sequence[Frame]) -> list[Frame]:
+    """Frames in an order that depends on their contents only.
+
+    The same structures in another order, or from a renamed file, give the same model.
+    """
+
+    def digest(frame: Frame) -> bytes:
+        h = hashlib.sha256()
+        for array in (frame.atoms.numbers, frame.atoms.positions, frame.atoms.cell.array):
+            h.update(np.ascontiguousarray(array).tobytes())
+        h.update(repr((frame.energy, frame.config_type)).encode())
+        return h.digest()
+
+    return sorted(data, key=digest)
+
+
+def candidate_environments(
+    frames: Sequence[Frame], species: int, n_features: int, rng: np.random.Generator
+) -> list[tuple[int, IntArray]]:
+    """Centers among which the sparse points of a species are chosen.
+
+    Returns
+    -------
+    list of (frame index, atom indices)
+        All centers of the species, or a random subset where they exceed the limits.
+    """
+    members = [np.flatnonzero(f.atoms.numbers == species) for f in frames]
+    frame_of = np.repeat(np.arange(len(frames)), [len(m) for m in members])
+    atom_of = np.concatenate(members)
+    limit = max(1, min(MAX_CANDIDATES, int(MAX_CANDIDATE_BYTES / (8 * n_features))))
+    if len(atom_of) > limit:
+        keep = np.sort(rng.choice(len(atom_of), limit, replace=False))
+        frame_of, atom_of = frame_of[keep], atom_of[keep]
+    return [(int(f), atom_of[frame_of == f]) for f in np.unique(frame_of)]
+
+
+def choose_sparse_points(
+    term: SOAPTerm,
+    species: tuple[int, ...],
+    frames: Sequence[Frame],
+    *,
+    given: Sequence[tuple[Atoms, int]] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[KernelTerm, list[str]]:
+    """Select the sparse points of one term from dscribe's features.
+
+    Parameters
+    ----------
+    term : SOAPTerm
+    species : tuple of int
+    frames : sequence of Frame
+        Training structures in canonical order.
+    given : sequence of (atoms, center), optional
+        Environments to use instead of selecting.
+    seed : int
+    progress : callable, optional
+
+    Returns
+    -------
+    term : KernelTerm
+    notes : list of str
+        What the user should know (fewer distinct environments than the default).
+
+    Raises
+    ------
+    ValueError
+        If more sparse points are asked for than there are distinct environments.
+    """
+    soap = SOAP(term, species)
+    kernel = DotProductKernel(term.zeta, term.delta)
+    notes: list[str] = []
+    if given is not None:
+        sparse: dict[int, list[FloatArray]] = {}
+        for atoms, center in given:
+            z = species.index(int(atoms.numbers[center]))
+            sparse.setdefault(z, []).append(soap.create(atoms, [center])[0])
+        points = {z: normalize(np.array(rows))[0] for z, rows in sorted(sparse.items())}
+        return KernelTerm(soap, kernel, points), notes
+
+    rng = np.random.default_rng(seed)
+    unit: dict[int, FloatArray] = {}
+    for index, number in enumerate(species):
+        chosen = candidate_environments(frames, number, soap.n_features, rng)
+        rows = np.empty((sum(len(c) for _, c in chosen), soap.n_features))
+        start = 0
+        for done, (f, centers) in enumerate(chosen):
+            rows[start : start + len(centers)] = soap.create(frames[f].atoms, list(centers))
+            start += len(centers)
+            if progress is not None:
+                progress(f"descriptors {chemical_symbols[number]}", done + 1, len(chosen))
+        features = normalize(rows)[0]
+        unit[index] = features[distinct(features)]
+        del rows, features
+    available = {z: len(rows) for z, rows in unit.items()}
+    total = sum(available.values())
+    wanted = term.n_sparse
+    if wanted is None:
+        wanted = min(DEFAULT_N_SPARSE, total)
+        if wanted < DEFAULT_N_SPARSE:
+            notes.append(
+                f"{wanted} sparse points instead of {DEFAULT_N_SPARSE}: the data have no "
+                "more distinct environments"
+            )
+    elif wanted > total:
+        raise ValueError(
+            f"`n_sparse` = {wanted} exceeds the {total} distinct environments of the "
+            f"data (r_cut {term.r_cut:g} Å); ask for fewer or leave it out"
+        )
+    share = quotas(wanted, available)
+    points = {}
+    for z, rows in unit.items():
+        if progress is not None:
+            progress(f"sparse points {chemical_symbols[species[z]]}", 0, 1)
+        picked = select(rows, share[z], term.sparse_method, seed=seed)
+        points[z] = np.ascontiguousarray(rows[picked])
+    return KernelTerm(soap, kernel, points), notes
+
+
+@dataclass(frozen=True)
+class Design:
+    """Everything the rows of the regression need besides the data.
+
+    The last column is not a kernel: it is an isotropic virial per atom that labels may
+    carry on top of the derivative of the energy. A plane-wave basis that is not
+    converged does this (Pulay stress): the energy is computed at constant cutoff, the
+    stress at constant number of waves. Fitting the offset keeps a wrong absolute
+    pressure from bending the energies; it never enters a prediction.
+
+    Attributes
+    ----------
+    terms : list of KernelTerm
+    species : tuple of int
+    raw : Layout
+        Columns before whitening (sparse points).
+    whitened : Layout
+        Columns after whitening (ranks).
+    whitening : dict
+        ``(species, term) -> T``.
+    """
+
+    terms: Sequence[KernelTerm]
+    species: tuple[int, ...]
+    raw: Layout
+    whitened: Layout
+    whitening: Mapping[tuple[int, int], FloatArray]
+
+    @classmethod
+    def of(cls, terms: Sequence[KernelTerm], species: tuple[int, ...]) -> Design:
+        """Whiten the sparse points of every species and term."""
+        whiten = {
+            (z, t): whitening(term.K_mm(z))
+            for t, term in enumerate(terms)
+            for z in term.sparse
+        }
+        return cls(
+            terms,
+            species,
+            Layout.of({key: len(T) for key, T in whiten.items()}),
+            Layout.of({key: T.shape[1] for key, T in whiten.items()}),
+            whiten,
+        )
+
+    def rows(
+        self, frames: Sequence[Frame], references: Sequence[Reference], noise: Noise
+    ) -> tuple[FloatArray, FloatArray]:
+        """Noise-scaled whitened rows and targets of a batch of frames."""
+        derivatives = any(f.forces is not None or f.virial is not None for f in frames)
+        K = covariance_rows(
+            self.terms,
+            self.raw,
+            self.species,
+            [f.atoms for f in frames],
+            derivatives=derivatives,
+        )
+        observed = observe(frames, references, noise)
+        K = K[observed.rows]
+        K /= observed.sigma[:, None]
+        phi = np.zeros((len(K), self.n_columns), order="F")
+        phi[:, -1] = self._offset_column(frames)[observed.rows] / observed.sigma
+        for key, T in self.whitening.items():
+            phi[:, self.whitened.blocks[key]] = K[:, self.raw.blocks[key]] @ T
+        return phi, observed.y / observed.sigma
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the regression."""
+        return self.whitened.size + 1
+
+    def _offset_column(self, frames: Sequence[Frame]) -> FloatArray:
+        sizes = np.array([len(f) for f in frames])
+        column = np.zeros(len(frames) + 3 * sizes.sum() + 6 * len(frames))
+        first = len(frames) + 3 * sizes.sum()
+        for k in range(3):
+            column[first + k :: 6] = VIRIAL_OFFSET_PRIOR * sizes
+        return column
+
+    def virial_offset(self, whitened_weights: FloatArray) -> float:
+        """Isotropic virial per atom of the labels beyond the model's [eV/atom]."""
+        return float(VIRIAL_OFFSET_PRIOR * whitened_weights[-1])
+
+    def weights(self, whitened_weights: FloatArray) -> dict[tuple[int, int], FloatArray]:
+        """Weight of each sparse point from the whitened solution."""
+        return {
+            key: T @ whitened_weights[self.whitened.blocks[key]]
+            for key, T in self.whitening.items()
+        }
+
+
+def batches(frames: Sequence[Frame], n_columns: int) -> Iterator[list[int]]:
+    """Group frame indices so that the rows of a group fit a memory budget."""
+    group: list[int] = []
+    size = 0
+    for index, frame in enumerate(frames):
+        rows = 1 + 3 * len(frame) + 6
+        if group and (size + rows) * n_columns * 8 > BATCH_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(index)
+        size += rows
+    if group:
+        yield group
+
+
+def accumulate(
+    design: Design,
+    factor: TriangularFactor,
+    frames: Sequence[Frame],
+    references: Sequence[Reference],
+    noise: Noise,
+    *,
+    n_threads: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Stream the rows of all frames into the triangular factor.
+
+    Rows are built in threads and annihilated in a fixed order, so the result does not
+    depend on the number of threads.
+    """
+    groups = list(batches(frames, design.raw.size))
+    total = sum(map(len, frames))
+    done = 0
+
+    def build(group: list[int]) -> tuple[FloatArray, FloatArray]:
+        return design.rows(
+            [frames[i] for i in group], [references[i] for i in group], noise
+        )
+
+    with single_blas_thread():
+        for group, (phi, y) in zip(
+            groups, map_in_order(build, groups, n_threads), strict=True
+        ):
+            factor.update(phi, y)
+            done += sum(len(frames[i]) for i in group)
+            if progress is not None:
+                progress("fit", done, total)
+
+
+def data_species(data: Dataset, extra: Sequence[int] = ()) -> tuple[int, ...]:
+    """Ascending atomic numbers of the data and of given isolated atoms."""
+    return tuple(sorted(set(data.species) | set(extra)))
+
+
+def peak_bytes(n_sparse: int, n_threads: int) -> float:
+    """Memory a fit needs at its peak, about [bytes].
+
+    The triangular factor, its inverse and one work copy, whitening of each block, the
+    rows under way in every thread, and the interpreter with its libraries.
+    """
+    interpreter = 4e8
+    matrices = 5.0 * 8.0 * (n_sparse + 1) ** 2
+    under_way = (n_threads + 2) * 3.0 * BATCH_BYTES
+    return interpreter + matrices + under_way + MAX_CANDIDATE_BYTES

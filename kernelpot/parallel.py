@@ -1,0 +1,79 @@
+"""Threads: how many, and one BLAS thread inside each.
+
+The compiled loops release the GIL, so batches of atoms run in ordinary threads. Each
+thread does its own BLAS calls single-threaded; nested pools would only fight.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+def thread_count(requested: int | None = None) -> int:
+    """Threads to use: the argument, ``KERNELPOT_NUM_THREADS``, or the free cores.
+
+    Raises
+    ------
+    ValueError
+        If either is not a positive integer.
+    """
+    if requested is None:
+        text = os.environ.get("KERNELPOT_NUM_THREADS")
+        if text is None:
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
+                os.cpu_count() or 1
+            )
+        try:
+            requested = int(text)
+        except ValueError:
+            requested = 0
+        if requested < 1:
+            raise ValueError(f"KERNELPOT_NUM_THREADS must be a positive integer, got {text!r}")
+    if int(requested) != requested or requested < 1:
+        raise ValueError(f"`n_threads` must be a positive integer, got {requested!r}")
+    return int(requested)
+
+
+@lru_cache(maxsize=1)
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def single_blas_thread() -> AbstractContextManager[Any]:
+    """Context in which every BLAS call uses one thread."""
+    return _controller().limit(limits=1)
+
+
+def map_in_order(
+    function: Callable[[S], T], items: Iterable[S], n_threads: int
+) -> Iterator[T]:
+    """Apply `function` in threads; results in the order of `items`.
+
+    At most ``n_threads + 1`` items are under way or waiting, which bounds memory, and
+    the fixed order makes sums of results independent of the number of threads.
+    """
+    if n_threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        waiting: list[Future[T]] = []
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > n_threads:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,103 @@
+"""Words and tables: what a model is, and how wrong it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kernelpot.baseline import Wall
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out aligned columns; the first to the left, the others to the right."""
+    widths = [max(len(row[k]) for row in [header, *rows]) for k in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first = row[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return "  ".join([first, *rest]).rstrip()
+
+    return "\n".join([line(header), *map(line, rows)])
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def error_table(errors: Mapping[str, Any]) -> str:
+    """Table of `kernelpot.metrics.evaluate`'s result."""
+    header = [
+        "",
+        "structures",
+        "E MAE",
+        "E RMSE [meV/atom]",
+        "F MAE",
+        "F RMSE [eV/Å]",
+        "stress MAE [GPa]",
+    ]
+
+    def row(name: str, e: Mapping[str, Any]) -> list[str]:
+        return [
+            name,
+            str(e["n_structures"]),
+            _number(e["energy_mae_mev_per_atom"], 2),
+            _number(e["energy_rmse_mev_per_atom"], 2),
+            _number(e["forces_mae_ev_per_ang"], 4),
+            _number(e["forces_rmse_ev_per_ang"], 4),
+            _number(e["stress_mae_gpa"], 3),
+        ]
+
+    groups = errors["by_config_type"]
+    rows = [row(name, e) for name, e in groups.items()] if len(groups) > 1 else []
+    return table(header, [*rows, row("all", errors)])
+
+
+def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
+    """Explain a model (`KernelPotential.describe`) in plain words with units."""
+    training = model["training"]
+    lines = [
+        f"kernelpot potential for {', '.join(model['species'])}, cutoff {model['r_cut']:.2f} Å",
+        "",
+        f"Fitted to {training['n_structures']} structures, {training['n_atoms']} atoms, "
+        f"{training['n_rows']} labels:",
+    ]
+    for kind, sources in training["sources"].items():
+        read = ", ".join(f"{count} from {name}" for name, count in sources.items())
+        lines.append(f"  {kind}: {read}")
+    lines += ["", "Kernels (local energy = sum of):"]
+    for t, term in enumerate(model["terms"]):
+        counts = ", ".join(
+            f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items()
+        )
+        lines += [
+            f"  {t}: SOAP r_cut {term['r_cut']:.2f} Å, atoms as Gaussians of "
+            f"{term['sigma_atom']:.2f} Å, n_max {term['n_max']}, l_max {term['l_max']}, "
+            f"compression {term['compression']} ({term['n_features']} features)",
+            f"     kernel exponent zeta {term['zeta']:g}, prior std delta "
+            f"{term['delta']:.3g} eV; central weight {term['central_weight']:g}, cutoff "
+            f"power {term['cutoff_power']:g}",
+            f"     sparse points ({term['sparse_method']}): {counts}",
+        ]
+    lines += [
+        "",
+        "Noise assumed in the labels:",
+        f"  energy  {1e3 * model['sigma_energy']:.2f} meV per atom, times sqrt(N) in total",
+        f"  forces  {model['sigma_forces']:.4f} eV/Å per component",
+        f"  stress  {model['sigma_stress']:.4f} eV/Å^3 per component, over sqrt(N)",
+    ]
+    for name, sigmas in model["config_type_sigma"].items():
+        values = ", ".join(f"{kind} {value:g}" for kind, value in sigmas.items())
+        lines.append(f"  {name}: {values}")
+    lines += ["", f"Isolated atoms ({model['e0_origin']}):"]
+    lines += [f"  {s} {e:.4f} eV" for s, e in model["e0"].items()]
+    if model["e0_note"]:
+        lines.append(f"  {model['e0_note']}")
+    lines += ["", "Short-range wall (ZBL):"] if walls else ["", "No baseline."]
+    for wall in walls:
+        lines += [f"  {line}" for line in wall.describe()]
+    if training["notes"]:
+        lines += ["", "Choices made from the data, and what to know:"]
+        lines += [f"  - {note}" for note in training["notes"]]
+    if "errors" in training:
+        lines += ["", "Errors on the training data:", error_table(training["errors"])]
+    return "\n".join(lines)
