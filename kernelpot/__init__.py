@@ -7,7 +7,7 @@ The names below are the public interface; they are imported on first use, so tha
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from kernelpot._version import __version__
 
 _HOMES = {
     "Dataset": "dataset",

@@ -312,9 +312,7 @@ def pair_gradients(
             d_slope0 = ((3.0 * t - 4.0) * t + 1.0) * per_length
             d_slope1 = (3.0 * t - 2.0) * t * per_length
             solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
-            solid_harmonics_gradient(
-                x, y, l_max, prefactor_q, legendre, azimuth, grad_cq
-            )
+            solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq)
             d_z = adjoint[i - start, channel_p[p]]
             along = 0.0
             total_x = 0.0
@@ -453,9 +451,7 @@ def jacobian(
                         if symmetric:
                             for n in range(n_max):
                                 left = d_radial[n] * unit[c]
-                                out[c, f] = (
-                                    2.0 * scale * (left * u_n[n] + radial[n] * v_cn[c, n])
-                                )
+                                out[c, f] = 2.0 * scale * (left * u_n[n] + radial[n] * v_cn[c, n])
                                 f += 1
                                 for m in range(n + 1, n_max):
                                     out[c, f] = factor * (
@@ -476,7 +472,6 @@ def jacobian(
                             for n in range(n_max):
                                 for m in range(n_max):
                                     out[c, f + m] += factor * (
-                                        d_radial[m] * unit[c] * u_n[n]
-                                        + radial[m] * v_cn[c, n]
+                                        d_radial[m] * unit[c] * u_n[n] + radial[m] * v_cn[c, n]
                                     )
                                 f += n_max

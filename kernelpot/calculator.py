@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
@@ -50,7 +50,7 @@ class KernelPotCalculator(Calculator):
         structure.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
+    implemented_properties = [
         "energy",
         "free_energy",
         "energies",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from kernelpot import __version__
+from kernelpot._version import __version__
 
 # Fields of the configuration file that go to `fit`, not to the constructor.
 _FIT_OPTIONS = ("memory", "n_threads")
@@ -229,7 +229,15 @@ def _fit(arguments: argparse.Namespace) -> None:
     _check_writable(arguments.output)
     config = read_config(arguments.config) if arguments.config else {}
     keys = _keys(arguments, config.pop("keys", None))
-    for name in ("preset", "n_sparse", "sigma_energy", "sigma_forces", "sigma_stress", "e0", "seed"):
+    for name in (
+        "preset",
+        "n_sparse",
+        "sigma_energy",
+        "sigma_forces",
+        "sigma_stress",
+        "e0",
+        "seed",
+    ):
         value = getattr(arguments, name)
         if value is not None:
             config[name] = value
@@ -361,7 +369,10 @@ def _md(arguments: argparse.Namespace) -> None:
     print(
         table(
             header,
-            [[f"{r[0]:.3f}", f"{r[1]:.6f}", f"{r[2]:.6f}", f"{r[4]:.0f}", f"{r[5]:.4f}"] for r in shown],
+            [
+                [f"{r[0]:.3f}", f"{r[1]:.6f}", f"{r[2]:.6f}", f"{r[4]:.0f}", f"{r[5]:.4f}"]
+                for r in shown
+            ],
         ),
         file=out,
     )

@@ -264,7 +264,9 @@ def _read_file(path: str) -> Iterator[tuple[Atoms, str]]:
     except Exception as error:  # every reader has its own exceptions
         detail = str(error).strip().splitlines()
         reason = detail[0] if detail else type(error).__name__
-        raise ValueError(f"{path} cannot be read (truncated or not a structure file): {reason}") from error
+        raise ValueError(
+            f"{path} cannot be read (truncated or not a structure file): {reason}"
+        ) from error
     if not frames:
         raise ValueError(f"{path} contains no structures")
     name = os.path.basename(path)
@@ -313,9 +315,7 @@ def check_structure(atoms: Atoms, name: str) -> None:
 def _finite(value: FloatArray, name: str, key: str) -> FloatArray:
     if not np.isfinite(value).all():
         wrong = value[~np.isfinite(value)].flat[0]
-        raise ValueError(
-            f"{name}: {key} contains {wrong}; correct the label or remove the frame"
-        )
+        raise ValueError(f"{name}: {key} contains {wrong}; correct the label or remove the frame")
     return value
 
 
@@ -366,9 +366,7 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
         raise ValueError(_no_labels(atoms, name, keys, results))
     bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     config_type = str(atoms.info.get(keys.config_type, "default"))
-    return Frame(
-        bare, energy, forces, virial, config_type, name, sources, _sigmas(atoms, name)
-    )
+    return Frame(bare, energy, forces, virial, config_type, name, sources, _sigmas(atoms, name))
 
 
 def _virial(atoms: Atoms, name: str, keys: LabelKeys, label: Any) -> FloatArray | None:
@@ -392,8 +390,7 @@ def _virial(atoms: Atoms, name: str, keys: LabelKeys, label: Any) -> FloatArray 
         array = np.array([full[a, b] for a, b in VOIGT])
     if array.shape != (6,):
         raise ValueError(
-            f"{name}: {key} must have 9 or 6 (xx yy zz yz xz xy) numbers, "
-            f"got shape {array.shape}"
+            f"{name}: {key} must have 9 or 6 (xx yy zz yz xz xy) numbers, got shape {array.shape}"
         )
     if not np.all(atoms.pbc):
         raise ValueError(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -124,8 +125,7 @@ class SOAPTerm:
         _require(
             self.central_weight > 0,
             "central_weight",
-            "positive (at zero the normalized kernel jumps when the last neighbor "
-            "leaves)",
+            "positive (at zero the normalized kernel jumps when the last neighbor leaves)",
             self.central_weight,
         )
         _require(
@@ -186,10 +186,8 @@ class SOAP:
     term: SOAPTerm
     species: tuple[int, ...]
     specialize: bool = True
-    basis: tuple[FloatArray, FloatArray] | None = field(
-        default=None, repr=False, compare=False
-    )
-    _dscribe: list[object] = field(default_factory=list, repr=False, compare=False)
+    basis: tuple[FloatArray, FloatArray] | None = field(default=None, repr=False, compare=False)
+    _dscribe: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check that species are sorted and weights complete."""
@@ -212,7 +210,7 @@ class SOAP:
     # ---- the definition: dscribe -------------------------------------------------
 
     @property
-    def _definition(self):  # noqa: ANN202 (dscribe is untyped)
+    def _definition(self) -> list[Any]:
         if not self._dscribe:
             from dscribe.descriptors import SOAP as DscribeSOAP
 
@@ -271,6 +269,7 @@ class SOAP:
         periodic = bool(np.any(atoms.pbc))
         wanted = None if centers is None else [int(i) for i in centers]
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell.complete(), pbc=atoms.pbc)
+        bare.wrap()  # dscribe misses neighbors of atoms outside the cell
         features = self._definition[periodic].create(bare, centers=wanted)
         return np.asarray(features).reshape(-1, self.n_features) * self.feature_scale
 
@@ -480,9 +479,7 @@ class SOAP:
         """Power spectrum, equal to `create`; shape (n_centers, n_features)."""
         blocks, factor = self._blocks
         features = np.empty((len(coefficients), self.n_features))
-        _soap.power_spectrum(
-            coefficients, blocks, factor, self._scale_l, self._size, features
-        )
+        _soap.power_spectrum(coefficients, blocks, factor, self._scale_l, self._size, features)
         return features
 
     def pair_gradients(

@@ -157,6 +157,7 @@ def run_dynamics(
     if len(atoms) > 1:
         Stationary(atoms)
     step = timestep * units.fs
+    dynamics: Any
     if ensemble == "nve":
         dynamics = VelocityVerlet(atoms, step)
     elif ensemble == "nvt":

@@ -180,7 +180,8 @@ class LocalModel:
                 mean[rows] += value
                 slopes[z, t] = slope, along
             if variances is not None:
-                assert novelties is not None and spread is not None
+                assert novelties is not None
+                assert spread is not None
                 found = [t for t in range(len(self.terms)) if (z, t) in self.weights]
                 phi = np.concatenate(
                     [self.terms[t].kernel.values(cosines[z, t]) @ self.whitening[z, t]

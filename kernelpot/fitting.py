@@ -188,9 +188,7 @@ class Design:
     def of(cls, terms: Sequence[KernelTerm], species: tuple[int, ...]) -> Design:
         """Whiten the sparse points of every species and term."""
         whiten = {
-            (z, t): whitening(term.K_mm(z))
-            for t, term in enumerate(terms)
-            for z in term.sparse
+            (z, t): whitening(term.K_mm(z)) for t, term in enumerate(terms) for z in term.sparse
         }
         return cls(
             terms,
@@ -281,14 +279,10 @@ def accumulate(
     done = 0
 
     def build(group: list[int]) -> tuple[FloatArray, FloatArray]:
-        return design.rows(
-            [frames[i] for i in group], [references[i] for i in group], noise
-        )
+        return design.rows([frames[i] for i in group], [references[i] for i in group], noise)
 
     with single_blas_thread():
-        for group, (phi, y) in zip(
-            groups, map_in_order(build, groups, n_threads), strict=True
-        ):
+        for group, (phi, y) in zip(groups, map_in_order(build, groups, n_threads), strict=True):
             factor.update(phi, y)
             done += sum(len(frames[i]) for i in group)
             if progress is not None:

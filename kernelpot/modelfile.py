@@ -33,7 +33,9 @@ def array_hash(array: Array) -> str:
     return h.hexdigest()
 
 
-def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+def write(
+    path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, Array]
+) -> None:
     """Write a model file under a temporary name and rename it into place.
 
     Parameters
@@ -63,7 +65,7 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mappi
     descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            np.savez(stream, **stored)
+            np.savez(stream, allow_pickle=False, **stored)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -101,13 +103,18 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]
             text = archive[_HEADER].tobytes()
             stored_hash = archive[_HEADER_HASH].tobytes()
             arrays = {
-                key: archive[key]
-                for key in archive.files
-                if key not in (_HEADER, _HEADER_HASH)
+                key: archive[key] for key in archive.files if key not in (_HEADER, _HEADER_HASH)
             }
     except ModelFileError:
         raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, OSError, EOFError, KeyError) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+    ) as error:
         raise ModelFileError(f"{name} is truncated or damaged ({error})") from error
     if hashlib.sha256(text).digest() != stored_hash:
         raise ModelFileError(f"{name} has been altered: the header does not match its hash")

@@ -137,7 +137,9 @@ def observe(
     """
     n_frames = len(frames)
     n_atoms = sum(map(len, frames))
-    rows, y, sigma = [], [], []
+    rows: list[npt.ArrayLike] = []
+    y: list[npt.ArrayLike] = []
+    sigma: list[npt.ArrayLike] = []
     first_atom = 0
     for index, (frame, (energy0, forces0, virial0)) in enumerate(
         zip(frames, references, strict=True)

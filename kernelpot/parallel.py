@@ -28,8 +28,10 @@ def thread_count(requested: int | None = None) -> int:
     if requested is None:
         text = os.environ.get("KERNELPOT_NUM_THREADS")
         if text is None:
-            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (
-                os.cpu_count() or 1
+            return (
+                len(os.sched_getaffinity(0))
+                if hasattr(os, "sched_getaffinity")
+                else (os.cpu_count() or 1)
             )
         try:
             requested = int(text)
@@ -54,9 +56,7 @@ def single_blas_thread() -> AbstractContextManager[Any]:
     return _controller().limit(limits=1)
 
 
-def map_in_order(
-    function: Callable[[S], T], items: Iterable[S], n_threads: int
-) -> Iterator[T]:
+def map_in_order(function: Callable[[S], T], items: Iterable[S], n_threads: int) -> Iterator[T]:
     """Apply `function` in threads; results in the order of `items`.
 
     At most ``n_threads + 1`` items are under way or waiting, which bounds memory, and

@@ -224,8 +224,7 @@ class KernelPotential:
         if self.e0 is None or isinstance(self.e0, str):
             if self.e0 not in (None, "isolated", "least_squares"):
                 raise ValueError(
-                    "`e0` must be a mapping, 'isolated' or 'least_squares', "
-                    f"got {self.e0!r}"
+                    f"`e0` must be a mapping, 'isolated' or 'least_squares', got {self.e0!r}"
                 )
             return self.e0
         numbers = symbols_to_numbers(list(self.e0))
@@ -335,9 +334,7 @@ class KernelPotential:
         energies = evaluated.energies + [self.e0_.e0[int(z)] for z in atoms.numbers]
         distances = np.sqrt(np.einsum("pc,pc->p", displacements, displacements))
         for wall in self.baseline_:
-            added, slope, close = wall.evaluate(
-                atoms.numbers, neighbors, displacements, distances
-            )
+            added, slope, close = wall.evaluate(atoms.numbers, neighbors, displacements, distances)
             energies += added
             gradient[close] += slope
         forces, virial = scatter(neighbors, displacements, gradient, len(atoms))
@@ -350,9 +347,7 @@ class KernelPotential:
             std = np.sqrt(evaluated.variance)
             prior = np.array([self.model_.variances[int(z)].prior for z in z_index])
             spilling = evaluated.novelty / prior
-        return Prediction(
-            float(energies.sum()), energies, forces, stress, std, spilling
-        )
+        return Prediction(float(energies.sum()), energies, forces, stress, std, spilling)
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Posterior standard deviation of each local energy, without forces.
@@ -421,9 +416,7 @@ class KernelPotential:
             distances = np.linalg.norm(displacements, axis=1)
             gradient = np.zeros((pairs.n_pairs, 3))
             for wall in self.baseline_:
-                added, slope, close = wall.evaluate(
-                    atoms.numbers, pairs, displacements, distances
-                )
+                added, slope, close = wall.evaluate(atoms.numbers, pairs, displacements, distances)
                 energy += float(added.sum())
                 gradient[close] += slope
             forces, virial = scatter(pairs, displacements, gradient, len(atoms))
@@ -528,9 +521,7 @@ class KernelPotential:
                     "sigma_energy": self.noise_.sigma_energy,
                     "sigma_forces": self.noise_.sigma_forces,
                     "sigma_stress": self.noise_.sigma_stress,
-                    "config_types": {
-                        k: dict(v) for k, v in self.noise_.config_types.items()
-                    },
+                    "config_types": {k: dict(v) for k, v in self.noise_.config_types.items()},
                     "bulk_volume": _finite_or_none(self.noise_.bulk_volume),
                 },
                 "e0": {str(z): e for z, e in self.e0_.e0.items()},
@@ -784,7 +775,7 @@ def _versions() -> dict[str, str]:
     import ase
     import numba
 
-    from kernelpot import __version__
+    from kernelpot._version import __version__
 
     return {
         "kernelpot": __version__,

@@ -66,9 +66,7 @@ def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
         lines.append(f"  {kind}: {read}")
     lines += ["", "Kernels (local energy = sum of):"]
     for t, term in enumerate(model["terms"]):
-        counts = ", ".join(
-            f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items()
-        )
+        counts = ", ".join(f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items())
         lines += [
             f"  {t}: SOAP r_cut {term['r_cut']:.2f} Å, atoms as Gaussians of "
             f"{term['sigma_atom']:.2f} Å, n_max {term['n_max']}, l_max {term['l_max']}, "
