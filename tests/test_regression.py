@@ -1,0 +1,158 @@
+"""The regression on matrices: dense formulas, closed forms, scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import DotProduct, Exponentiation
+
+from kernelpot.regression import LocalVariance, TriangularFactor, whitening
+
+
+@pytest.fixture
+def problem(rng):
+    """Well-conditioned covariance blocks, targets and noise."""
+    features = rng.normal(size=(60, 8))
+    sparse = rng.normal(size=(15, 8))
+    K_mm = (sparse @ sparse.T / 8 + 1.0) ** 2 + 0.1 * np.eye(15)
+    K_nm = (features @ sparse.T / 8 + 1.0) ** 2
+    return K_mm, K_nm, rng.normal(size=60), 0.1 + rng.random(60)
+
+
+def fit(K_mm, K_nm, y, sigma, batch=60):
+    T = whitening(K_mm)
+    factor = TriangularFactor(T.shape[1])
+    for start in range(0, len(y), batch):
+        part = slice(start, start + batch)
+        factor.update(K_nm[part] @ T / sigma[part, None], y[part] / sigma[part])
+    return T, factor
+
+
+def test_weights_are_the_dense_formula(problem):
+    K_mm, K_nm, y, sigma = problem
+    T, factor = fit(*problem)
+    A = K_mm + K_nm.T @ (K_nm / sigma[:, None] ** 2)
+    expected = np.linalg.solve(A, K_nm.T @ (y / sigma**2))
+    np.testing.assert_allclose(T @ factor.solve(), expected, rtol=1e-8, atol=1e-10)
+    residual = (y - K_nm @ expected) / sigma
+    assert factor.residual == pytest.approx(float(y / sigma @ residual), rel=1e-10)
+    assert factor.n_rows == 60
+
+
+@pytest.mark.parametrize("batch", [1, 7, 60])
+def test_streamed_equals_one_batch(problem, batch):
+    _, whole = fit(*problem)
+    _, streamed = fit(*problem, batch=batch)
+    np.testing.assert_allclose(streamed.solve(), whole.solve(), rtol=1e-9, atol=1e-11)
+    assert streamed.residual == pytest.approx(whole.residual, rel=1e-10)
+
+
+def test_merged_workers_equal_one_with_the_prior_once(problem):
+    K_mm, K_nm, y, sigma = problem
+    T, whole = fit(*problem)
+    rows, targets = K_nm @ T / sigma[:, None], y / sigma
+    workers = []
+    for part in np.array_split(np.arange(60), 3):
+        worker = TriangularFactor(T.shape[1], prior=False)
+        worker.update(rows[part], targets[part])
+        workers.append(worker)
+    root = TriangularFactor(T.shape[1])
+    for worker in workers:
+        root.merge(worker)
+    np.testing.assert_allclose(root.solve(), whole.solve(), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(np.abs(np.diag(root.R)), np.abs(np.diag(whole.R)), rtol=1e-10)
+    assert root.n_rows == 60
+    # twice the prior would be another model
+    wrong = TriangularFactor(T.shape[1])
+    wrong.merge(fit(*problem)[1])
+    assert np.abs(wrong.solve() - whole.solve()).max() > 1e-4
+
+
+def test_the_order_of_rows_changes_nothing_beyond_rounding(problem, rng):
+    K_mm, K_nm, y, sigma = problem
+    _, whole = fit(*problem)
+    order = rng.permutation(60)
+    _, shuffled = fit(K_mm, K_nm[order], y[order], sigma[order])
+    np.testing.assert_allclose(shuffled.solve(), whole.solve(), rtol=1e-9, atol=1e-11)
+
+
+def test_duplicate_sparse_points_give_the_same_function(problem):
+    K_mm, K_nm, y, sigma = problem
+    twice = np.concatenate([np.arange(15), [3, 3, 9]])
+    T, factor = fit(*problem)
+    T2, factor2 = fit(K_mm[np.ix_(twice, twice)], K_nm[:, twice], y, sigma)
+    assert T2.shape == (18, 15)
+    np.testing.assert_allclose(
+        K_nm[:, twice] @ (T2 @ factor2.solve()), K_nm @ (T @ factor.solve()), rtol=1e-7
+    )
+
+
+def test_without_rows_the_posterior_is_the_prior():
+    factor = TriangularFactor(4)
+    factor.update(np.empty((0, 4)), np.empty(0))
+    np.testing.assert_array_equal(factor.solve(), np.zeros(4))
+    s = factor.posterior_factor(slice(1, 3))
+    np.testing.assert_allclose(s.T @ s, np.eye(2), atol=1e-15)
+
+
+def test_an_indefinite_kernel_matrix_is_refused():
+    with pytest.raises(np.linalg.LinAlgError, match="not positive semidefinite.*zeta"):
+        whitening(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+def test_variance_is_the_dense_formula(problem, rng):
+    K_mm, K_nm, _, sigma = problem
+    T, factor = fit(*problem)
+    # test points whose prior variance exceeds what the sparse points explain
+    k_star = rng.normal(size=(9, 15))
+    inverse = np.linalg.inv(K_mm)
+    explained = np.einsum("em,mk,ek->e", k_star, inverse, k_star)
+    prior = float(explained.max() + 1.0)
+    sigma_posterior = np.linalg.inv(K_mm + K_nm.T @ (K_nm / sigma[:, None] ** 2))
+    expected = prior - explained + np.einsum("em,mk,ek->e", k_star, sigma_posterior, k_star)
+    variance = LocalVariance(prior, factor.posterior_factor(slice(0, T.shape[1])))
+    found, novelty = variance(k_star @ T)
+    np.testing.assert_allclose(found, expected, rtol=1e-8)
+    np.testing.assert_allclose(novelty, prior - explained, rtol=1e-8)
+
+
+def test_variance_of_a_group_of_weights_is_its_marginal(problem):
+    T, factor = fit(*problem)
+    whole = factor.posterior_factor(slice(0, T.shape[1]))
+    part = factor.posterior_factor(slice(4, 9))
+    np.testing.assert_allclose(part.T @ part, (whole.T @ whole)[4:9, 4:9], rtol=1e-10)
+
+
+def test_variance_gradient_is_a_finite_difference(rng):
+    s = np.triu(rng.normal(size=(5, 5)))
+    variance = LocalVariance(100.0, s)
+    phi = rng.normal(size=(2, 5))
+    gradient = variance.gradient(phi)
+    for m in range(5):
+        step = np.zeros_like(phi)
+        step[:, m] = 1e-5
+        numerical = (variance(phi + step)[0] - variance(phi - step)[0]) / 2e-5
+        np.testing.assert_allclose(gradient[:, m], numerical, rtol=1e-6, atol=1e-7)
+
+
+def test_a_negative_variance_is_raised_not_clipped():
+    with pytest.raises(FloatingPointError, match="negative variance"):
+        LocalVariance(1.0, np.eye(2))(np.array([[1.1, 0.0]]))
+
+
+def test_as_many_sparse_points_as_data_is_scikit_learns_exact_gp(rng):
+    X = rng.normal(size=(25, 4))
+    X /= np.linalg.norm(X, axis=1)[:, None]
+    X_test = rng.normal(size=(6, 4))
+    X_test /= np.linalg.norm(X_test, axis=1)[:, None]
+    y = rng.normal(size=25)
+    kernel = Exponentiation(DotProduct(sigma_0=0.0, sigma_0_bounds="fixed"), 4)
+    exact = GaussianProcessRegressor(kernel, alpha=0.05**2, optimizer=None).fit(X, y)
+    mean, std = exact.predict(X_test, return_std=True)
+
+    K = (X @ X.T) ** 4
+    T, factor = fit(K, K, y, np.full(25, 0.05))
+    k_star = (X_test @ X.T) ** 4
+    # K is nearly singular: its smallest eigenvalues are below the cut
+    np.testing.assert_allclose(k_star @ T @ factor.solve(), mean, atol=2e-6)
+    variance = LocalVariance(1.0, factor.posterior_factor(slice(0, T.shape[1])))
+    np.testing.assert_allclose(np.sqrt(variance(k_star @ T)[0]), std, atol=2e-6)
