@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernelpot.baseline import AtomicEnergies
 from kernelpot.dataset import Dataset
 from kernelpot.descriptors import SOAPTerm
 from kernelpot.observations import bulk_volume
@@ -51,25 +50,23 @@ def sigmas(data: Dataset) -> tuple[dict[str, float], list[str]]:
     }, notes
 
 
-def terms(
-    data: Dataset,
-    e0: AtomicEnergies,
-    *,
-    preset: str = "default",
-    n_sparse: int | None = None,
-) -> tuple[list[SOAPTerm], list[str]]:
+def terms(data: Dataset, *, n_sparse: int | None = None) -> tuple[list[SOAPTerm], list[str]]:
     """Two SOAP terms, short- and long-ranged, scaled to the material.
 
-    Raises
-    ------
-    ValueError
-        If the preset is unknown.
+    Parameters
+    ----------
+    data : Dataset
+    n_sparse : int, optional
+        Sparse points per term; None leaves it to the preset.
+
+    Returns
+    -------
+    terms : list of SOAPTerm
+    notes : list of str
     """
-    if preset not in N_SPARSE:
-        raise ValueError(f"`preset` must be one of {', '.join(N_SPARSE)}, got {preset!r}")
     volume = bulk_volume(list(data))
     length = volume ** (1 / 3)
     return [
-        SOAPTerm(r_cut=c * length, sigma_atom=s * length)
+        SOAPTerm(r_cut=c * length, sigma_atom=s * length, n_sparse=n_sparse)
         for c, s in zip(CUTOFFS, WIDTHS, strict=True)
     ], []

@@ -136,10 +136,9 @@ def run_dynamics(
     ValueError
         If a parameter is out of range, or the energy stops being finite.
     """
-    import ase.io
     from ase.md.langevin import Langevin
     from ase.md.nose_hoover_chain import IsotropicMTKNPT
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+    from ase.md.velocitydistribution import Stationary, thermalize_momenta
     from ase.md.verlet import VelocityVerlet
 
     for name, value in (("temperature", temperature), ("timestep", timestep)):
@@ -153,7 +152,7 @@ def run_dynamics(
     atoms = atoms.copy()
     atoms.calc = calculator
     rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
     if len(atoms) > 1:
         Stationary(atoms)
     step = timestep * units.fs
@@ -162,7 +161,12 @@ def run_dynamics(
         dynamics = VelocityVerlet(atoms, step)
     elif ensemble == "nvt":
         dynamics = Langevin(
-            atoms, step, temperature_K=temperature, friction=0.01 / units.fs, rng=rng
+            atoms,
+            step,
+            temperature_K=temperature,
+            friction=0.01 / units.fs,
+            fixcm=False,
+            rng=rng,
         )
     elif ensemble == "npt":
         dynamics = IsotropicMTKNPT(
@@ -202,9 +206,7 @@ def run_dynamics(
             )
         )
         if trajectory is not None:
-            bare = atoms.copy()
-            bare.arrays["energies_std"] = std
-            ase.io.write(trajectory, bare, append=True)
+            _append_frame(trajectory, atoms, std)
         if progress is not None:
             progress("md", dynamics.nsteps, steps)
 
@@ -213,6 +215,21 @@ def run_dynamics(
     dynamics.run(steps)
     wall = time.perf_counter() - began
     return Dynamics(np.array(rows), atoms, wall, steps)
+
+
+def _append_frame(path: str, atoms: Atoms, std: FloatArray) -> None:
+    """Add a frame to a trajectory file; formats with arrays get the local std too."""
+    import ase.io
+    from ase.io.trajectory import Trajectory
+
+    if path.endswith(".traj"):
+        with Trajectory(path, "a", atoms) as trajectory:
+            trajectory.write()
+        return
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare.set_momenta(atoms.get_momenta())
+    bare.arrays["energies_std"] = std
+    ase.io.write(path, bare, append=os.path.exists(path))
 
 
 def potential_std(calculator: KernelPotCalculator, atoms: Atoms) -> FloatArray:

@@ -28,8 +28,6 @@ Progress = Callable[[str, int, int], None]
 # Selection sees at most so many environments, and bytes of features, per species.
 MAX_CANDIDATES = 50_000
 MAX_CANDIDATE_BYTES = 400e6
-# Default number of sparse points of a term.
-DEFAULT_N_SPARSE = 1000
 # Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
 # that stresses count, yet overruled by data that contradict it by more.
 VIRIAL_OFFSET_PRIOR = 0.05
@@ -79,6 +77,7 @@ def choose_sparse_points(
     frames: Sequence[Frame],
     *,
     given: Sequence[tuple[Atoms, int]] | None = None,
+    default_n_sparse: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[KernelTerm, list[str]]:
@@ -92,6 +91,8 @@ def choose_sparse_points(
         Training structures in canonical order.
     given : sequence of (atoms, center), optional
         Environments to use instead of selecting.
+    default_n_sparse : int
+        Sparse points where the term names no number; fewer if the data have fewer.
     seed : int
     progress : callable, optional
 
@@ -135,10 +136,10 @@ def choose_sparse_points(
     total = sum(available.values())
     wanted = term.n_sparse
     if wanted is None:
-        wanted = min(DEFAULT_N_SPARSE, total)
-        if wanted < DEFAULT_N_SPARSE:
+        wanted = min(default_n_sparse, total)
+        if wanted < default_n_sparse:
             notes.append(
-                f"{wanted} sparse points instead of {DEFAULT_N_SPARSE}: the data have no "
+                f"{wanted} sparse points instead of {default_n_sparse}: the data have no "
                 "more distinct environments"
             )
     elif wanted > total:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy.linalg
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.units import GPa
 
 from kernelpot import defaults, modelfile
 from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
@@ -59,9 +60,11 @@ class KernelPotential:
     terms : sequence of SOAPTerm, optional
         SOAP kernels to sum; by default two, a short-ranged and a long-ranged one.
     preset : {"fast", "default", "accurate"}
-        Sparse points per default term: 300, 1,000 or 3,000.
+        Sparse points per term that names no number: 300, 1,000 or 3,000, or all distinct
+        environments if there are fewer.
     n_sparse : int, optional
-        Sparse points per default term, instead of the preset's.
+        Sparse points per default term, instead of the preset's; more than there are
+        distinct environments is an error.
     sigma_energy : float, optional
         Noise of an energy per atom [eV]; a total energy of N atoms has
         ``sigma_energy * sqrt(N)``.
@@ -96,6 +99,9 @@ class KernelPotential:
         Posterior precision of the whitened weights.
     model_ : LocalModel
         The fitted local energy function.
+    virial_offset_ : float
+        Isotropic virial per atom that the labels carry beyond the derivative of their
+        energies [eV/atom]; kept out of predictions.
     training_ : dict
         Counts, timing, choices made and errors on the training data.
 
@@ -170,7 +176,7 @@ class KernelPotential:
         """
         started = time.perf_counter()
         threads = thread_count(n_threads)
-        dataset = read_dataset(data, keys=keys)
+        dataset = Dataset(canonical_order(read_dataset(data, keys=keys)))
         notes: list[str] = []
         given = self._given_e0()
         self.e0_ = atomic_energies(dataset, given)
@@ -182,14 +188,20 @@ class KernelPotential:
         notes += noise_notes
         walls = [Wall()] if self.baseline is None else list(self.baseline)
         self.baseline_ = [wall.fit(dataset, self.species_) for wall in walls]
-        _check_memory(memory, self.terms_, dataset, threads)
+        _check_memory(memory, self.terms_, defaults.N_SPARSE[self.preset], threads)
         references = [self._reference(frame.atoms) for frame in frames]
 
         terms = []
         for index, term in enumerate(self.terms_):
             chosen = None if self.sparse_points is None else self.sparse_points[index]
             kernel_term, found = choose_sparse_points(
-                term, self.species_, frames, given=chosen, seed=self.seed, progress=progress
+                term,
+                self.species_,
+                frames,
+                given=chosen,
+                default_n_sparse=defaults.N_SPARSE[self.preset],
+                seed=self.seed,
+                progress=progress,
             )
             terms.append(kernel_term)
             notes += [f"term {index}: {note}" for note in found]
@@ -204,7 +216,9 @@ class KernelPotential:
             n_threads=threads,
             progress=progress,
         )
-        self._set_posterior(design)
+        solution = self._set_posterior(design)
+        self.virial_offset_ = design.virial_offset(solution)
+        notes += _virial_note(self.virial_offset_, dataset)
         self.training_ = {
             "n_structures": len(dataset),
             "n_atoms": dataset.n_atoms,
@@ -231,6 +245,10 @@ class KernelPotential:
         return dict(zip(numbers, map(float, self.e0.values()), strict=True))
 
     def _choose_terms(self, data: Dataset) -> tuple[list[SOAPTerm], list[str]]:
+        if self.preset not in defaults.N_SPARSE:
+            raise ValueError(
+                f"`preset` must be one of {', '.join(defaults.N_SPARSE)}, got {self.preset!r}"
+            )
         if self.terms is not None:
             if not self.terms:
                 raise ValueError("`terms` must hold at least one SOAPTerm, got none")
@@ -242,7 +260,7 @@ class KernelPotential:
             return list(self.terms), []
         if self.sparse_points is not None:
             raise ValueError("`sparse_points` needs explicit `terms`")
-        return defaults.terms(data, self.e0_, preset=self.preset, n_sparse=self.n_sparse)
+        return defaults.terms(data, n_sparse=self.n_sparse)
 
     def _choose_noise(self, data: Dataset) -> tuple[Noise, list[str]]:
         sigmas, notes = defaults.sigmas(data)
@@ -258,8 +276,9 @@ class KernelPotential:
         )
         return noise, notes
 
-    def _set_posterior(self, design: Design) -> None:
+    def _set_posterior(self, design: Design) -> FloatArray:
         factor = self.factor_
+        solution = factor.solve()
         present = sorted({z for z, _ in design.whitening})
         variances = {}
         for z in present:
@@ -267,8 +286,9 @@ class KernelPotential:
             columns = design.whitened.species(z)
             variances[z] = LocalVariance(prior, factor.posterior_factor(columns))
         self.model_ = LocalModel(
-            list(design.terms), design.weights(factor.solve()), design.whitening, variances
+            list(design.terms), design.weights(solution), design.whitening, variances
         )
+        return solution
 
     # ---- prediction ----------------------------------------------------------------
 
@@ -480,6 +500,7 @@ class KernelPotential:
             "e0_origin": self.e0_.origin,
             "e0_note": self.e0_.note,
             "baseline": [wall.to_dict() for wall in self.baseline_],
+            "virial_offset": self.virial_offset_,
             "training": self.training_,
         }
 
@@ -528,6 +549,7 @@ class KernelPotential:
                 "e0_origin": self.e0_.origin,
                 "e0_note": self.e0_.note,
                 "baseline": [wall.to_dict() for wall in self.baseline_],
+                "virial_offset": self.virial_offset_,
                 "training": _json_safe(self.training_),
                 "golden": golden_header,
                 "versions": _versions(),
@@ -570,6 +592,7 @@ class KernelPotential:
             header["e0_note"],
         )
         self.baseline_ = [Wall.from_dict(entry) for entry in header["baseline"]]
+        self.virial_offset_ = float(header["virial_offset"])
         self.training_ = header["training"]
         blocks = [(int(z), int(t)) for z, t in header["blocks"]]
         terms = [
@@ -691,12 +714,12 @@ def parse_memory(memory: float | str) -> float:
 
 
 def _check_memory(
-    memory: float | str | None, terms: Sequence[SOAPTerm], data: Dataset, threads: int
+    memory: float | str | None, terms: Sequence[SOAPTerm], default: int, threads: int
 ) -> None:
     if memory is None:
         return
     budget = parse_memory(memory)
-    counts = [t.n_sparse or defaults.N_SPARSE["default"] for t in terms]
+    counts = [t.n_sparse or default for t in terms]
     needed = peak_bytes(sum(counts), threads)
     if needed > budget:
         affordable = next(
@@ -732,6 +755,19 @@ def _with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
                 )
             )
     return frames
+
+
+def _virial_note(offset: float, data: Dataset) -> list[str]:
+    """Say so where virials contradict energies by a constant (above 20 meV/atom)."""
+    labelled = [f for f in data if f.virial is not None]
+    if abs(offset) < 0.02 or not labelled:
+        return []
+    volume = float(np.median([f.atoms.get_volume() / len(f) for f in labelled]))
+    return [
+        f"virial labels contradict the energies by a constant {offset:+.3f} eV/atom (about "
+        f"{offset / volume / GPa:+.2f} GPa of pressure; an unconverged basis does this). The "
+        "energies were followed: predicted stresses differ from the labels by that much"
+    ]
 
 
 def _label_sources(data: Dataset) -> dict[str, dict[str, int]]:

@@ -41,7 +41,8 @@ def rattled_alloy(seed=0, size=(2, 2, 2), amplitude=0.12):
     """Periodic Cu-Al crystal, rattled and strained."""
     atoms = bulk("Cu", cubic=True).repeat(size)
     rng = np.random.default_rng(seed)
-    atoms.numbers[rng.permutation(len(atoms))[: len(atoms) // 3]] = 13
+    n_aluminium = (1 + seed % 3) * len(atoms) // 4
+    atoms.numbers[rng.permutation(len(atoms))[:n_aluminium]] = 13
     strain = np.eye(3) + 0.02 * rng.normal(size=(3, 3))
     atoms.set_cell(atoms.cell @ strain, scale_atoms=True)
     atoms.positions += amplitude * rng.normal(size=atoms.positions.shape)

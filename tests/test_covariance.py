@@ -93,7 +93,9 @@ def test_a_batch_is_its_structures_one_by_one(design, monkeypatch):
         n = sizes[k]
         np.testing.assert_allclose(together[k], alone[0], rtol=1e-12, atol=1e-14)
         start = 3 + 3 * first_atom[k]
-        np.testing.assert_allclose(together[start : start + 3 * n], alone[1 : 1 + 3 * n], atol=1e-11)
+        np.testing.assert_allclose(
+            together[start : start + 3 * n], alone[1 : 1 + 3 * n], atol=1e-11
+        )
         start = 3 + 3 * sum(sizes) + 6 * k
         np.testing.assert_allclose(together[start : start + 6], alone[1 + 3 * n :], atol=1e-11)
 
