@@ -3,23 +3,72 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
+from ase.data import covalent_radii
 
+from kernelpot.baseline import AtomicEnergies
 from kernelpot.dataset import Dataset
 from kernelpot.descriptors import SOAPTerm
+from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import bulk_volume
+
+FloatArray = npt.NDArray[np.float64]
 
 # Sparse points per term.
 N_SPARSE = {"fast": 300, "default": 1000, "accurate": 3000}
 
+# Structures looked at for the length scale.
+MAX_FRAMES = 200
+
 # Noise of energies [eV/atom]; of forces as a share of their root mean square; of
-# stresses [eV/Å^3].
-SIGMA_ENERGY = 0.002
-FORCES_SHARE = 0.06
+# stresses [eV/Å^3]. They stand for what the model cannot represent more than for errors
+# of the labels. Chosen, like the shapes below, on validation splits of training data.
+SIGMA_ENERGY = 0.001
+FORCES_SHARE = 0.03
 SIGMA_STRESS = 0.005
 
-# Cutoffs and atom widths of the two terms in units of (volume per atom)^(1/3).
+# The two terms: cutoff and atom width in units of the length scale, l_max and zeta.
 CUTOFFS = (1.75, 2.6)
-WIDTHS = (0.16, 0.24)
+WIDTHS = (0.145, 0.22)
+L_MAX = (6, 8)
+ZETA = (2, 3)
+# The long cutoff of systems without three-dimensional periodicity is at least this [Å].
+MINIMUM_CUTOFF = 4.5
+
+# The length scale is at most so many nearest-neighbor distances, and these at most so
+# many covalent radii (atoms without bonds between heavy atoms).
+BONDS_PER_LENGTH = 1.5
+RADII_PER_BOND = 2.4
+
+
+def length_scale(data: Dataset) -> tuple[float, str]:
+    """Length that cutoffs and widths are scaled to [Å], and where it came from.
+
+    The cube root of the volume per atom where there is a bulk, bounded by the bond
+    length between heavy atoms (hydrogen's bonds say nothing of the range of forces; a
+    molecule in a periodic box has a volume that says nothing either).
+    """
+    volume = bulk_volume(list(data))
+    frames = list(data)[:: max(1, len(data) // MAX_FRAMES)]
+    nearest: list[FloatArray] = []
+    heavy: list[int] = []
+    for frame in frames:
+        atoms = frame.atoms[frame.atoms.numbers > 1]
+        heavy += atoms.numbers.tolist()
+        pairs = neighbor_list(atoms, 4.0) if len(atoms) else None
+        if pairs is not None and pairs.n_pairs:
+            distances = np.linalg.norm(pairs.displacements(atoms.positions), axis=1)
+            bonded = np.flatnonzero(np.diff(pairs.first))
+            nearest.append(np.minimum.reduceat(distances, pairs.first[bonded]))
+    radius = float(np.median(covalent_radii[heavy])) if heavy else 0.6
+    bond = RADII_PER_BOND * radius
+    if nearest:
+        bond = min(bond, float(np.median(np.concatenate(nearest))))
+    limit = BONDS_PER_LENGTH * bond
+    length = volume ** (1 / 3)
+    if length <= limit:
+        return length, f"cube root of the volume per atom, {volume:.1f} Å^3"
+    return limit, f"{BONDS_PER_LENGTH:g} x the bond length of {bond:.2f} Å"
 
 
 def sigmas(data: Dataset) -> tuple[dict[str, float], list[str]]:
@@ -50,12 +99,15 @@ def sigmas(data: Dataset) -> tuple[dict[str, float], list[str]]:
     }, notes
 
 
-def terms(data: Dataset, *, n_sparse: int | None = None) -> tuple[list[SOAPTerm], list[str]]:
+def terms(
+    data: Dataset, e0: AtomicEnergies, *, n_sparse: int | None = None
+) -> tuple[list[SOAPTerm], list[str]]:
     """Two SOAP terms, short- and long-ranged, scaled to the material.
 
     Parameters
     ----------
     data : Dataset
+    e0 : AtomicEnergies
     n_sparse : int, optional
         Sparse points per term; None leaves it to the preset.
 
@@ -64,9 +116,36 @@ def terms(data: Dataset, *, n_sparse: int | None = None) -> tuple[list[SOAPTerm]
     terms : list of SOAPTerm
     notes : list of str
     """
-    volume = bulk_volume(list(data))
-    length = volume ** (1 / 3)
-    return [
-        SOAPTerm(r_cut=c * length, sigma_atom=s * length, n_sparse=n_sparse)
-        for c, s in zip(CUTOFFS, WIDTHS, strict=True)
-    ], []
+    length, reason = length_scale(data)
+    e0_spread = energy_scale(data, e0)
+    delta = max(1.0, e0_spread)
+    cutoffs = [c * length for c in CUTOFFS]
+    if not any(np.all(f.atoms.pbc) for f in data):
+        cutoffs[-1] = max(cutoffs[-1], MINIMUM_CUTOFF)
+    chosen = [
+        SOAPTerm(
+            r_cut=round(cutoff, 3),
+            sigma_atom=round(width * length, 4),
+            l_max=l_max,
+            zeta=zeta,
+            delta=round(delta, 3),
+            n_sparse=n_sparse,
+        )
+        for cutoff, width, l_max, zeta in zip(cutoffs, WIDTHS, L_MAX, ZETA, strict=True)
+    ]
+    notes = [
+        f"cutoffs and widths scale with {length:.3f} Å, the {reason}",
+        f"delta {delta:.2f} eV: at least 1 eV, or the root mean square energy per atom "
+        f"relative to e0 ({e0_spread:.2f} eV)",
+    ]
+    return chosen, notes
+
+
+def energy_scale(data: Dataset, e0: AtomicEnergies) -> float:
+    """Root mean square of the energy per atom relative to free atoms [eV]."""
+    found = [
+        (f.energy - e0.total(f.atoms.numbers)) / len(f)
+        for f in data
+        if f.energy is not None and len(f) > 1
+    ]
+    return float(np.sqrt(np.mean(np.square(found)))) if found else 0.0

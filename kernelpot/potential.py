@@ -260,7 +260,7 @@ class KernelPotential:
             return list(self.terms), []
         if self.sparse_points is not None:
             raise ValueError("`sparse_points` needs explicit `terms`")
-        return defaults.terms(data, n_sparse=self.n_sparse)
+        return defaults.terms(data, self.e0_, n_sparse=self.n_sparse)
 
     def _choose_noise(self, data: Dataset) -> tuple[Noise, list[str]]:
         sigmas, notes = defaults.sigmas(data)

@@ -1,0 +1,111 @@
+"""Cost of one evaluation against dscribe's descriptor alone, in one run.
+
+    python benchmarks/speed/compare.py [--atoms 512 4096]
+
+CPU time of one thread, medians of alternating repetitions: energy, forces and stress of
+rattled silicon, neighbor list included, against `dscribe.descriptors.SOAP.create` for the
+same descriptor (features only). Weights of the sparse points are random: the cost does
+not depend on them.
+"""
+
+import argparse
+import os
+import time
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from ase.build import bulk
+
+from kernelpot.covariance import KernelTerm
+from kernelpot.descriptors import SOAP, SOAPTerm, species_index
+from kernelpot.evaluation import LocalModel, scatter
+from kernelpot.kernels import DotProductKernel, normalize
+from kernelpot.neighbors import neighbor_list
+from kernelpot.regression import LocalVariance, whitening
+
+SPECIES = (14,)
+
+
+def crystal(n_atoms):
+    """Rattled diamond silicon with about n_atoms atoms."""
+    repeat = max(1, round((n_atoms / 8) ** (1 / 3)))
+    atoms = bulk("Si", cubic=True).repeat(repeat)
+    atoms.positions += 0.1 * np.random.default_rng(0).normal(size=atoms.positions.shape)
+    return atoms
+
+
+def model(terms, n_sparse):
+    """A model with sparse points from rattled silicon and random weights."""
+    rng = np.random.default_rng(1)
+    source = bulk("Si", cubic=True).repeat(max(3, round((n_sparse / 8) ** (1 / 3)) + 1))
+    source.positions += 0.25 * rng.normal(size=source.positions.shape)
+    kernel_terms, weights, whiten = [], {}, {}
+    for t, term in enumerate(terms):
+        soap = SOAP(term, SPECIES)
+        points = normalize(soap.create(source, range(n_sparse)))[0]
+        kernel_terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), {0: points}))
+        weights[0, t] = rng.normal(size=n_sparse)
+        whiten[0, t] = whitening(kernel_terms[-1].K_mm(0))
+    rank = sum(T.shape[1] for T in whiten.values())
+    posterior = {0: LocalVariance(float(len(terms)), 0.01 * np.eye(rank))}
+    return LocalModel(kernel_terms, weights, whiten, posterior)
+
+
+def predictor(local, atoms, *, variance=False):
+    """A function that does one whole evaluation from positions."""
+    r_cut = max(t.soap.term.r_cut for t in local.terms)
+
+    def evaluate():
+        pairs = neighbor_list(atoms, r_cut)
+        displacements = pairs.displacements(atoms.positions)
+        index = species_index(atoms.numbers, SPECIES)
+        found = local.evaluate(index, pairs, displacements, variance=variance)
+        return scatter(pairs, displacements, found.pair_gradient, len(atoms))
+
+    return evaluate
+
+
+def measure(candidates, n_atoms, repetitions):
+    """Median CPU microseconds per atom of each function, called in turn."""
+    for function in candidates.values():
+        function()
+    times = {name: [] for name in candidates}
+    for _ in range(repetitions):
+        for name, function in candidates.items():
+            began = time.process_time()
+            function()
+            times[name].append(time.process_time() - began)
+    return {name: 1e6 * float(np.median(t)) / n_atoms for name, t in times.items()}
+
+
+def main():
+    """Print one table per size."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--atoms", type=int, nargs="+", default=[512, 4096])
+    parser.add_argument("--repetitions", type=int, default=5)
+    arguments = parser.parse_args()
+    plain = {"r_cut": 5.0, "n_max": 8, "l_max": 8, "sigma_atom": 0.5}
+    two = model([SOAPTerm(**plain, zeta=2)], 1000)
+    four = model([SOAPTerm(**plain, zeta=4)], 1000)
+    for n in arguments.atoms:
+        atoms = crystal(n)
+        descriptor = two.terms[0].soap
+        candidates = {
+            "dscribe create (features only)": lambda s=descriptor, a=atoms: s.create(a),
+            "neighbor list": lambda a=atoms: neighbor_list(a, 5.0),
+            "zeta 2, 1,000 points: energy, forces, stress": predictor(two, atoms),
+            "zeta 2 with local std": predictor(two, atoms, variance=True),
+            "zeta 4, 1,000 points: energy, forces, stress": predictor(four, atoms),
+        }
+        found = measure(candidates, len(atoms), arguments.repetitions)
+        reference = found["dscribe create (features only)"]
+        print(f"\n{len(atoms)} atoms of Si, r_cut 5 Å, n_max = l_max = 8, one thread\n")
+        print("| | CPU us/atom | ratio to dscribe |\n|---|---|---|")
+        for name, value in found.items():
+            print(f"| {name} | {value:.1f} | {value / reference:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
