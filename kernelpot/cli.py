@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_common(fit)
     fit.set_defaults(run=_fit)
 
+    check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
+    check.add_argument("data", nargs="+", metavar="DATA")
+    check.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    _add_keys(check)
+    check.set_defaults(run=_check)
+
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
@@ -282,6 +288,14 @@ def _fit(arguments: argparse.Namespace) -> None:
             "training": model["training"],
         },
     )  # fmt: skip
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from kernelpot.dataset import read_dataset
+
+    report = read_dataset(arguments.data, keys=_keys(arguments)).check()
+    print(report, file=_out(arguments))
+    _write_json(arguments, report.to_dict())
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

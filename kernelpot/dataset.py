@@ -12,11 +12,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 from ase import Atoms
+
+if TYPE_CHECKING:
+    from kernelpot.checks import DataReport
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,6 +68,8 @@ class Frame:
         Key or ASE result each label was read from.
     sigmas : dict
         Absolute noise of this frame: ``energy`` [eV], ``forces`` [eV/Å], ``virial`` [eV].
+    n_constrained : int
+        Atoms that were under a constraint when the frame was read.
     """
 
     atoms: Atoms
@@ -75,6 +80,7 @@ class Frame:
     name: str = "frame"
     sources: dict[str, str] = field(default_factory=dict)
     sigmas: dict[str, float] = field(default_factory=dict)
+    n_constrained: int = 0
 
     def __len__(self) -> int:
         """Return the number of atoms."""
@@ -163,6 +169,18 @@ class Dataset(Sequence[Frame]):
     def config_types(self) -> dict[str, int]:
         """Number of frames of each config type."""
         return dict(Counter(frame.config_type for frame in self))
+
+    def check(self) -> DataReport:
+        """Examine the labels: sources, ranges, signs, units, suspicious frames.
+
+        Returns
+        -------
+        DataReport
+            Print it, or take its ``facts`` and ``warnings``.
+        """
+        from kernelpot.checks import check_dataset
+
+        return check_dataset(self)
 
 
 def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:

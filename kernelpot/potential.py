@@ -17,6 +17,7 @@ from ase.units import GPa
 
 from kernelpot import defaults, modelfile
 from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
+from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm, Layout
 from kernelpot.dataset import Dataset, Frame, LabelKeys, check_structure, read_dataset
 from kernelpot.descriptors import SOAP, SOAPTerm, species_index, symbols_to_numbers
@@ -224,7 +225,7 @@ class KernelPotential:
             "n_atoms": dataset.n_atoms,
             "n_rows": self.factor_.n_rows,
             "config_types": dataset.config_types,
-            "sources": _label_sources(dataset),
+            "sources": label_sources(dataset),
             "notes": notes,
         }
         self._golden = self._make_golden(frames)
@@ -768,15 +769,6 @@ def _virial_note(offset: float, data: Dataset) -> list[str]:
         f"{offset / volume / GPa:+.2f} GPa of pressure; an unconverged basis does this). The "
         "energies were followed: predicted stresses differ from the labels by that much"
     ]
-
-
-def _label_sources(data: Dataset) -> dict[str, dict[str, int]]:
-    result: dict[str, dict[str, int]] = {}
-    for frame in data:
-        for kind, source in frame.sources.items():
-            counts = result.setdefault(kind, {})
-            counts[source] = counts.get(source, 0) + 1
-    return result
 
 
 def _pack(matrix: FloatArray) -> FloatArray:

@@ -99,3 +99,92 @@ def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
     if "errors" in training:
         lines += ["", "Errors on the training data:", error_table(training["errors"])]
     return "\n".join(lines)
+
+
+def _extent(values: Sequence[float] | None, digits: int) -> str:
+    if values is None:
+        return "-"
+    low, high = (f"{v:.{digits}f}" for v in values)
+    return low if low == high else f"{low} .. {high}"
+
+
+def data_report_text(facts: Mapping[str, Any], warnings: Sequence[str]) -> str:
+    """Explain what `kernelpot.checks.check_dataset` found."""
+    lines = [
+        f"{facts['n_structures']} structures, {facts['n_atoms']} atoms, {facts['n_rows']} labels; "
+        + ", ".join(f"{n} {s}" for s, n in facts["species"].items()),
+        "",
+        "Labels were read from:",
+    ]
+    for kind, sources in facts["sources"].items():
+        read = ", ".join(f"{name} in {count} frames" for name, count in sources.items())
+        lines.append(f"  {kind}: {read}")
+    missing = [
+        f"{facts[f'without_{kind}']} without {kind}"
+        for kind in ("energy", "forces", "virial")
+        if facts[f"without_{kind}"]
+    ]
+    if missing:
+        lines.append(f"  {', '.join(missing)}")
+    header = [
+        "", "structures", "atoms", "E [eV/atom]", "max |F| [eV/Å]", "rms |F|", "pressure [GPa]",
+    ]  # fmt: skip
+
+    def row(name: str, r: Mapping[str, Any]) -> list[str]:
+        return [
+            name,
+            str(r["n_structures"]),
+            str(r["n_atoms"]),
+            _extent(r["energy_per_atom_ev"], 3),
+            _number(r["max_force_ev_per_ang"], 2),
+            _number(r["rms_force_ev_per_ang"], 3),
+            _extent(r["pressure_gpa"], 2),
+        ]
+
+    groups = facts["groups"]
+    rows = [row(name, r) for name, r in groups.items()] if len(groups) > 1 else []
+    lines += ["", table(header, [*rows, row("all", facts["all"])]), "", "Shortest distances [Å]:"]
+    shortest = [f"{pair} {d:.3f}" for pair, d in facts["shortest_distances"].items()]
+    lines.append("  " + (", ".join(shortest) if shortest else "none below 4 Å"))
+    if facts["isolated_atoms"]:
+        found = ", ".join(f"{s} {e:.4f} eV" for s, e in facts["isolated_atoms"].items())
+        lines.append(f"Isolated atoms: {found}")
+    if facts["without_isolated_atom"]:
+        lines.append(
+            f"No isolated atom of {', '.join(facts['without_isolated_atom'])}: energies are fitted "
+            "relative to least-squares e0, dissociation energies will mean nothing"
+        )
+    if facts["composition"] is not None:
+        lines.append(
+            "Energies against composition: rms residual "
+            f"{facts['composition']['rms_residual_ev_per_atom']:.3f} eV/atom"
+        )
+    lines.append(
+        f"Frames with all forces exactly zero: {facts['zero_force_frames']}; repeated frames: "
+        f"{sum(len(g) - 1 for g in facts['duplicates'])}; largest net force "
+        f"{facts['max_net_force_ev_per_ang']:.2g} eV/Å"
+    )
+    virial = facts["virial_test"]
+    if virial is None:
+        lines.append("Virials against energies: not tested (no strained copies of a cell)")
+    else:
+        lines.append(
+            f"Virials against energies ({virial['n_pairs']} strained pairs): slope "
+            f"{virial['slope']:.3f} (1 is right), constant {virial['offset_gpa']:+.2f} GPa, "
+            f"explained {100 * virial['explained']:.1f} %"
+        )
+    gradient = facts["gradient_test"]
+    if gradient["n_pairs"]:
+        lines.append(
+            f"Forces against energies: {gradient['n_pairs'] - gradient['n_wrong']} of "
+            f"{gradient['n_pairs']} pairs of nearly equal frames agree"
+        )
+    else:
+        lines.append("Forces against energies: not tested (no nearly equal frames)")
+    lines.append("")
+    if warnings:
+        lines.append("Look at this:")
+        lines += [f"  - {w}" for w in warnings]
+    else:
+        lines.append("Nothing suspicious.")
+    return "\n".join(lines)
