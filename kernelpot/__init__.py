@@ -18,7 +18,7 @@ _HOMES = {
     "NeighborList": "neighbors",
     "Prediction": "prediction",
     "SOAP": "descriptors",
-    "SOAPTerm": "descriptors",
+    "SOAPTerm": "terms",
     "Wall": "baseline",
     "evaluate": "metrics",
     "load": "potential",
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from kernelpot.baseline import Wall
     from kernelpot.calculator import KernelPotCalculator
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
-    from kernelpot.descriptors import SOAP, SOAPTerm
+    from kernelpot.descriptors import SOAP
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
     from kernelpot.potential import KernelPotential, load
     from kernelpot.prediction import Prediction
+    from kernelpot.terms import SOAPTerm
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ import scipy.linalg
 from ase.data import chemical_symbols
 from ase.units import GPa
 
-from kernelpot.baseline import atomic_energies, shortest_distances
+from kernelpot.baseline import shortest_distances
 from kernelpot.dataset import VOIGT, Dataset, Frame
 from kernelpot.report import data_report_text
 
@@ -222,16 +222,23 @@ def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]
     if not labelled:
         facts["composition"] = None
         return
-    e0 = atomic_energies(Dataset(labelled), "least_squares")
-    residual = np.array(
-        [(f.energy - e0.total(f.atoms.numbers)) / len(f) for f in labelled if f.energy is not None]
-    )
+    counts = np.array([[np.sum(f.atoms.numbers == z) for z in data.species] for f in labelled])
+    size = counts.sum(axis=1)
+    share = counts / size[:, None]
+    energies = np.array([f.energy for f in labelled], dtype=float) / size
+    # least absolute deviations (reweighted least squares): a few wrong energies must not
+    # move the line they are judged by
+    weights = np.ones(len(labelled))
+    for _ in range(30):
+        root = np.sqrt(weights)
+        e0 = np.linalg.lstsq(share * root[:, None], energies * root, rcond=1e-8)[0]
+        residual = energies - share @ e0
+        weights = 1.0 / np.maximum(np.abs(residual), 1e-3)
     center = np.median(residual)
     spread = 1.4826 * float(np.median(np.abs(residual - center)))
     facts["composition"] = {
-        "e0": {chemical_symbols[z]: e for z, e in e0.e0.items()},
+        "e0": dict(zip(data.symbols, map(float, e0), strict=True)),
         "rms_residual_ev_per_atom": float(np.sqrt((residual**2).mean())),
-        "note": e0.note,
     }
     far = np.abs(residual - center) > max(_OUTLIER * spread, 0.5)
     outliers = [f for f, out in zip(labelled, far, strict=True) if out]

@@ -1,4 +1,4 @@
-"""The ``kernelpot`` command: fit, evaluate, md, info.
+"""The ``kernelpot`` command: quickstart, check, fit, evaluate, md, info.
 
 Every verb is a few lines over the Python interface. Wrong input ends with one
 sentence on standard error, exit status 2, and nothing written.
@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kernelpot {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    quick = verbs.add_parser("quickstart", help="fit the shipped silicon, evaluate, run MD, draw")
+    quick.add_argument("--folder", default=".", help="where to write silicon.kpot, silicon.png")
+    _add_common(quick)
+    quick.set_defaults(run=_quickstart)
 
     fit = verbs.add_parser("fit", help="fit a potential to labelled structures")
     fit.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
@@ -192,8 +197,8 @@ def read_config(path: str) -> dict[str, Any]:
         import tomli as tomllib
     import inspect
 
-    from kernelpot.descriptors import SOAPTerm
     from kernelpot.potential import KernelPotential
+    from kernelpot.terms import SOAPTerm
 
     try:
         with open(path, "rb") as stream:
@@ -288,6 +293,24 @@ def _fit(arguments: argparse.Namespace) -> None:
             "training": model["training"],
         },
     )  # fmt: skip
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    from kernelpot.quickstart import quickstart
+
+    started = time.perf_counter()
+    _check_writable(os.path.join(arguments.folder, "silicon.kpot"))
+    out = _out(arguments)
+    bars = _Bars(arguments.quiet)
+
+    def say(line: str) -> None:
+        bars.close()
+        print(line, file=out, flush=True)
+
+    result = quickstart(arguments.folder, say=say, progress=bars, n_threads=arguments.threads)
+    wall, memory = time.perf_counter() - started, _peak_memory_bytes()
+    print(f"{wall:.0f} s in all, peak memory {memory / 1e9:.2f} GB", file=out)
+    _write_json(arguments, {**result, "wall_seconds": wall, "peak_memory_bytes": memory})
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -384,7 +384,24 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
         raise ValueError(_no_labels(atoms, name, keys, results))
     bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     config_type = str(atoms.info.get(keys.config_type, "default"))
-    return Frame(bare, energy, forces, virial, config_type, name, sources, _sigmas(atoms, name))
+    return Frame(
+        bare,
+        energy,
+        forces,
+        virial,
+        config_type,
+        name,
+        sources,
+        _sigmas(atoms, name),
+        _n_constrained(atoms),
+    )
+
+
+def _n_constrained(atoms: Atoms) -> int:
+    indices = [
+        np.atleast_1d(c.get_indices()) for c in atoms.constraints if hasattr(c, "get_indices")
+    ]
+    return len(np.unique(np.concatenate(indices))) if indices else len(atoms.constraints)
 
 
 def _virial(atoms: Atoms, name: str, keys: LabelKeys, label: Any) -> FloatArray | None:

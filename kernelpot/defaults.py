@@ -8,9 +8,9 @@ from ase.data import covalent_radii
 
 from kernelpot.baseline import AtomicEnergies
 from kernelpot.dataset import Dataset
-from kernelpot.descriptors import SOAPTerm
 from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import bulk_volume
+from kernelpot.terms import SOAPTerm
 
 FloatArray = npt.NDArray[np.float64]
 

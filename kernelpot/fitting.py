@@ -13,12 +13,13 @@ from ase.data import chemical_symbols
 
 from kernelpot.covariance import KernelTerm, Layout, covariance_rows
 from kernelpot.dataset import Dataset, Frame
-from kernelpot.descriptors import SOAP, SOAPTerm
+from kernelpot.descriptors import SOAP
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.observations import Noise, observe
 from kernelpot.parallel import map_in_order, single_blas_thread
 from kernelpot.regression import TriangularFactor, whitening
 from kernelpot.selection import distinct, quotas, select
+from kernelpot.terms import SOAPTerm
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -135,4 +135,4 @@ def test_a_golden_structure_that_is_not_reproduced_is_refused(path):
     modelfile.write(path, header, arrays)
     with pytest.raises(ModelFileError, match="not reproduced on this machine .energy by"):
         kp.load(path)
-    assert kp.load(path, verify=False).species_ == (13, 29)
+    assert kp.load(path, verify=False).fitted_.species == (13, 29)

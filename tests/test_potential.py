@@ -49,12 +49,12 @@ def test_energies_only_with_all_environments_sparse_is_scikit_learns_exact_gp():
     soap = kp.SOAP(term, (13,))
     X = normalize(np.concatenate([soap.create(a) for a in train]))[0]
     X_test = normalize(np.concatenate([soap.create(a) for a in test]))[0]
-    y = np.array([a.info["REF_energy"] for a in train]) - pot.e0_.e0[13]
+    y = np.array([a.info["REF_energy"] for a in train]) - pot.fitted_.e0.e0[13]
     kernel = Exponentiation(DotProduct(sigma_0=0.0, sigma_0_bounds="fixed"), 2)
     exact = GaussianProcessRegressor(kernel, alpha=0.01**2, optimizer=None).fit(X, y)
     mean, std = exact.predict(X_test, return_std=True)
     found = [pot.predict(a, return_std=True) for a in test]
-    np.testing.assert_allclose([p.energy - pot.e0_.e0[13] for p in found], mean, atol=1e-6)
+    np.testing.assert_allclose([p.energy - pot.fitted_.e0.e0[13] for p in found], mean, atol=1e-6)
     np.testing.assert_allclose([p.energies_std[0] for p in found], std, atol=1e-6)
 
 
@@ -82,7 +82,7 @@ def test_with_forces_a_sparse_set_that_spans_the_features_is_the_exact_gp(zeta):
     step = 2e-4
     for atoms in frames[:6]:
         rows.append(explicit(atoms))
-        y.append(atoms.info["REF_energy"] - len(atoms) * pot.e0_.e0[13])
+        y.append(atoms.info["REF_energy"] - len(atoms) * pot.fitted_.e0.e0[13])
         sigma.append(0.05 * np.sqrt(len(atoms)))
         for i in range(len(atoms)):
             for axis in range(3):
@@ -97,8 +97,8 @@ def test_with_forces_a_sparse_set_that_spans_the_features_is_the_exact_gp(zeta):
     A, y, sigma = np.array(rows), np.array(y), np.array(sigma)
     K = A @ A.T + np.diag(sigma**2)
     test = frames[6]
-    expected = explicit(test) @ A.T @ np.linalg.solve(K, y) + len(test) * pot.e0_.e0[13]
-    assert pot.model_.whitening[0, 0].shape[1] <= (6 if zeta == 1 else 21)
+    expected = explicit(test) @ A.T @ np.linalg.solve(K, y) + len(test) * pot.fitted_.e0.e0[13]
+    assert pot.fitted_.local.whitening[0, 0].shape[1] <= (6 if zeta == 1 else 21)
     assert pot.predict(test).energy == pytest.approx(expected, abs=2e-4)
 
 
@@ -211,19 +211,22 @@ def test_the_quadratic_map_is_the_kernel(labelled, potential):
     term = kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=80)
     linear = kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=80, zeta=1)
     pot = kp.KernelPotential([term, linear]).fit(labelled)
-    assert {t for _, t in pot.model_._maps} == {0, 1}
+    assert {t for _, t in pot.fitted_.local._maps} == {0, 1}
     direct = LocalModel(
-        pot.model_.terms, pot.model_.weights, pot.model_.whitening, pot.model_.variances
+        pot.fitted_.local.terms,
+        pot.fitted_.local.weights,
+        pot.fitted_.local.whitening,
+        pot.fitted_.local.variances,
     )
     direct._maps.clear()
     atoms = structures()["crystal"]
     pairs = neighbor_list(atoms, pot.r_cut)
     arguments = (
-        species_index(atoms.numbers, pot.species_),
+        species_index(atoms.numbers, pot.fitted_.species),
         pairs,
         pairs.displacements(atoms.positions),
     )
-    fast, slow = pot.model_.evaluate(*arguments), direct.evaluate(*arguments)
+    fast, slow = pot.fitted_.local.evaluate(*arguments), direct.evaluate(*arguments)
     np.testing.assert_allclose(fast.energies, slow.energies, atol=1e-9)
     np.testing.assert_allclose(fast.pair_gradient, slow.pair_gradient, atol=1e-9)
 
@@ -257,7 +260,7 @@ def test_isolated_atoms_are_exact_when_they_are_in_the_data(labelled, small_term
         atoms.arrays["REF_forces"] = np.zeros((1, 3))
         free.append(atoms)
     pot = kp.KernelPotential(small_terms).fit([*labelled, *free])
-    assert pot.e0_.origin == "isolated atoms"
+    assert pot.fitted_.e0.origin == "isolated atoms"
     assert pot.predict(Atoms("Cu")).energy == pytest.approx(-1.5, abs=5e-3)
     assert pot.predict(Atoms("Al")).energy == pytest.approx(2.5, abs=5e-3)
 
@@ -273,9 +276,11 @@ def test_a_constant_virial_error_is_recognized_and_kept_out(labelled, small_term
         frames.append(copy)
     right = kp.KernelPotential(small_terms).fit(labelled)
     wrong = kp.KernelPotential(small_terms).fit(frames)
-    assert wrong.virial_offset_ == pytest.approx(right.virial_offset_ + offset, abs=0.05)
-    assert abs(right.virial_offset_) < 0.05
-    assert any("virial" in note for note in wrong.training_["notes"])
+    assert wrong.fitted_.virial_offset == pytest.approx(
+        right.fitted_.virial_offset + offset, abs=0.05
+    )
+    assert abs(right.fitted_.virial_offset) < 0.05
+    assert any("virial" in note for note in wrong.fitted_.training["notes"])
     test = rattled_alloy(77, (1, 1, 1))
     difference = wrong.predict(test).stress - right.predict(test).stress
     assert np.abs(difference).max() * test.get_volume() / len(test) < 0.1 * offset
@@ -289,8 +294,8 @@ def test_config_type_sigmas_shift_the_weight(labelled, small_terms):
         small_terms, config_type_sigma={"cluster": {"energy": 1e-4, "forces": 1e-3}}
     ).fit(labelled)
     key = "forces_rmse_ev_per_ang"
-    loose_error = loose.training_["errors"]["by_config_type"]["cluster"][key]
-    tight_error = tight.training_["errors"]["by_config_type"]["cluster"][key]
+    loose_error = loose.fitted_.training["errors"]["by_config_type"]["cluster"][key]
+    tight_error = tight.fitted_.training["errors"]["by_config_type"]["cluster"][key]
     assert tight_error < 0.5 * loose_error
 
 
@@ -305,13 +310,13 @@ def test_a_given_list_of_sparse_points(labelled, small_terms):
 @pytest.mark.parametrize("method", ["cur", "kmeans", "random"])
 def test_other_selections_fit_too(labelled, method):
     term = kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=50, sparse_method=method)
-    errors = kp.KernelPotential([term]).fit(labelled).training_["errors"]
+    errors = kp.KernelPotential([term]).fit(labelled).fitted_.training["errors"]
     assert errors["forces_mae_ev_per_ang"] < 0.2
 
 
 def test_defaults_fit_without_a_parameter(labelled):
     pot = kp.KernelPotential(n_sparse=80).fit(labelled)
-    assert len(pot.terms_) == 2
+    assert len(pot.fitted_.local.terms) == 2
     text = pot.summary()
     for word in ("r_cut", "zeta", "sparse points", "sigma_forces", "least squares", "wall"):
         assert word in text
@@ -320,7 +325,7 @@ def test_defaults_fit_without_a_parameter(labelled):
 def test_a_default_number_of_sparse_points_is_capped_and_said(labelled):
     pot = kp.KernelPotential([kp.SOAPTerm(r_cut=3.6, n_max=3, l_max=2)]).fit(labelled[:3])
     assert pot.describe()["terms"][0]["n_sparse"] == {"Al": 6, "Cu": 6}
-    assert any("12 sparse points instead of 1000" in n for n in pot.training_["notes"])
+    assert any("12 sparse points instead of 1000" in n for n in pot.fitted_.training["notes"])
 
 
 # ---- uncertainty -------------------------------------------------------------------

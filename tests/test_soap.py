@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.special import sph_harm_y
 
 from kernelpot import SOAP, SOAPTerm, _soap
-from kernelpot.descriptors import COMPRESSIONS, species_index
+from kernelpot.descriptors import species_index
 from kernelpot.neighbors import neighbor_list
+from kernelpot.terms import COMPRESSIONS
 
 from .conftest import rattled_alloy, structures
 

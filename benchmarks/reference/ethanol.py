@@ -99,7 +99,7 @@ def label(atoms):
     spin = {"H": 1, "C": 2, "O": 2}[atoms.get_chemical_symbols()[0]] if len(atoms) == 1 else 0
     mol = gto.M(atom=geometry, basis=BASIS, unit="Angstrom", spin=spin, verbose=0)
     field = (dft.UKS if spin else dft.RKS)(mol, xc=FUNCTIONAL).density_fit()
-    field.grids.level = 4
+    field.grids.level = 3
     field.conv_tol = 1e-10
     energy = field.kernel()
     if not field.converged:

@@ -19,11 +19,12 @@ import numpy as np
 from ase.build import bulk
 
 from kernelpot.covariance import KernelTerm
-from kernelpot.descriptors import SOAP, SOAPTerm, species_index
+from kernelpot.descriptors import SOAP, species_index
 from kernelpot.evaluation import LocalModel, scatter
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.neighbors import neighbor_list
 from kernelpot.regression import LocalVariance, whitening
+from kernelpot.terms import SOAPTerm
 
 SPECIES = (14,)
 

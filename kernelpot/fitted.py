@@ -1,0 +1,302 @@
+"""A fitted model: immutable parts that together predict, and nothing of how they came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.covariance import KernelTerm
+from kernelpot.dataset import check_structure
+from kernelpot.descriptors import species_index
+from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, scatter
+from kernelpot.neighbors import NeighborList, neighbor_list
+from kernelpot.observations import Noise
+from kernelpot.parallel import thread_count
+from kernelpot.prediction import Prediction
+from kernelpot.regression import LocalVariance, TriangularFactor
+
+FloatArray = npt.NDArray[np.float64]
+
+_VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
+
+
+def voigt(full: FloatArray) -> FloatArray:
+    """Symmetrize a 3x3 tensor and list xx yy zz yz xz xy."""
+    return (0.5 * (full + full.T))[_VOIGT_ROWS, _VOIGT_COLUMNS]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the kernels need not explain: free atoms and baseline.
+
+    Attributes
+    ----------
+    e0 : AtomicEnergies
+    baseline : sequence of Wall
+    """
+
+    e0: AtomicEnergies
+    baseline: Sequence[Wall]
+
+    @property
+    def r_cut(self) -> float:
+        """Reach of the baseline [Å]."""
+        return max((wall.r_cut for wall in self.baseline), default=0.0)
+
+    def add_to(
+        self,
+        atoms: Atoms,
+        pairs: NeighborList,
+        displacements: FloatArray,
+        energies: FloatArray,
+        gradient: FloatArray,
+    ) -> None:
+        """Add its energies per atom and pair gradients, in place.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        pairs : NeighborList
+        displacements : ndarray of shape (n_pairs, 3)
+        energies : ndarray of shape (n_atoms,)
+        gradient : ndarray of shape (n_pairs, 3)
+        """
+        energies += [self.e0.e0[int(z)] for z in atoms.numbers]
+        if self.r_cut > 0:
+            distances = np.sqrt(np.einsum("pc,pc->p", displacements, displacements))
+            for wall in self.baseline:
+                added, slope, close = wall.evaluate(atoms.numbers, pairs, displacements, distances)
+                energies += added
+                gradient[close] += slope
+
+    def labels(self, atoms: Atoms) -> tuple[float, FloatArray, FloatArray]:
+        """Energy, forces and virial (Voigt) to subtract from the labels of a structure."""
+        pairs = neighbor_list(atoms, max(self.r_cut, 0.1))
+        displacements = pairs.displacements(atoms.positions)
+        energies, gradient = np.zeros(len(atoms)), np.zeros((pairs.n_pairs, 3))
+        self.add_to(atoms, pairs, displacements, energies, gradient)
+        forces, virial = scatter(pairs, displacements, gradient, len(atoms))
+        return float(energies.sum()), forces, voigt(virial)
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """Everything a fit yields.
+
+    Attributes
+    ----------
+    species : tuple of int
+        Atomic numbers, ascending.
+    reference : Reference
+        Free atoms and baseline.
+    local : LocalModel
+        The local energy function with its posterior.
+    factor : TriangularFactor
+        Posterior precision of the whitened weights (what an update continues from).
+    noise : Noise
+    virial_offset : float
+        Isotropic virial per atom that the labels carry beyond the derivative of their
+        energies [eV/atom]; kept out of predictions.
+    training : dict
+        Counts, timing, choices made and errors on the training data.
+    """
+
+    species: tuple[int, ...]
+    reference: Reference
+    local: LocalModel
+    factor: TriangularFactor
+    noise: Noise
+    virial_offset: float
+    training: dict[str, Any]
+
+    @property
+    def e0(self) -> AtomicEnergies:
+        """Energies of isolated atoms."""
+        return self.reference.e0
+
+    @property
+    def baseline(self) -> Sequence[Wall]:
+        """Terms of the baseline."""
+        return self.reference.baseline
+
+    @property
+    def r_cut(self) -> float:
+        """Distance beyond which atoms do not interact [Å]."""
+        return max([t.soap.term.r_cut for t in self.local.terms] + [self.reference.r_cut])
+
+    def predict(
+        self,
+        atoms: Atoms,
+        *,
+        return_std: bool = False,
+        neighbors: NeighborList | None = None,
+        n_threads: int | None = None,
+    ) -> Prediction:
+        """Predict a structure; see `KernelPotential.predict`.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        return_std : bool
+        neighbors : NeighborList, optional
+        n_threads : int, optional
+
+        Returns
+        -------
+        Prediction
+        """
+        species_index(atoms.numbers, self.species)  # refuse what is unknown first
+        if neighbors is None:
+            check_structure(atoms, "structure")
+            neighbors = neighbor_list(atoms, self.r_cut)
+        displacements = neighbors.displacements(atoms.positions)
+        found = self._evaluate(
+            atoms, neighbors, displacements, variance=return_std, n_threads=n_threads
+        )
+        assert found.pair_gradient is not None
+        energies, gradient = found.energies, found.pair_gradient
+        self.reference.add_to(atoms, neighbors, displacements, energies, gradient)
+        forces, virial = scatter(neighbors, displacements, gradient, len(atoms))
+        stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
+        std = spilling = None
+        if found.variance is not None and found.novelty is not None:
+            std = np.sqrt(found.variance)
+            index = species_index(atoms.numbers, self.species)
+            spilling = found.novelty / [self.local.variances[int(z)].prior for z in index]
+        return Prediction(float(energies.sum()), energies, forces, stress, std, spilling)
+
+    def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
+        """Standard deviation of local energies; see `KernelPotential.local_std`.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray of shape (n_atoms,)
+        """
+        pairs = neighbor_list(atoms, self.r_cut)
+        found = self._evaluate(
+            atoms,
+            pairs,
+            pairs.displacements(atoms.positions),
+            gradient=False,
+            variance=True,
+            n_threads=n_threads,
+        )
+        assert found.variance is not None
+        return np.sqrt(found.variance)
+
+    def variance_gradient(self, atoms: Atoms, weights: FloatArray) -> FloatArray:
+        """Gradient of weighted local variances; see `KernelPotential.variance_gradient`.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        weights : ndarray of shape (n_atoms,)
+
+        Returns
+        -------
+        ndarray of shape (n_atoms, 3)
+        """
+
+        def blend(
+            batch: slice, energies: FloatArray, variances: FloatArray
+        ) -> tuple[FloatArray, FloatArray, FloatArray]:
+            return variances, np.zeros_like(energies), weights[batch]
+
+        pairs = neighbor_list(atoms, self.r_cut)
+        displacements = pairs.displacements(atoms.positions)
+        found = self._evaluate(atoms, pairs, displacements, blend=blend)
+        assert found.pair_gradient is not None
+        return -scatter(pairs, displacements, found.pair_gradient, len(atoms))[0]
+
+    def _evaluate(
+        self,
+        atoms: Atoms,
+        pairs: NeighborList,
+        displacements: FloatArray,
+        *,
+        gradient: bool = True,
+        variance: bool = False,
+        blend: Blend | None = None,
+        n_threads: int | None = None,
+    ) -> LocalEvaluation:
+        return self.local.evaluate(
+            species_index(atoms.numbers, self.species),
+            pairs,
+            displacements,
+            gradient=gradient,
+            variance=variance,
+            blend=blend,
+            n_threads=thread_count(n_threads),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that was chosen and found, as plain data.
+
+        Returns
+        -------
+        dict
+        """
+        symbols = [chemical_symbols[z] for z in self.species]
+        terms = []
+        for t, term in enumerate(self.local.terms):
+            present = sorted(term.sparse)
+            terms.append(
+                {
+                    **term.soap.term.to_dict(),
+                    "n_features": term.soap.n_features,
+                    "n_sparse": {symbols[z]: len(term.sparse[z]) for z in present},
+                    "rank": {symbols[z]: self.local.whitening[z, t].shape[1] for z in present},
+                }
+            )
+        return {
+            "species": symbols,
+            "r_cut": self.r_cut,
+            "terms": terms,
+            "sigma_energy": self.noise.sigma_energy,
+            "sigma_forces": self.noise.sigma_forces,
+            "sigma_stress": self.noise.sigma_stress,
+            "config_type_sigma": {k: dict(v) for k, v in self.noise.config_types.items()},
+            "e0": {chemical_symbols[z]: e for z, e in self.e0.e0.items()},
+            "e0_origin": self.e0.origin,
+            "e0_note": self.e0.note,
+            "baseline": [wall.to_dict() for wall in self.baseline],
+            "virial_offset": self.virial_offset,
+            "training": self.training,
+        }
+
+
+def posterior_variances(
+    terms: Sequence[KernelTerm],
+    factor: TriangularFactor,
+    columns: Mapping[int, slice],
+) -> dict[int, LocalVariance]:
+    """Posterior of the local energies of each species.
+
+    Parameters
+    ----------
+    terms : sequence of KernelTerm
+    factor : TriangularFactor
+    columns : mapping of species index to slice
+        Whitened columns of each species.
+    """
+    return {
+        z: LocalVariance(prior_variance(terms, z), factor.posterior_factor(part))
+        for z, part in columns.items()
+    }
+
+
+def prior_variance(terms: Sequence[KernelTerm], species: int) -> float:
+    """Prior variance of a local energy of a species [eV^2]."""
+    return float(sum(t.kernel.diagonal() for t in terms if species in t.sparse))

@@ -1,0 +1,240 @@
+"""A fitted model as a header and arrays, and back, with a golden structure as witness."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+from ase import Atoms
+
+from kernelpot import modelfile
+from kernelpot._version import __version__
+from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.covariance import KernelTerm
+from kernelpot.descriptors import SOAP
+from kernelpot.evaluation import LocalModel
+from kernelpot.fitted import FittedModel, Reference, prior_variance
+from kernelpot.kernels import DotProductKernel
+from kernelpot.observations import Noise
+from kernelpot.regression import LocalVariance, TriangularFactor
+from kernelpot.terms import SOAPTerm
+
+FloatArray = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+
+# Golden structure: agreement demanded when a file is loaded.
+_ENERGY_TOLERANCE = 1e-8
+_FORCE_TOLERANCE = 1e-6
+
+
+def save(model: FittedModel, path: str | os.PathLike[str], golden: Atoms) -> None:
+    """Write a model file.
+
+    Parameters
+    ----------
+    model : FittedModel
+    path : path
+    golden : ase.Atoms
+        A small structure whose prediction is stored and recomputed at load.
+    """
+    local = model.local
+    arrays: dict[str, Array] = {}
+    for (z, t), weights in local.weights.items():
+        arrays[f"weights_{z}_{t}"] = weights
+        arrays[f"whitening_{z}_{t}"] = local.whitening[z, t]
+        arrays[f"sparse_{z}_{t}"] = local.terms[t].sparse[z]
+    for t, term in enumerate(local.terms):
+        arrays[f"alphas_{t}"], arrays[f"betas_{t}"] = term.soap.basis_constants
+    for z, variance in local.variances.items():
+        arrays[f"posterior_{z}"] = _pack(variance.posterior_factor)
+    arrays["factor"] = _pack(model.factor.matrix)
+    golden_header, golden_arrays = _golden(model, golden)
+    arrays.update(golden_arrays)
+    noise = model.noise
+    header = {
+        "units": {"energy": "eV", "length": "Angstrom"},
+        "species": [int(z) for z in model.species],
+        "terms": [term.soap.term.to_dict() for term in local.terms],
+        "blocks": sorted([int(z), int(t)] for z, t in local.weights),
+        "n_rows": model.factor.n_rows,
+        "noise": {
+            "sigma_energy": noise.sigma_energy,
+            "sigma_forces": noise.sigma_forces,
+            "sigma_stress": noise.sigma_stress,
+            "config_types": {k: dict(v) for k, v in noise.config_types.items()},
+            "bulk_volume": noise.bulk_volume,
+        },
+        "e0": {str(z): e for z, e in model.e0.e0.items()},
+        "e0_origin": model.e0.origin,
+        "e0_note": model.e0.note,
+        "baseline": [wall.to_dict() for wall in model.baseline],
+        "virial_offset": model.virial_offset,
+        "training": model.training,
+        "golden": golden_header,
+        "versions": _versions(),
+    }
+    modelfile.write(path, _json_safe(header), arrays)
+
+
+def load(path: str | os.PathLike[str], *, verify: bool = True) -> tuple[FittedModel, Atoms]:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : path
+    verify : bool
+        Recompute the golden structure and compare.
+
+    Returns
+    -------
+    model : FittedModel
+    golden : ase.Atoms
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If the file is foreign, truncated, altered, too new, or the golden structure is
+        not reproduced.
+    """
+    header, arrays = modelfile.read(path)
+    species = tuple(header["species"])
+    blocks = [(int(z), int(t)) for z, t in header["blocks"]]
+    terms = []
+    for t, fields in enumerate(header["terms"]):
+        term = SOAPTerm(**fields)
+        soap = SOAP(term, species, basis=(arrays[f"alphas_{t}"], arrays[f"betas_{t}"]))
+        sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
+        terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), sparse))
+    factor_matrix = _unpack(arrays["factor"])
+    factor = TriangularFactor(len(factor_matrix) - 1)
+    factor.matrix = np.asfortranarray(factor_matrix)
+    factor.n_rows = int(header["n_rows"])
+    local = LocalModel(
+        terms,
+        {(z, t): arrays[f"weights_{z}_{t}"] for z, t in blocks},
+        {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks},
+        {
+            z: LocalVariance(prior_variance(terms, z), _unpack(arrays[f"posterior_{z}"]))
+            for z in sorted({z for z, _ in blocks})
+        },
+    )
+    noise = dict(header["noise"])
+    noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]
+    e0 = AtomicEnergies(
+        {int(z): float(e) for z, e in header["e0"].items()}, header["e0_origin"], header["e0_note"]
+    )
+    model = FittedModel(
+        species=species,
+        reference=Reference(e0, [Wall.from_dict(entry) for entry in header["baseline"]]),
+        local=local,
+        factor=factor,
+        noise=Noise(**noise),
+        virial_offset=float(header["virial_offset"]),
+        training=header["training"],
+    )
+    golden = Atoms(
+        arrays["golden_numbers"],
+        arrays["golden_positions"],
+        cell=arrays["golden_cell"],
+        pbc=header["golden"]["pbc"],
+    )
+    if verify:
+        _verify(model, golden, header["golden"], arrays, os.fspath(path))
+    return model, golden
+
+
+def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str, Array]]:
+    predicted = model.predict(atoms, return_std=True, n_threads=1)
+    assert predicted.energies_std is not None
+    arrays: dict[str, Array] = {
+        "golden_numbers": atoms.numbers.astype(np.int64),
+        "golden_positions": atoms.positions.copy(),
+        "golden_cell": np.array(atoms.cell),
+        "golden_forces": predicted.forces,
+        "golden_std": predicted.energies_std,
+    }
+    if predicted.stress is not None:
+        arrays["golden_stress"] = predicted.stress
+    return {"energy": predicted.energy, "pbc": [bool(p) for p in atoms.pbc]}, arrays
+
+
+def _verify(
+    model: FittedModel,
+    atoms: Atoms,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+    name: str,
+) -> None:
+    found = model.predict(atoms, return_std=True, n_threads=1)
+    wrong = []
+    energy = abs(found.energy - header["energy"])
+    if not energy <= _ENERGY_TOLERANCE * max(1.0, abs(header["energy"])):
+        wrong.append(f"energy by {energy:.2g} eV")
+    pairs: list[tuple[str, FloatArray | None]] = [
+        ("forces", found.forces),
+        ("std", found.energies_std),
+    ]
+    if "golden_stress" in arrays:
+        pairs.append(("stress", found.stress))
+    for kind, value in pairs:
+        assert value is not None
+        stored = arrays[f"golden_{kind}"]
+        difference = float(np.abs(value - stored).max())
+        if not difference <= _FORCE_TOLERANCE * max(1.0, float(np.abs(stored).max())):
+            wrong.append(f"{kind} by {difference:.2g}")
+    if wrong:
+        raise modelfile.ModelFileError(
+            f"{name}: the stored structure is not reproduced on this machine "
+            f"({', '.join(wrong)}); library versions differ? verify=False loads anyway"
+        )
+
+
+def smallest(structures: Sequence[Atoms]) -> Atoms:
+    """The smallest structure of more than one atom (or of one, if there are no others)."""
+    several = [atoms for atoms in structures if len(atoms) > 1]
+    return min(several or structures, key=len)
+
+
+def _pack(matrix: FloatArray) -> FloatArray:
+    """Upper triangle, row by row."""
+    return matrix[np.triu_indices(len(matrix))]
+
+
+def _unpack(packed: FloatArray) -> FloatArray:
+    n = int((np.sqrt(8 * len(packed) + 1) - 1) / 2)
+    matrix = np.zeros((n, n))
+    matrix[np.triu_indices(n)] = packed
+    return matrix
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _json_safe(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _versions() -> dict[str, str]:
+    import ase
+    import numba
+
+    return {
+        "kernelpot": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "numba": numba.__version__,
+        "ase": ase.__version__,
+    }
