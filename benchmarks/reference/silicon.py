@@ -19,7 +19,7 @@ from ase.build import bulk, diamond100, diamond111
 
 LATTICE = 5.469  # PBE [Å]
 PLANE_WAVES = 300  # [eV]
-K_LENGTH = 16.4  # k-points times cell length [Å]: 3 x 3 x 3 for the cubic cell
+K_LENGTH = 16.4  # k-points over reciprocal length [Å]: 3 x 3 x 3 for the cubic cell
 SMEARING = 0.1  # [eV]
 
 
@@ -36,6 +36,13 @@ def strained(atoms, rng, amount):
     strain = amount * rng.normal(size=(3, 3))
     copy = atoms.copy()
     copy.set_cell(atoms.cell.array @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True)
+    return copy
+
+
+def scaled(atoms, factor):
+    """Copy with all lengths multiplied."""
+    copy = atoms.copy()
+    copy.set_cell(atoms.cell * factor, scale_atoms=True)
     return copy
 
 
@@ -75,14 +82,10 @@ def frames(seed=2024):
     """All structures in the order of computation, as (group, atoms, spin-polarized)."""
     rng = np.random.default_rng(seed)
     cubic = bulk("Si", a=LATTICE, cubic=True)
-    primitive = bulk("Si", a=LATTICE)
     groups = {"isolated_atom": [Atoms("Si", positions=[[4.5] * 3], cell=[9.0, 9.1, 9.2])]}
-    crystal = [primitive.copy()]
-    for scale in (0.94, 0.97, 1.03, 1.06):
-        copy = primitive.copy()
-        copy.set_cell(primitive.cell * scale, scale_atoms=True)
-        crystal.append(copy)
-    crystal += [strained(primitive, rng, 0.03) for _ in range(7)]
+    # one cell shape for all crystals: their k-points err alike
+    crystal = [scaled(cubic, factor) for factor in (1.0, 0.94, 0.97, 1.03, 1.06)]
+    crystal += [strained(cubic, rng, 0.03) for _ in range(7)]
     groups["crystal"] = crystal
     groups["rattled"] = [
         rattled(strained(cubic, rng, 0.02), rng, amplitude)
@@ -134,7 +137,9 @@ def frames(seed=2024):
         for k, atoms in enumerate(members):
             order.append(((k + 0.3) / len(members), group, atoms, spin))
     order.sort(key=lambda entry: entry[0] if entry[1] != "isolated_atom" else -1.0)
-    return [(group, atoms, spin) for _, group, atoms, spin in order]
+    dealt = [(group, atoms, spin) for _, group, atoms, spin in order]
+    # without these a potential may well prefer a torn crystal to a whole one
+    return dealt + [("stretched", scaled(cubic, f), False) for f in (1.1, 1.2, 1.15, 1.3)]
 
 
 def label(group, atoms, spin):
@@ -150,8 +155,8 @@ def label(group, atoms, spin):
         special = {"mixer": MixerSum(0.25, 1, 1.0), "nbands": 4 + 4 * len(atoms)}
     else:
         special = {}
-        lengths = work.cell.lengths()
-        k_points = tuple(max(1, round(K_LENGTH / length)) for length in lengths)
+        spacing = np.linalg.norm(np.linalg.inv(work.cell.array), axis=0)
+        k_points = tuple(max(1, round(K_LENGTH * b)) for b in spacing)
         if group == "surface":
             k_points = (*k_points[:2], 1)
     work.pbc = True
