@@ -11,12 +11,16 @@ harmonics ``Y_q`` (degree ``l`` homogeneous) and a tabulated radial function, an
 
 The number of radial functions is passed as an integer (any size, one compilation)
 or as a tuple of that length: its length is then a compile-time constant and the
-innermost loops are unrolled for this size. Both come from the same source.
+innermost loops are unrolled for this size. The two loops over pairs that matter most,
+`expand` and `pair_gradients`, exist a second time in vector code for such fixed sizes
+(`expand_vector`, `pair_gradients_vector`); the plain ones are what these must equal.
 """
 
 import numba
 import numpy as np
 from numba.extending import overload
+
+from kernelpot._simd import LANES, gather_pair, harmonics, scatter_pair
 
 # No nnan/ninf: a NaN position must stay visible in the result.
 _OPTIONS = {
@@ -169,6 +173,72 @@ def expand(
                     y_value = y_q[q]
                     for n in range(n_max):
                         c_z[q, n] += y_value * radial[n]
+        if sum_channel >= 0:
+            for channel in range(sum_channel):
+                for q in range(n_q):
+                    for n in range(n_max):
+                        c[sum_channel, q, n] += c[channel, q, n]
+
+
+@numba.njit(**_OPTIONS)
+def expand_vector(
+    first,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    start,
+    stop,
+    center_channel,
+    center_n,
+    sum_channel,
+    r_cut,
+    table,
+    size,
+    degrees,
+    coefficients,
+):
+    """`expand` in vector code; ``size`` and ``degrees`` are tuples of n_max and l_max + 1."""
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    xyz = np.zeros((3, LANES))
+    values = np.empty((n_q, LANES))
+    distance = np.empty(LANES)
+    pair = np.empty(LANES, dtype=np.int64)
+    coefficients[:] = 0.0
+    for i in range(start, stop):
+        c = coefficients[i - start]
+        for n in range(n_max):
+            c[center_channel[i], 0, n] = center_n[i, n]
+        lanes = 0
+        last = first[i + 1]
+        for p in range(first[i], last + 1):
+            if p < last:
+                x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+                r = np.sqrt(x * x + y * y + z * z)
+                if r < r_cut:
+                    xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
+                    distance[lanes], pair[lanes] = r, p
+                    lanes += 1
+            if lanes < LANES and (p < last or lanes == 0):
+                continue
+            harmonics(xyz, values, None, degrees)
+            for lane in range(lanes):
+                position = distance[lane] * per_length
+                k = min(int(position), n_knots - 2)
+                t = position - k
+                weight = weight_p[pair[lane]]
+                weights = (
+                    weight * ((2.0 * t - 3.0) * t * t + 1.0),
+                    weight * (((t - 2.0) * t + 1.0) * t),
+                    weight * ((3.0 - 2.0 * t) * t * t),
+                    weight * ((t - 1.0) * t * t),
+                )
+                row = ((i - start) * coefficients.shape[1] + channel_p[pair[lane]]) * n_q * n_max
+                knot = k * 2 * n_l * n_max
+                scatter_pair(coefficients, row, values, lane, table, knot, weights, size, degrees)
+            lanes = 0
         if sum_channel >= 0:
             for channel in range(sum_channel):
                 for q in range(n_q):
@@ -348,6 +418,76 @@ def pair_gradients(
             gradient_pc[p, 0] += weight * (total_x + along * x)
             gradient_pc[p, 1] += weight * (total_y + along * y)
             gradient_pc[p, 2] += weight * (total_z + along * z)
+
+
+@numba.njit(**_OPTIONS)
+def pair_gradients_vector(
+    first,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    start,
+    stop,
+    r_cut,
+    table,
+    size,
+    degrees,
+    adjoint,
+    gradient_pc,
+):
+    """`pair_gradients` in vector code; sizes as in `expand_vector`."""
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    xyz = np.zeros((3, LANES))
+    values = np.empty((n_q, LANES))
+    gradients = np.empty((3, n_q, LANES))
+    distance = np.empty(LANES)
+    pair = np.empty(LANES, dtype=np.int64)
+    for i in range(start, stop):
+        lanes = 0
+        last = first[i + 1]
+        for p in range(first[i], last + 1):
+            if p < last:
+                x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+                r = np.sqrt(x * x + y * y + z * z)
+                if r < r_cut:
+                    xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
+                    distance[lanes], pair[lanes] = r, p
+                    lanes += 1
+            if lanes < LANES and (p < last or lanes == 0):
+                continue
+            harmonics(xyz, values, gradients, degrees)
+            for lane in range(lanes):
+                position = distance[lane] * per_length
+                k = min(int(position), n_knots - 2)
+                t = position - k
+                weights = (
+                    (2.0 * t - 3.0) * t * t + 1.0,
+                    ((t - 2.0) * t + 1.0) * t,
+                    (3.0 - 2.0 * t) * t * t,
+                    (t - 1.0) * t * t,
+                )
+                d_value = 6.0 * t * (t - 1.0) * per_length
+                slopes = (
+                    d_value,
+                    ((3.0 * t - 4.0) * t + 1.0) * per_length,
+                    -d_value,
+                    (3.0 * t - 2.0) * t * per_length,
+                )
+                q = pair[lane]
+                row = ((i - start) * adjoint.shape[1] + channel_p[q]) * n_q * n_max
+                knot = k * 2 * n_l * n_max
+                along, gx, gy, gz = gather_pair(
+                    adjoint, row, values, gradients, lane, table, knot, weights, slopes, size,
+                    degrees,
+                )  # fmt: skip
+                along /= distance[lane]
+                gradient_pc[q, 0] += weight_p[q] * (gx + along * xyz[0, lane])
+                gradient_pc[q, 1] += weight_p[q] * (gy + along * xyz[1, lane])
+                gradient_pc[q, 2] += weight_p[q] * (gz + along * xyz[2, lane])
+            lanes = 0
 
 
 @numba.njit(**_OPTIONS)

@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot import _soap
+from kernelpot._simd import prefactor
 from kernelpot.terms import SOAPTerm
 
 FloatArray = npt.NDArray[np.float64]
@@ -56,8 +57,8 @@ class SOAP:
     species : tuple of int
         Atomic numbers that may occur, ascending.
     specialize : bool, default=True
-        Compile the loops for this `n_max` (fastest; a few seconds once per size).
-        False: one compilation for all sizes.
+        Vector code for this `n_max` and `l_max` (fastest; compiled once per size, some
+        seconds). False: plain loops, one compilation for all sizes.
     basis : (alphas, betas), optional
         Constants of the radial basis, as from an earlier `basis_constants`. They come
         out of an ill-conditioned matrix square root and differ between machines in
@@ -272,18 +273,22 @@ class SOAP:
 
     @cached_property
     def _prefactor_q(self) -> FloatArray:
-        prefactor = []
-        for degree in range(int(self.term.l_max) + 1):
-            for m in range(-degree, degree + 1):
-                ratio = math.factorial(degree - abs(m)) / math.factorial(degree + abs(m))
-                norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * ratio)
-                prefactor.append(norm * (math.sqrt(2.0) if m else 1.0))
-        return np.array(prefactor)
+        degrees = range(int(self.term.l_max) + 1)
+        return np.array([prefactor(l, abs(m)) for l in degrees for m in range(-l, l + 1)])
 
     @cached_property
     def _size(self) -> int | tuple[int, ...]:
         n = int(self.term.n_max)
-        return (0,) * n if self.specialize else n
+        return (0,) * n if self._degrees is not None else n
+
+    @cached_property
+    def _degrees(self) -> tuple[int, ...] | None:
+        """Tuple of length l_max + 1 for the vector code, None for the plain loops."""
+        import numba
+
+        if not self.specialize or getattr(numba.config, "DISABLE_JIT", False):
+            return None
+        return (0,) * (int(self.term.l_max) + 1)
 
     @cached_property
     def _species_weight(self) -> FloatArray:
@@ -337,7 +342,7 @@ class SOAP:
         term = self.term
         shape = (stop - start, self.n_channels, (term.l_max + 1) ** 2, int(term.n_max))
         coefficients = np.empty(shape)
-        _soap.expand(
+        common = (
             batch.first,
             batch.displacements,
             batch.channels,
@@ -350,10 +355,11 @@ class SOAP:
             float(term.r_cut),
             self._table,
             self._size,
-            int(term.l_max),
-            self._prefactor_q,
-            coefficients,
         )
+        if self._degrees is not None:
+            _soap.expand_vector(*common, self._degrees, coefficients)
+        else:
+            _soap.expand(*common, int(term.l_max), self._prefactor_q, coefficients)
         return coefficients
 
     def features(self, coefficients: FloatArray) -> FloatArray:
@@ -395,7 +401,7 @@ class SOAP:
             self._sum_channel,
             adjoint,
         )
-        _soap.pair_gradients(
+        common = (
             batch.first,
             batch.displacements,
             batch.channels,
@@ -405,11 +411,13 @@ class SOAP:
             float(self.term.r_cut),
             self._table,
             self._size,
-            int(self.term.l_max),
-            self._prefactor_q,
-            adjoint,
-            gradient,
         )
+        if self._degrees is not None:
+            _soap.pair_gradients_vector(*common, self._degrees, adjoint, gradient)
+        else:
+            _soap.pair_gradients(
+                *common, int(self.term.l_max), self._prefactor_q, adjoint, gradient
+            )
 
     def jacobian(
         self,
