@@ -79,6 +79,12 @@ class Wall:
         A pair of species seen in the data gets its shortest distance, at most 0.95 of
         the sum of covalent radii; a pair never seen gets 0.8 of that sum.
 
+        Parameters
+        ----------
+        data : Dataset
+        species : sequence of int
+            Atomic numbers that need a wall.
+
         Returns
         -------
         Wall
@@ -105,7 +111,25 @@ class Wall:
         return WALL_OUTER * max((self.d_min or {}).values(), default=0.0)
 
     def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
-        """Energy of one pair [eV] and its derivative [eV/Å] at distances `r`."""
+        """Energy of one pair and its derivative.
+
+        Parameters
+        ----------
+        r : ndarray of shape (n,)
+            Distances [Å].
+        z1, z2 : int
+            Atomic numbers.
+
+        Returns
+        -------
+        energy, derivative : ndarray of shape (n,)
+            [eV] and [eV/Å].
+
+        Raises
+        ------
+        ValueError
+            Before the wall has distances.
+        """
         if self.d_min is None:
             raise ValueError("the wall has no distances yet: fit it, or give `d_min`")
         d_min = self.d_min[min(z1, z2), max(z1, z2)]
@@ -122,6 +146,16 @@ class Wall:
         distances: FloatArray,
     ) -> tuple[FloatArray, FloatArray, IntArray]:
         """Energy per atom and gradient of the pairs that feel the wall.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n_atoms,)
+            Atomic numbers.
+        pairs : NeighborList
+        displacements : ndarray of shape (n_pairs, 3)
+            [Å].
+        distances : ndarray of shape (n_pairs,)
+            [Å].
 
         Returns
         -------
@@ -147,17 +181,36 @@ class Wall:
         return energies, gradient, close
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for the model file."""
+        """Plain data for the model file.
+
+        Returns
+        -------
+        dict
+        """
         d_min = self.d_min or {}
         return {"kind": "wall", "d_min": [[a, b, d] for (a, b), d in sorted(d_min.items())]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Wall:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Parameters
+        ----------
+        data : mapping
+
+        Returns
+        -------
+        Wall
+        """
         return cls({(int(a), int(b)): float(d) for a, b, d in data["d_min"]})
 
     def describe(self) -> list[str]:
-        """Return one line per pair of species for reports."""
+        """Return one line per pair of species for reports.
+
+        Returns
+        -------
+        list of str
+        """
         return [
             f"{chemical_symbols[a]}-{chemical_symbols[b]}: full below "
             f"{WALL_INNER * d:.2f} Å, zero above {WALL_OUTER * d:.2f} Å"

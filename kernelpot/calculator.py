@@ -9,7 +9,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from kernelpot.dataset import check_structure
+from kernelpot.dataset import check_cell
 from kernelpot.neighbors import SkinList
 from kernelpot.potential import KernelPotential, load
 
@@ -95,10 +95,8 @@ class KernelPotCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         if {"energies_std", "spilling"} & set(properties):
             self.with_std = True
-        builds = self._list.n_builds
+        check_cell(self.atoms, "structure")
         neighbors = self._list.update(self.atoms)
-        if self._list.n_builds > builds:
-            check_structure(self.atoms, "structure")
         predicted = self.potential.predict(
             self.atoms,
             return_std=self.with_std,

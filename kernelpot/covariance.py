@@ -20,8 +20,9 @@ from kernelpot.neighbors import neighbor_list
 
 FloatArray = npt.NDArray[np.float64]
 
-# Feature Jacobians are formed for so many bytes of pairs at a time.
-_JACOBIAN_BYTES = 48e6
+# Feature Jacobians are formed for so many bytes of pairs at a time: small enough that the
+# allocator reuses the memory instead of mapping fresh pages for every chunk.
+_JACOBIAN_BYTES = 16e6
 
 
 @dataclass(frozen=True)

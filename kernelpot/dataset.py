@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
+from kernelpot.neighbors import NeighborList, neighbor_list
+
 if TYPE_CHECKING:
     from kernelpot.checks import DataReport
 
@@ -50,7 +52,7 @@ class LabelKeys:
 class Frame:
     """One labelled structure.
 
-    Attributes
+    Parameters
     ----------
     atoms : ase.Atoms
         Numbers, positions, cell and periodicity only.
@@ -298,8 +300,32 @@ def check_structure(atoms: Atoms, name: str) -> None:
     Raises
     ------
     ValueError
-        Without atoms, with a position that is not finite, two atoms on one spot, a
-        periodic direction without a cell vector, or a degenerate cell.
+        As `check_cell`, or if two atoms sit on one spot.
+    """
+    check_cell(atoms, name)
+    pairs = neighbor_list(atoms, COINCIDENCE)
+    check_distances(pairs, pairs.displacements(atoms.positions), name)
+
+
+def check_distances(pairs: NeighborList, displacements: FloatArray, name: str) -> None:
+    """Refuse pairs closer than `COINCIDENCE`."""
+    close = np.flatnonzero(np.einsum("pc,pc->p", displacements, displacements) < COINCIDENCE**2)
+    if len(close):
+        i, j = int(pairs.centers[close[0]]), int(pairs.neighbors[close[0]])
+        raise ValueError(
+            f"{name}: atoms {i} and {j} sit on one spot (closer than {COINCIDENCE} Å); "
+            "remove the duplicate or fix the cell"
+        )
+
+
+def check_cell(atoms: Atoms, name: str) -> None:
+    """Refuse a structure for which no neighbors can be found.
+
+    Raises
+    ------
+    ValueError
+        Without atoms, with a position that is not finite, a periodic direction without
+        a cell vector, or a degenerate cell.
     """
     if len(atoms) == 0:
         raise ValueError(f"{name} has no atoms")
@@ -319,15 +345,6 @@ def check_structure(atoms: Atoms, name: str) -> None:
             )
         if abs(np.linalg.det(np.array(atoms.cell.complete()))) < 1e-6:
             raise ValueError(f"{name}: the cell vectors are linearly dependent")
-    from kernelpot.neighbors import neighbor_list
-
-    close = neighbor_list(atoms, COINCIDENCE)
-    if close.n_pairs:
-        i, j = int(close.centers[0]), int(close.neighbors[0])
-        raise ValueError(
-            f"{name}: atoms {i} and {j} sit on one spot (closer than {COINCIDENCE} Å); "
-            "remove the duplicate or fix the cell"
-        )
 
 
 def _finite(value: FloatArray, name: str, key: str) -> FloatArray:

@@ -69,7 +69,7 @@ class SOAP:
     species: tuple[int, ...]
     specialize: bool = True
     basis: tuple[FloatArray, FloatArray] | None = field(default=None, repr=False, compare=False)
-    _dscribe: list[Any] = field(default_factory=list, repr=False, compare=False)
+    _dscribe: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check that species are sorted and weights complete."""
@@ -335,6 +335,13 @@ class SOAP:
     def expansion(self, batch: PairBatch, start: int, stop: int) -> FloatArray:
         """Density coefficients of centers ``start .. stop - 1``.
 
+        Parameters
+        ----------
+        batch : PairBatch
+            The pairs.
+        start, stop : int
+            Range of centers.
+
         Returns
         -------
         ndarray of shape (stop - start, n_channels, (l_max + 1)^2, n_max)
@@ -363,7 +370,17 @@ class SOAP:
         return coefficients
 
     def features(self, coefficients: FloatArray) -> FloatArray:
-        """Power spectrum, equal to `create`; shape (n_centers, n_features)."""
+        """Power spectrum, equal to `create`.
+
+        Parameters
+        ----------
+        coefficients : ndarray of shape (n_centers, n_channels, (l_max + 1)^2, n_max)
+            From `expansion`.
+
+        Returns
+        -------
+        ndarray of shape (n_centers, n_features)
+        """
         blocks, factor = self._blocks
         features = np.empty((len(coefficients), self.n_features))
         _soap.power_spectrum(coefficients, blocks, factor, self._scale_l, self._size, features)
@@ -382,8 +399,12 @@ class SOAP:
 
         Parameters
         ----------
-        batch, start, stop, coefficients
-            As given to and returned by `expansion`.
+        batch : PairBatch
+            The pairs.
+        start, stop : int
+            Range of centers, as given to `expansion`.
+        coefficients : ndarray
+            What `expansion` returned for them.
         cotangent : ndarray of shape (stop - start, n_features)
             Derivative of a scalar with respect to the features.
         gradient : ndarray of shape (n_pairs, 3)

@@ -135,8 +135,9 @@ class LocalModel:
                 pair_gradient,
             )  # fmt: skip
 
+        starts = range(0, n_atoms, BATCH)
         with single_blas_thread():
-            for _ in map_in_order(work, range(0, n_atoms, BATCH), n_threads):
+            for _ in map_in_order(work, starts, min(n_threads, len(starts))):
                 pass
         return LocalEvaluation(energies, variances, novelties, pair_gradient)
 

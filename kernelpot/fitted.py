@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 
 from kernelpot.baseline import AtomicEnergies, Wall
 from kernelpot.covariance import KernelTerm
-from kernelpot.dataset import check_structure
+from kernelpot.dataset import check_cell, check_distances
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, scatter
 from kernelpot.neighbors import NeighborList, neighbor_list
@@ -154,9 +154,10 @@ class FittedModel:
         """
         species_index(atoms.numbers, self.species)  # refuse what is unknown first
         if neighbors is None:
-            check_structure(atoms, "structure")
+            check_cell(atoms, "structure")
             neighbors = neighbor_list(atoms, self.r_cut)
         displacements = neighbors.displacements(atoms.positions)
+        check_distances(neighbors, displacements, "structure")
         found = self._evaluate(
             atoms, neighbors, displacements, variance=return_std, n_threads=n_threads
         )

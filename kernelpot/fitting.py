@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 
 from kernelpot.covariance import KernelTerm, Layout, covariance_rows
 from kernelpot.dataset import Dataset, Frame
-from kernelpot.descriptors import SOAP
+from kernelpot.descriptors import SOAP, species_index
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.observations import Noise, observe
 from kernelpot.parallel import map_in_order, single_blas_thread
@@ -114,7 +114,7 @@ def choose_sparse_points(
     if given is not None:
         sparse: dict[int, list[FloatArray]] = {}
         for atoms, center in given:
-            z = species.index(int(atoms.numbers[center]))
+            z = int(species_index(atoms.numbers[[center]], species)[0])
             sparse.setdefault(z, []).append(soap.create(atoms, [center])[0])
         points = {z: normalize(np.array(rows))[0] for z, rows in sorted(sparse.items())}
         return KernelTerm(soap, kernel, points), notes

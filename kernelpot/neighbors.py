@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int64]
 class NeighborList:
     """Pairs ``i -> j`` of one or several structures, sorted by center.
 
-    Attributes
+    Parameters
     ----------
     first : ndarray of shape (n_atoms + 1,)
         Pairs of center ``i`` are ``first[i] .. first[i + 1] - 1``.
@@ -47,7 +47,18 @@ class NeighborList:
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
 
     def displacements(self, positions: FloatArray) -> FloatArray:
-        """Return vectors from center to neighbor [Å], shape (n_pairs, 3)."""
+        """Vectors from center to neighbor.
+
+        Parameters
+        ----------
+        positions : ndarray of shape (n_atoms, 3)
+            [Å].
+
+        Returns
+        -------
+        ndarray of shape (n_pairs, 3)
+            [Å].
+        """
         found = positions[self.neighbors]
         found += self.shifts
         found -= np.repeat(positions, np.diff(self.first), axis=0)

@@ -16,6 +16,7 @@ from ase.units import GPa
 from kernelpot import defaults, storage
 from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
 from kernelpot.checks import label_sources
+from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
 from kernelpot.evaluation import LocalModel
 from kernelpot.fitted import FittedModel, Reference, posterior_variances
@@ -184,6 +185,7 @@ class KernelPotential:
             )
             kernel_terms.append(kernel_term)
             notes += [f"term {index}: {note}" for note in found]
+        _check_every_species(kernel_terms, species)
         design = Design.of(kernel_terms, species)
         factor = TriangularFactor(design.n_columns)
         accumulate(design, factor, frames, references, noise, n_threads=threads, progress=progress)
@@ -369,7 +371,13 @@ class KernelPotential:
         return self._model.describe()
 
     def summary(self) -> str:
-        """Explain in words what was chosen, from what, and how well it fits."""
+        """Explain in words what was chosen, from what, and how well it fits.
+
+        Returns
+        -------
+        str
+            Text with units, to be printed.
+        """
         return summary_text(self.describe(), self._model.baseline)
 
     # ---- file ----------------------------------------------------------------------
@@ -425,7 +433,18 @@ class KernelPotential:
 
 
 def load(path: str | os.PathLike[str], *, verify: bool = True) -> KernelPotential:
-    """Read a model file; see `KernelPotential.load`."""
+    """Read a model file; see `KernelPotential.load`.
+
+    Parameters
+    ----------
+    path : path
+    verify : bool, default=True
+        Recompute the stored golden structure and compare.
+
+    Returns
+    -------
+    KernelPotential
+    """
     return KernelPotential.load(path, verify=verify)
 
 
@@ -494,6 +513,19 @@ def _with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
                 )
             )
     return frames
+
+
+def _check_every_species(terms: Sequence[KernelTerm], species: Sequence[int]) -> None:
+    missing = [
+        chemical_symbols[number]
+        for z, number in enumerate(species)
+        if not any(z in term.sparse for term in terms)
+    ]
+    if missing:
+        raise ValueError(
+            f"`sparse_points` has no environment of {', '.join(missing)} in any term: add one, "
+            "or leave a term's list out to have it selected"
+        )
 
 
 def _virial_note(offset: float, data: Dataset) -> list[str]:

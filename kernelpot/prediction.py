@@ -17,7 +17,7 @@ class Prediction:
     Names, units and signs are ASE's. A field is None where it was not asked for or is
     not defined.
 
-    Attributes
+    Parameters
     ----------
     energy : float
         Total energy [eV].

@@ -55,15 +55,15 @@ class SOAPTerm:
     sparse_method : {"farthest_point", "cur", "kmeans", "random"}
         How sparse points are chosen; default farthest-point sampling.
 
-    References
-    ----------
-    .. [1] Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013).
-    .. [2] Darby, Kermode, Csányi, npj Comput. Mater. 8, 166 (2022).
-
     Raises
     ------
     ValueError
         If a value is out of range; the message names it.
+
+    References
+    ----------
+    .. [1] Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013).
+    .. [2] Darby, Kermode, Csányi, npj Comput. Mater. 8, 166 (2022).
     """
 
     r_cut: float
@@ -130,7 +130,12 @@ class SOAPTerm:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that the term can be rebuilt from."""
+        """Plain data that the term can be rebuilt from.
+
+        Returns
+        -------
+        dict
+        """
         result: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)

@@ -202,6 +202,25 @@ def test_the_result_does_not_depend_on_threads(potential):
     np.testing.assert_array_equal(one.energies_std, two.energies_std)
 
 
+def test_memory_grows_linearly_with_atoms_and_not_with_pairs_times_features(potential):
+    import tracemalloc
+
+    peaks = []
+    for size in ((5, 5, 5), (10, 10, 5)):
+        atoms = rattled_alloy(1, size, 0.05)
+        potential.predict(atoms, n_threads=1)
+        tracemalloc.start()
+        potential.predict(atoms, n_threads=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    small, large = 4 * 5**3, 4 * 500
+    per_atom = (peaks[1] - peaks[0]) / (large - small)
+    pairs_per_atom = 80
+    features = potential.describe()["terms"][1]["n_features"]
+    assert per_atom < 40e3  # lists, displacements, gradients: some 200 bytes per pair
+    assert per_atom < 0.3 * pairs_per_atom * features * 8
+
+
 def test_the_quadratic_map_is_the_kernel(labelled, potential):
     # the map replaces the kernel where it is cheaper; both must agree
     from kernelpot.descriptors import species_index
@@ -299,12 +318,37 @@ def test_config_type_sigmas_shift_the_weight(labelled, small_terms):
     assert tight_error < 0.5 * loose_error
 
 
+def test_repeated_sparse_points_change_nothing(labelled, small_terms):
+    crystal = rattled_alloy(2, (2, 2, 1))
+    chosen = [(crystal, k) for k in range(len(crystal))]
+    once = kp.KernelPotential(small_terms[:1], sparse_points=[chosen]).fit(labelled)
+    twice = kp.KernelPotential(small_terms[:1], sparse_points=[chosen + chosen[:5]]).fit(labelled)
+    atoms = structures()["crystal"]
+    one, two = once.predict(atoms, return_std=True), twice.predict(atoms, return_std=True)
+    assert two.energy == pytest.approx(one.energy, abs=1e-6)
+    np.testing.assert_allclose(two.forces, one.forces, atol=1e-5)
+    np.testing.assert_allclose(two.energies_std, one.energies_std, atol=1e-5)
+    ranks = [sum(p.describe()["terms"][0]["rank"].values()) for p in (once, twice)]
+    assert ranks[0] == ranks[1] == len(crystal)
+
+
 def test_a_given_list_of_sparse_points(labelled, small_terms):
     crystal = structures()["crystal"]
     chosen = [(crystal, 0), (crystal, 1), (crystal, 2), (crystal, 3)]
     pot = kp.KernelPotential(small_terms, sparse_points=[chosen, None]).fit(labelled)
     assert sum(pot.describe()["terms"][0]["n_sparse"].values()) == 4
     assert sum(pot.describe()["terms"][1]["n_sparse"].values()) == 60
+
+
+def test_sparse_points_must_cover_every_species(labelled, small_terms):
+    crystal = structures()["crystal"]
+    copper = [(crystal, int(k)) for k in np.flatnonzero(crystal.numbers == 29)]
+    with pytest.raises(ValueError, match="`sparse_points` has no environment of Al"):
+        kp.KernelPotential(small_terms[:1], sparse_points=[copper]).fit(labelled)
+    pot = kp.KernelPotential(small_terms, sparse_points=[copper, None]).fit(labelled)
+    found = pot.predict(crystal, return_std=True)  # one species has one term only
+    np.testing.assert_allclose(found.forces, numerical_forces(pot, crystal), atol=2e-6)
+    assert np.isfinite(found.energies_std).all()
 
 
 @pytest.mark.parametrize("method", ["cur", "kmeans", "random"])

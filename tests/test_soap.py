@@ -81,11 +81,23 @@ def test_features_equal_dscribe_for_every_periodicity(name):
     assert relative(features(soap, atoms), reference) < 1e-9
 
 
-def test_a_specialized_size_gives_the_same_numbers():
+@pytest.mark.parametrize(("n_max", "l_max"), [(1, 0), (3, 2), (5, 7), (8, 4)])
+def test_vector_code_is_the_plain_loops(n_max, l_max, rng):
     atoms = rattled_alloy(1, (1, 1, 1))
-    term = SOAPTerm(r_cut=4.5, n_max=4, l_max=3)
-    general = features(SOAP(term, SPECIES, specialize=False), atoms)
-    assert relative(features(SOAP(term, SPECIES, specialize=True), atoms), general) < 1e-12
+    atoms += Atoms("Cu", [[20.0, 20.0, 20.0]])  # one center without neighbors
+    atoms.pbc = False
+    results = []
+    for specialize in (False, True):
+        soap = SOAP(SOAPTerm(r_cut=4.5, n_max=n_max, l_max=l_max), SPECIES, specialize=specialize)
+        pairs, batch = prepare(soap, atoms)
+        # a run of centers that is not the whole structure
+        coefficients = soap.expansion(batch, 1, len(atoms))
+        cotangent = np.random.default_rng(3).normal(size=(len(atoms) - 1, soap.n_features))
+        gradient = np.zeros((pairs.n_pairs, 3))
+        soap.pair_gradients(batch, 1, len(atoms), coefficients, cotangent, gradient)
+        results.append((coefficients, gradient))
+    for plain, vector in zip(*results, strict=True):
+        np.testing.assert_allclose(vector, plain, rtol=1e-11, atol=1e-12 * np.abs(plain).max())
 
 
 def test_solid_harmonics_are_scipys():
