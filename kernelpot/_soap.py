@@ -109,6 +109,52 @@ def solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_c
 
 
 @numba.njit(**_OPTIONS)
+def _knot(r, per_length, n_knots):
+    """Table interval that holds the distance ``r``, and the position in it (0 to 1)."""
+    position = r * per_length
+    k = min(int(position), n_knots - 2)
+    return k, position - k
+
+
+@numba.njit(**_OPTIONS)
+def _hermite(t):
+    """Cubic Hermite weights of value and slope at this knot, value and slope at the next."""
+    return (
+        (2.0 * t - 3.0) * t * t + 1.0,
+        ((t - 2.0) * t + 1.0) * t,
+        (3.0 - 2.0 * t) * t * t,
+        (t - 1.0) * t * t,
+    )
+
+
+@numba.njit(**_OPTIONS)
+def _hermite_slope(t, per_length):
+    """Derivatives of `_hermite` with respect to the distance."""
+    d_value = 6.0 * t * (t - 1.0) * per_length
+    return (
+        d_value,
+        ((3.0 * t - 4.0) * t + 1.0) * per_length,
+        -d_value,
+        (3.0 * t - 2.0) * t * per_length,
+    )
+
+
+@numba.njit(**_OPTIONS)
+def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
+    """Collect up to LANES pairs within the cutoff; return how many, and where to go on."""
+    lanes = 0
+    while p < last and lanes < LANES:
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        r = np.sqrt(x * x + y * y + z * z)
+        if r < r_cut:
+            xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
+            distance[lanes], pair[lanes] = r, p
+            lanes += 1
+        p += 1
+    return lanes, p
+
+
+@numba.njit(**_OPTIONS)
 def expand(
     first,
     displacement_pc,
@@ -151,19 +197,14 @@ def expand(
             r = np.sqrt(x * x + y * y + z * z)
             if r >= r_cut:
                 continue
-            position = r * per_length
-            k = min(int(position), n_knots - 2)
-            t = position - k
+            k, t = _knot(r, per_length, n_knots)
+            value0, slope0, value1, slope1 = _hermite(t)
             weight = weight_p[p]
-            value0 = weight * ((2.0 * t - 3.0) * t * t + 1.0)
-            slope0 = weight * (((t - 2.0) * t + 1.0) * t)
-            value1 = weight * ((3.0 - 2.0 * t) * t * t)
-            slope1 = weight * ((t - 1.0) * t * t)
             solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
             c_z = c[channel_p[p]]
             for l in range(l_max + 1):
                 for n in range(n_max):
-                    radial[n] = (
+                    radial[n] = weight * (
                         value0 * table[k, 0, l, n]
                         + slope0 * table[k, 1, l, n]
                         + value1 * table[k + 1, 0, l, n]
@@ -211,34 +252,20 @@ def expand_vector(
         c = coefficients[i - start]
         for n in range(n_max):
             c[center_channel[i], 0, n] = center_n[i, n]
-        lanes = 0
-        last = first[i + 1]
-        for p in range(first[i], last + 1):
-            if p < last:
-                x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
-                r = np.sqrt(x * x + y * y + z * z)
-                if r < r_cut:
-                    xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
-                    distance[lanes], pair[lanes] = r, p
-                    lanes += 1
-            if lanes < LANES and (p < last or lanes == 0):
-                continue
+        p, last = first[i], first[i + 1]
+        while p < last:
+            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
+            if lanes == 0:
+                break
             harmonics(xyz, values, None, degrees)
             for lane in range(lanes):
-                position = distance[lane] * per_length
-                k = min(int(position), n_knots - 2)
-                t = position - k
+                k, t = _knot(distance[lane], per_length, n_knots)
                 weight = weight_p[pair[lane]]
-                weights = (
-                    weight * ((2.0 * t - 3.0) * t * t + 1.0),
-                    weight * (((t - 2.0) * t + 1.0) * t),
-                    weight * ((3.0 - 2.0 * t) * t * t),
-                    weight * ((t - 1.0) * t * t),
-                )
+                value0, slope0, value1, slope1 = _hermite(t)
+                weights = (weight * value0, weight * slope0, weight * value1, weight * slope1)
                 row = ((i - start) * coefficients.shape[1] + channel_p[pair[lane]]) * n_q * n_max
                 knot = k * 2 * n_l * n_max
                 scatter_pair(coefficients, row, values, lane, table, knot, weights, size, degrees)
-            lanes = 0
         if sum_channel >= 0:
             for channel in range(sum_channel):
                 for q in range(n_q):
@@ -371,16 +398,9 @@ def pair_gradients(
             r = np.sqrt(x * x + y * y + z * z)
             if r >= r_cut:
                 continue
-            position = r * per_length
-            k = min(int(position), n_knots - 2)
-            t = position - k
-            value0 = (2.0 * t - 3.0) * t * t + 1.0
-            slope0 = ((t - 2.0) * t + 1.0) * t
-            value1 = (3.0 - 2.0 * t) * t * t
-            slope1 = (t - 1.0) * t * t
-            d_value = 6.0 * t * (t - 1.0) * per_length
-            d_slope0 = ((3.0 * t - 4.0) * t + 1.0) * per_length
-            d_slope1 = (3.0 * t - 2.0) * t * per_length
+            k, t = _knot(r, per_length, n_knots)
+            value0, slope0, value1, slope1 = _hermite(t)
+            d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
             solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
             solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq)
             d_z = adjoint[i - start, channel_p[p]]
@@ -446,36 +466,15 @@ def pair_gradients_vector(
     distance = np.empty(LANES)
     pair = np.empty(LANES, dtype=np.int64)
     for i in range(start, stop):
-        lanes = 0
-        last = first[i + 1]
-        for p in range(first[i], last + 1):
-            if p < last:
-                x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
-                r = np.sqrt(x * x + y * y + z * z)
-                if r < r_cut:
-                    xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
-                    distance[lanes], pair[lanes] = r, p
-                    lanes += 1
-            if lanes < LANES and (p < last or lanes == 0):
-                continue
+        p, last = first[i], first[i + 1]
+        while p < last:
+            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
+            if lanes == 0:
+                break
             harmonics(xyz, values, gradients, degrees)
             for lane in range(lanes):
-                position = distance[lane] * per_length
-                k = min(int(position), n_knots - 2)
-                t = position - k
-                weights = (
-                    (2.0 * t - 3.0) * t * t + 1.0,
-                    ((t - 2.0) * t + 1.0) * t,
-                    (3.0 - 2.0 * t) * t * t,
-                    (t - 1.0) * t * t,
-                )
-                d_value = 6.0 * t * (t - 1.0) * per_length
-                slopes = (
-                    d_value,
-                    ((3.0 * t - 4.0) * t + 1.0) * per_length,
-                    -d_value,
-                    (3.0 * t - 2.0) * t * per_length,
-                )
+                k, t = _knot(distance[lane], per_length, n_knots)
+                weights, slopes = _hermite(t), _hermite_slope(t, per_length)
                 q = pair[lane]
                 row = ((i - start) * adjoint.shape[1] + channel_p[q]) * n_q * n_max
                 knot = k * 2 * n_l * n_max
@@ -487,7 +486,6 @@ def pair_gradients_vector(
                 gradient_pc[q, 0] += weight_p[q] * (gx + along * xyz[0, lane])
                 gradient_pc[q, 1] += weight_p[q] * (gy + along * xyz[1, lane])
                 gradient_pc[q, 2] += weight_p[q] * (gz + along * xyz[2, lane])
-            lanes = 0
 
 
 @numba.njit(**_OPTIONS)
@@ -538,17 +536,10 @@ def jacobian(
         if r >= r_cut:
             continue
         unit[0], unit[1], unit[2] = x / r, y / r, z / r
-        position = r * per_length
-        k = min(int(position), n_knots - 2)
-        t = position - k
+        k, t = _knot(r, per_length, n_knots)
+        value0, slope0, value1, slope1 = _hermite(t)
+        d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
         weight = weight_p[p]
-        value0 = weight * ((2.0 * t - 3.0) * t * t + 1.0)
-        slope0 = weight * (((t - 2.0) * t + 1.0) * t)
-        value1 = weight * ((3.0 - 2.0 * t) * t * t)
-        slope1 = weight * ((t - 1.0) * t * t)
-        d_value = weight * 6.0 * t * (t - 1.0) * per_length
-        d_slope0 = weight * ((3.0 * t - 4.0) * t + 1.0) * per_length
-        d_slope1 = weight * (3.0 * t - 2.0) * t * per_length
         solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
         solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq)
         channel = channel_p[p]
@@ -570,8 +561,8 @@ def jacobian(
                         g0 = table[k, 1, l, n]
                         f1 = table[k + 1, 0, l, n]
                         g1 = table[k + 1, 1, l, n]
-                        radial[n] = value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1
-                        d_radial[n] = d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1
+                        radial[n] = weight * (value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1)
+                        d_radial[n] = weight * (d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1)
                     u_n[:] = 0.0
                     v_cn[:] = 0.0
                     for q in range(l * l, (l + 1) * (l + 1)):
