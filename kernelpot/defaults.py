@@ -32,6 +32,9 @@ CUTOFFS = (1.75, 2.6)
 WIDTHS = (0.145, 0.22)
 L_MAX = (6, 8)
 ZETA = (2, 3)
+# With more species than this, features shared between neighbor species (mu1nu1) keep the
+# cost linear in their number.
+MAX_UNCOMPRESSED_SPECIES = 4
 # The long cutoff of systems without three-dimensional periodicity is at least this [Å].
 MINIMUM_CUTOFF = 4.5
 
@@ -122,6 +125,7 @@ def terms(
     cutoffs = [c * length for c in CUTOFFS]
     if not any(np.all(f.atoms.pbc) for f in data):
         cutoffs[-1] = max(cutoffs[-1], MINIMUM_CUTOFF)
+    compression = "off" if len(data.species) <= MAX_UNCOMPRESSED_SPECIES else "mu1nu1"
     chosen = [
         SOAPTerm(
             r_cut=round(cutoff, 3),
@@ -129,6 +133,7 @@ def terms(
             l_max=l_max,
             zeta=zeta,
             delta=round(delta, 3),
+            compression=compression,
             n_sparse=n_sparse,
         )
         for cutoff, width, l_max, zeta in zip(cutoffs, WIDTHS, L_MAX, ZETA, strict=True)
@@ -138,6 +143,11 @@ def terms(
         f"delta {delta:.2f} eV: at least 1 eV, or the root mean square energy per atom "
         f"relative to e0 ({e0_spread:.2f} eV)",
     ]
+    if compression != "off":
+        notes.append(
+            f"compression {compression}: {len(data.species)} species, more than "
+            f"{MAX_UNCOMPRESSED_SPECIES} (cost grows with their square without it)"
+        )
     return chosen, notes
 
 
