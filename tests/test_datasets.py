@@ -21,7 +21,14 @@ def test_train_and_test_do_not_overlap(load):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_label_doctor_is_content(load, split):
     report = load(split).check()
-    assert report.warnings == []
+    # 300 eV of plane waves leave a small Pulay stress in silicon; nothing else is odd
+    assert all("disagree by a constant" in w for w in report.warnings)
+    if load is load_ethanol:
+        assert report.warnings == []
+    test = report.facts["virial_test"]
+    if test is not None:
+        assert test["slope"] == pytest.approx(1.0, abs=0.03)
+        assert abs(test["offset_gpa"]) < 0.5
     assert report.facts["max_net_force_ev_per_ang"] < 5e-3
 
 
