@@ -53,7 +53,7 @@ class KernelPotential:
     Parameters
     ----------
     terms : sequence of SOAPTerm, optional
-        SOAP kernels to sum; by default two, a short-ranged and a long-ranged one.
+        SOAP kernels to sum; by default two of different range, three with several species.
     preset : {"fast", "default", "accurate"}
         Sparse points per term that names no number: 300, 1,000 or 3,000, or all distinct
         environments if there are fewer.

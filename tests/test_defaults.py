@@ -32,7 +32,7 @@ def test_cutoffs_scale_with_the_crystal(scale):
     assert "volume per atom" in reason
     chosen, notes = terms(data)
     ratios = [t.r_cut / length for t in chosen]
-    np.testing.assert_allclose(ratios, defaults.CUTOFFS, rtol=1e-3)
+    np.testing.assert_allclose(ratios, [s.cutoff for s in defaults.ELEMENT], rtol=1e-3)
     assert any("cutoffs and widths scale" in n for n in notes)
 
 

@@ -360,7 +360,7 @@ def test_other_selections_fit_too(labelled, method):
 
 def test_defaults_fit_without_a_parameter(labelled):
     pot = kp.KernelPotential(n_sparse=80).fit(labelled)
-    assert len(pot.fitted_.local.terms) == 2
+    assert len(pot.fitted_.local.terms) == 3
     text = pot.summary()
     for word in ("r_cut", "zeta", "sparse points", "sigma_forces", "least squares", "wall"):
         assert word in text
