@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from kernelpot.covariance import KernelTerm, Layout
+from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import PairBatch
 from kernelpot.kernels import normalize
 from kernelpot.neighbors import NeighborList
@@ -255,28 +255,24 @@ class LocalModel:
         return kernel_slope @ self.terms[t].sparse[z], along
 
 
-def scatter(
-    pairs: NeighborList, displacements: FloatArray, gradient: FloatArray, n_atoms: int
-) -> tuple[FloatArray, FloatArray]:
-    """Forces and virial from the derivative of the energy by displacements.
+def pair_forces(pairs: NeighborList, gradient: FloatArray) -> FloatArray:
+    """Forces from the derivative of the energy by displacements.
+
+    Parameters
+    ----------
+    pairs : NeighborList
+    gradient : ndarray of shape (n_pairs, 3)
+        [eV/Å].
 
     Returns
     -------
-    forces : ndarray of shape (n_atoms, 3)
+    ndarray of shape (n_atoms, 3)
         [eV/Å].
-    virial : ndarray of shape (3, 3)
-        ``-dE/d strain`` [eV].
     """
+    n_atoms = len(pairs.first) - 1
     forces = np.empty((n_atoms, 3))
     centers = pairs.centers
     for c in range(3):
         forces[:, c] = np.bincount(centers, gradient[:, c], n_atoms)
         forces[:, c] -= np.bincount(pairs.neighbors, gradient[:, c], n_atoms)
-    return forces, -displacements.T @ gradient
-
-
-def make_layout(terms: Sequence[KernelTerm]) -> Layout:
-    """Columns of the design matrix for these terms' sparse points."""
-    return Layout.of(
-        {(z, t): len(q) for t, term in enumerate(terms) for z, q in term.sparse.items()}
-    )
+    return forces

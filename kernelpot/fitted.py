@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from kernelpot.baseline import AtomicEnergies, Wall
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import check_cell, check_distances
 from kernelpot.descriptors import species_index
-from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, scatter
+from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, pair_forces
 from kernelpot.neighbors import NeighborList, neighbor_list
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
@@ -23,6 +23,11 @@ from kernelpot.prediction import Prediction
 from kernelpot.regression import LocalVariance, TriangularFactor
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+# Small structures are evaluated together up to so many atoms: matrix products of a few
+# rows are bound by memory.
+GROUP_ATOMS = 1024
 
 _VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
 
@@ -52,7 +57,7 @@ class Reference:
 
     def add_to(
         self,
-        atoms: Atoms,
+        numbers: IntArray,
         pairs: NeighborList,
         displacements: FloatArray,
         energies: FloatArray,
@@ -62,17 +67,17 @@ class Reference:
 
         Parameters
         ----------
-        atoms : ase.Atoms
+        numbers : ndarray of shape (n_atoms,)
         pairs : NeighborList
         displacements : ndarray of shape (n_pairs, 3)
         energies : ndarray of shape (n_atoms,)
         gradient : ndarray of shape (n_pairs, 3)
         """
-        energies += [self.e0.e0[int(z)] for z in atoms.numbers]
+        energies += [self.e0.e0[int(z)] for z in numbers]
         if self.r_cut > 0:
             distances = np.sqrt(np.einsum("pc,pc->p", displacements, displacements))
             for wall in self.baseline:
-                added, slope, close = wall.evaluate(atoms.numbers, pairs, displacements, distances)
+                added, slope, close = wall.evaluate(numbers, pairs, displacements, distances)
                 energies += added
                 gradient[close] += slope
 
@@ -81,9 +86,9 @@ class Reference:
         pairs = neighbor_list(atoms, max(self.r_cut, 0.1))
         displacements = pairs.displacements(atoms.positions)
         energies, gradient = np.zeros(len(atoms)), np.zeros((pairs.n_pairs, 3))
-        self.add_to(atoms, pairs, displacements, energies, gradient)
-        forces, virial = scatter(pairs, displacements, gradient, len(atoms))
-        return float(energies.sum()), forces, voigt(virial)
+        self.add_to(atoms.numbers, pairs, displacements, energies, gradient)
+        virial = -displacements.T @ gradient
+        return float(energies.sum()), pair_forces(pairs, gradient), voigt(virial)
 
 
 @dataclass(frozen=True)
@@ -156,22 +161,78 @@ class FittedModel:
         if neighbors is None:
             check_cell(atoms, "structure")
             neighbors = neighbor_list(atoms, self.r_cut)
-        displacements = neighbors.displacements(atoms.positions)
-        check_distances(neighbors, displacements, "structure")
+        return self._predict([atoms], neighbors, return_std=return_std, n_threads=n_threads)[0]
+
+    def predict_many(
+        self,
+        structures: Sequence[Atoms],
+        *,
+        return_std: bool = False,
+        n_threads: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict structures one after the other; see `KernelPotential.predict_many`.
+
+        Parameters
+        ----------
+        structures : sequence of ase.Atoms
+        return_std : bool
+        n_threads : int, optional
+
+        Yields
+        ------
+        Prediction
+        """
+        for group in _groups(structures):
+            for atoms in group:
+                species_index(atoms.numbers, self.species)
+                check_cell(atoms, "structure")
+            pairs = neighbor_list(group, self.r_cut)
+            yield from self._predict(group, pairs, return_std=return_std, n_threads=n_threads)
+
+    def _predict(
+        self,
+        structures: Sequence[Atoms],
+        pairs: NeighborList,
+        *,
+        return_std: bool,
+        n_threads: int | None,
+    ) -> list[Prediction]:
+        """Evaluate structures whose atoms are numbered through in `pairs`."""
+        numbers = np.concatenate([atoms.numbers for atoms in structures])
+        displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
+        check_distances(pairs, displacements, "structure")
         found = self._evaluate(
-            atoms, neighbors, displacements, variance=return_std, n_threads=n_threads
+            numbers, pairs, displacements, variance=return_std, n_threads=n_threads
         )
-        assert found.pair_gradient is not None
         energies, gradient = found.energies, found.pair_gradient
-        self.reference.add_to(atoms, neighbors, displacements, energies, gradient)
-        forces, virial = scatter(neighbors, displacements, gradient, len(atoms))
-        stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
+        assert gradient is not None
+        self.reference.add_to(numbers, pairs, displacements, energies, gradient)
+        forces = pair_forces(pairs, gradient)
         std = spilling = None
         if found.variance is not None and found.novelty is not None:
             std = np.sqrt(found.variance)
-            index = species_index(atoms.numbers, self.species)
+            index = species_index(numbers, self.species)
             spilling = found.novelty / [self.local.variances[int(z)].prior for z in index]
-        return Prediction(float(energies.sum()), energies, forces, stress, std, spilling)
+        result = []
+        start = 0
+        for atoms in structures:
+            own = slice(start, start + len(atoms))
+            p = slice(pairs.first[own.start], pairs.first[own.stop])
+            stress = None
+            if np.all(atoms.pbc):
+                stress = voigt(displacements[p].T @ gradient[p]) / atoms.get_volume()
+            result.append(
+                Prediction(
+                    float(energies[own].sum()),
+                    energies[own],
+                    forces[own],
+                    stress,
+                    None if std is None else std[own],
+                    None if spilling is None else spilling[own],
+                )
+            )
+            start = own.stop
+        return result
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Standard deviation of local energies; see `KernelPotential.local_std`.
@@ -187,7 +248,7 @@ class FittedModel:
         """
         pairs = neighbor_list(atoms, self.r_cut)
         found = self._evaluate(
-            atoms,
+            atoms.numbers,
             pairs,
             pairs.displacements(atoms.positions),
             gradient=False,
@@ -217,13 +278,13 @@ class FittedModel:
 
         pairs = neighbor_list(atoms, self.r_cut)
         displacements = pairs.displacements(atoms.positions)
-        found = self._evaluate(atoms, pairs, displacements, blend=blend)
+        found = self._evaluate(atoms.numbers, pairs, displacements, blend=blend)
         assert found.pair_gradient is not None
-        return -scatter(pairs, displacements, found.pair_gradient, len(atoms))[0]
+        return -pair_forces(pairs, found.pair_gradient)
 
     def _evaluate(
         self,
-        atoms: Atoms,
+        numbers: IntArray,
         pairs: NeighborList,
         displacements: FloatArray,
         *,
@@ -233,7 +294,7 @@ class FittedModel:
         n_threads: int | None = None,
     ) -> LocalEvaluation:
         return self.local.evaluate(
-            species_index(atoms.numbers, self.species),
+            species_index(numbers, self.species),
             pairs,
             displacements,
             gradient=gradient,
@@ -301,3 +362,17 @@ def posterior_variances(
 def prior_variance(terms: Sequence[KernelTerm], species: int) -> float:
     """Prior variance of a local energy of a species [eV^2]."""
     return float(sum(t.kernel.diagonal() for t in terms if species in t.sparse))
+
+
+def _groups(structures: Sequence[Atoms]) -> Iterator[list[Atoms]]:
+    """Runs of structures of at most `GROUP_ATOMS` atoms (or one larger structure)."""
+    group: list[Atoms] = []
+    size = 0
+    for atoms in structures:
+        if group and size + len(atoms) > GROUP_ATOMS:
+            yield group
+            group, size = [], 0
+        group.append(atoms)
+        size += len(atoms)
+    if group:
+        yield group

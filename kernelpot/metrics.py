@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,10 +17,12 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Predictor(Protocol):
-    """Anything with the `predict` of a `KernelPotential`."""
+    """Anything with the `predict_many` of a `KernelPotential`."""
 
-    def predict(self, atoms: Atoms, *, n_threads: int | None = None) -> Prediction:
-        """Predict energy, forces and stress of a structure."""
+    def predict_many(
+        self, structures: Sequence[Atoms], *, n_threads: int | None = None
+    ) -> Iterator[Prediction]:
+        """Predict energy, forces and stress of structures."""
 
 
 def evaluate(
@@ -52,8 +54,9 @@ def evaluate(
     """
     dataset = read_dataset(data, keys=keys)
     errors = []
-    for done, frame in enumerate(dataset):
-        predicted = potential.predict(frame.atoms, n_threads=n_threads)
+    structures = [frame.atoms for frame in dataset]
+    predictions = potential.predict_many(structures, n_threads=n_threads)
+    for done, (frame, predicted) in enumerate(zip(dataset, predictions, strict=True)):
         energy = forces = stress = None
         if frame.energy is not None:
             energy = np.array([(predicted.energy - frame.energy) / len(frame)])

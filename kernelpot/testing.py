@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
 from kernelpot.dataset import VOIGT
-from kernelpot.metrics import Predictor
+from kernelpot.prediction import Prediction
 
 FloatArray = npt.NDArray[np.float64]
+
+
+class Predictor(Protocol):
+    """Anything with the `predict` of a `KernelPotential`."""
+
+    def predict(self, atoms: Atoms) -> Prediction:
+        """Predict energy, forces and stress of a structure."""
 
 
 def numerical_forces(potential: Predictor, atoms: Atoms, *, step: float = 1e-4) -> FloatArray:

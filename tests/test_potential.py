@@ -193,6 +193,23 @@ def test_energy_and_forces_are_smooth_through_the_cutoff(potential):
         assert np.abs(np.diff(force, 2)).max() < 1e-4  # no kink
 
 
+def test_many_structures_are_predicted_as_one_by_one(potential, monkeypatch):
+    everything = [*structures().values(), rattled_alloy(3), Atoms("Cu")]
+    monkeypatch.setattr("kernelpot.fitted.GROUP_ATOMS", 12)
+    found = list(potential.predict_many(everything, return_std=True))
+    assert len(found) == len(everything)
+    for atoms, many in zip(everything, found, strict=True):
+        one = potential.predict(atoms, return_std=True)
+        assert many.energy == pytest.approx(one.energy, rel=1e-11)
+        np.testing.assert_allclose(many.forces, one.forces, atol=1e-10)
+        np.testing.assert_allclose(many.energies_std, one.energies_std, atol=1e-8)
+        assert (many.stress is None) == (one.stress is None)
+        if one.stress is not None:
+            np.testing.assert_allclose(many.stress, one.stress, atol=1e-12)
+    with pytest.raises(ValueError, match="unknown species O"):
+        list(potential.predict_many([Atoms("O")]))
+
+
 def test_the_result_does_not_depend_on_threads(potential):
     atoms = rattled_alloy(5, (4, 3, 3))
     one = potential.predict(atoms, return_std=True, n_threads=1)

@@ -20,7 +20,7 @@ from ase.build import bulk
 
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP, species_index
-from kernelpot.evaluation import LocalModel, scatter
+from kernelpot.evaluation import LocalModel, pair_forces
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.neighbors import neighbor_list
 from kernelpot.regression import LocalVariance, whitening
@@ -63,7 +63,8 @@ def predictor(local, atoms, *, variance=False):
         displacements = pairs.displacements(atoms.positions)
         index = species_index(atoms.numbers, SPECIES)
         found = local.evaluate(index, pairs, displacements, variance=variance)
-        return scatter(pairs, displacements, found.pair_gradient, len(atoms))
+        stress = displacements.T @ found.pair_gradient
+        return found.energies.sum(), pair_forces(pairs, found.pair_gradient), stress
 
     return evaluate
 
