@@ -73,6 +73,15 @@ class Wall:
 
     d_min: Mapping[Pair, float] | None = None
 
+    def __post_init__(self) -> None:
+        """Order every pair of species, check the distances."""
+        if self.d_min is not None:
+            for pair, value in self.d_min.items():
+                if not (np.isfinite(value) and value > 0):
+                    raise ValueError(f"`d_min` of {pair} must be positive, got {value!r}")
+            known = {(min(a, b), max(a, b)): float(v) for (a, b), v in self.d_min.items()}
+            object.__setattr__(self, "d_min", known)
+
     def fit(self, data: Dataset, species: Sequence[int]) -> Wall:
         """Take the shortest training distances, capped by chemistry.
 
@@ -89,10 +98,7 @@ class Wall:
         -------
         Wall
         """
-        known = {tuple(sorted(k)): float(v) for k, v in (self.d_min or {}).items()}
-        for pair, value in known.items():
-            if not (np.isfinite(value) and value > 0):
-                raise ValueError(f"`d_min` of {pair} must be positive, got {value!r}")
+        known = self.d_min or {}
         shortest = shortest_distances(data)
         result = {}
         for a in species:

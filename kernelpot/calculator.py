@@ -23,7 +23,8 @@ class KernelPotCalculator(Calculator):
     Parameters
     ----------
     potential : KernelPotential or path
-        The potential, or a ``.kpot`` file.
+        The potential, or a ``.kpot`` file. A later `fit` of it does not change the
+        calculator.
     skin : float, default=0.5
         Verlet skin of the neighbor list [Å].
     with_std : bool, default=False
@@ -72,11 +73,11 @@ class KernelPotCalculator(Calculator):
         super().__init__(**kwargs)
         if not isinstance(potential, KernelPotential):
             potential = load(potential)
-        self.potential = potential
+        self.model = potential.model
         self.with_std = with_std
         self.n_threads = n_threads
         self.n_evaluations = 0
-        self._list = SkinList(potential.r_cut, skin)
+        self._list = SkinList(self.model.r_cut, skin)
 
     def calculate(
         self,
@@ -97,7 +98,7 @@ class KernelPotCalculator(Calculator):
             self.with_std = True
         check_cell(self.atoms, "structure")
         neighbors = self._list.update(self.atoms)
-        predicted = self.potential.predict(
+        predicted = self.model.predict(
             self.atoms,
             return_std=self.with_std,
             neighbors=neighbors,

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 from ase.data import chemical_symbols
 from ase.units import GPa
 
@@ -27,6 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Strained copies further apart than this are not compared (trapezoid rule).
 _MAX_STRAIN = 0.06
+# Strained copies are compared with so many of their neighbors in volume, on either side.
+_WINDOW = 25
 # Frames whose atoms all lie within this distance [Å] nearly coincide.
 _NEAR = 0.08
 # Energies further than so many robust deviations from the composition's line are listed.
@@ -183,8 +184,8 @@ def _check_zero_and_net_forces(data: Dataset, facts: dict[str, Any], warnings: l
 
 def _digest(frame: Frame) -> bytes:
     h = hashlib.sha256(np.ascontiguousarray(frame.atoms.numbers).tobytes())
-    h.update(np.round(frame.atoms.positions, 5).tobytes())
-    h.update(np.round(frame.atoms.cell.array, 5).tobytes())
+    h.update((np.round(frame.atoms.positions, 5) + 0.0).tobytes())
+    h.update((np.round(frame.atoms.cell.array, 5) + 0.0).tobytes())
     return h.digest()
 
 
@@ -291,21 +292,27 @@ def _strained_pairs(data: Dataset) -> list[tuple[Frame, Frame, FloatArray]]:
     return pairs
 
 
-def _strain(one: Frame, two: Frame) -> FloatArray:
-    deformation = np.linalg.solve(one.atoms.cell.array, two.atoms.cell.array)
-    return np.asarray(0.5 * scipy.linalg.logm(deformation @ deformation.T).real)
+def _strains(frame: Frame, others: Sequence[Frame]) -> FloatArray:
+    """Logarithmic strains from the cell of a frame to those of others, (n, 3, 3)."""
+    cells = np.array([other.atoms.cell.array for other in others])
+    deformation = np.linalg.solve(frame.atoms.cell.array, cells)
+    values, vectors = np.linalg.eigh(deformation @ deformation.swapaxes(1, 2))
+    return (vectors * (0.5 * np.log(values))[:, None, :]) @ vectors.swapaxes(1, 2)
 
 
 def _neighbors_in_strain(chain: Sequence[Frame]) -> list[tuple[Frame, Frame, FloatArray]]:
-    """Each frame with the nearest other one in strain."""
+    """Each frame with the nearest other one in strain; ``chain`` ascends in volume."""
     found: dict[tuple[int, int], FloatArray] = {}
     for k, frame in enumerate(chain):
-        strains = {m: _strain(frame, other) for m, other in enumerate(chain) if m != k}
-        usable = {m: e for m, e in strains.items() if 1e-4 < np.abs(e).max() < _MAX_STRAIN}
-        if usable:
-            nearest = min(usable, key=lambda m: float(np.abs(usable[m]).max()))
-            if (nearest, k) not in found:
-                found[k, nearest] = usable[nearest]
+        window = [m for m in range(max(0, k - _WINDOW), min(len(chain), k + _WINDOW + 1)) if m != k]
+        if not window:
+            continue
+        strains = _strains(frame, [chain[m] for m in window])
+        size = np.abs(strains).max(axis=(1, 2))
+        size[(size < 1e-4) | (size > _MAX_STRAIN)] = np.inf
+        best = int(size.argmin())
+        if np.isfinite(size[best]) and (window[best], k) not in found:
+            found[k, window[best]] = strains[best]
     return [(chain[k], chain[m], e) for (k, m), e in found.items()]
 
 
@@ -387,7 +394,7 @@ def _check_gradients(data: Dataset, facts: dict[str, Any], warnings: list[str]) 
         if frame.energy is None or frame.forces is None or len(frame) < 2:
             continue
         h = hashlib.sha256(np.ascontiguousarray(frame.atoms.numbers).tobytes())
-        h.update(np.round(frame.atoms.cell.array, 5).tobytes())
+        h.update((np.round(frame.atoms.cell.array, 5) + 0.0).tobytes())
         groups.setdefault(h.digest(), []).append(frame)
     tested, wrong = 0, []
     for members in groups.values():

@@ -25,11 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
+        if arguments.json not in (None, "-"):
+            _check_writable(arguments.json)
         arguments.run(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"kernelpot: {message}", file=sys.stderr)
         return 2

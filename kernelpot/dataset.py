@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -27,6 +28,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Closer than this, two atoms are taken to sit on one spot [Å].
 COINCIDENCE = 0.05
+# A single atom further than this from its own images is a free atom [Å].
+ISOLATED = 7.0
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
@@ -88,10 +91,10 @@ class Frame:
         """Return the number of atoms."""
         return len(self.atoms)
 
-    @property
+    @cached_property
     def is_isolated_atom(self) -> bool:
-        """Whether this is a single atom without periodic images."""
-        return len(self.atoms) == 1 and not np.any(self.atoms.pbc)
+        """Whether this is a single atom, without periodic images or far from them."""
+        return len(self.atoms) == 1 and neighbor_list(self.atoms, ISOLATED).n_pairs == 0
 
     @property
     def stress(self) -> FloatArray | None:
@@ -208,10 +211,10 @@ def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:
         If a file cannot be read or a label is missing, malformed or not finite; the
         message names the frame, the key, the value and the remedy.
     """
-    if isinstance(source, Dataset):
+    if isinstance(source, Dataset) and len(source):
         return source
     keys = keys or LabelKeys()
-    frames = [_frame(atoms, name, keys) for atoms, name in _structures(source)]
+    frames = [item if isinstance(item, Frame) else _frame(*item, keys) for item in _items(source)]
     if not frames:
         raise ValueError("the data contain no structures")
     dataset = Dataset(frames)
@@ -227,18 +230,18 @@ def read_structures(source: Any) -> list[tuple[Atoms, str]]:
     FileNotFoundError, ValueError
         As `read_dataset`.
     """
-    found = list(_structures(source))
+    items = _items(source)
+    found = [(i.atoms, i.name) if isinstance(i, Frame) else i for i in items]
     for atoms, name in found:
         check_structure(atoms, name)
     return found
 
 
-def _structures(source: Any) -> Iterator[tuple[Atoms, str]]:
+def _items(source: Any) -> Iterator[Frame | tuple[Atoms, str]]:
     if isinstance(source, Atoms):
         yield source, "structure"
     elif isinstance(source, Dataset):
-        for frame in source:
-            yield frame.atoms, frame.name
+        yield from source
     elif isinstance(source, (str, os.PathLike)):
         for path in _paths(os.fspath(source)):
             yield from _read_file(path)
@@ -246,8 +249,10 @@ def _structures(source: Any) -> Iterator[tuple[Atoms, str]]:
         for index, item in enumerate(source):
             if isinstance(item, Atoms):
                 yield item, f"structure {index}"
-            elif isinstance(item, (str, os.PathLike)):
-                yield from _structures(item)
+            elif isinstance(item, (str, os.PathLike, Dataset)):
+                yield from _items(item)
+            elif isinstance(item, Frame):
+                yield item
             else:
                 raise TypeError(
                     "data must be a path, ase.Atoms, or a sequence of these, got "
@@ -308,7 +313,13 @@ def check_structure(atoms: Atoms, name: str) -> None:
 
 
 def check_distances(pairs: NeighborList, displacements: FloatArray, name: str) -> None:
-    """Refuse pairs closer than `COINCIDENCE`."""
+    """Refuse pairs closer than `COINCIDENCE`, and positions that are not finite."""
+    if not np.isfinite(displacements).all():
+        pair = int(np.argwhere(~np.isfinite(displacements))[0, 0])
+        raise ValueError(
+            f"{name}: atoms {pairs.centers[pair]} and {pairs.neighbors[pair]} have no finite "
+            "distance: a position is not finite"
+        )
     close = np.flatnonzero(np.einsum("pc,pc->p", displacements, displacements) < COINCIDENCE**2)
     if len(close):
         i, j = int(pairs.centers[close[0]]), int(pairs.neighbors[close[0]])
@@ -367,6 +378,9 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
     sources: dict[str, str] = {}
     named = LabelKeys()
 
+    if atoms.info.get(keys.energy) is not None or atoms.arrays.get(keys.forces) is not None:
+        results = {}  # never two levels of theory in one frame
+
     def label(kind: str, key: str, store: dict[str, Any]) -> Any:
         if store.get(key) is not None:
             sources[kind] = key
@@ -396,7 +410,7 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
                 f"{name}: {keys.forces} must have shape ({len(atoms)}, 3), got {forces.shape}"
             )
         _finite(forces, name, keys.forces)
-    virial = _virial(atoms, name, keys, label)
+    virial = _virial(atoms, name, keys, label, sources)
     if energy is None and forces is None and virial is None:
         raise ValueError(_no_labels(atoms, name, keys, results))
     bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
@@ -421,7 +435,9 @@ def _n_constrained(atoms: Atoms) -> int:
     return len(np.unique(np.concatenate(indices))) if indices else len(atoms.constraints)
 
 
-def _virial(atoms: Atoms, name: str, keys: LabelKeys, label: Any) -> FloatArray | None:
+def _virial(
+    atoms: Atoms, name: str, keys: LabelKeys, label: Any, sources: dict[str, str]
+) -> FloatArray | None:
     virial = label("virial", keys.virial, atoms.info)
     if virial is not None:
         key, sign = keys.virial, 1.0
@@ -431,7 +447,8 @@ def _virial(atoms: Atoms, name: str, keys: LabelKeys, label: Any) -> FloatArray 
         if value is None:
             return None
         if not np.all(atoms.pbc):
-            return None  # a stress needs a volume; codes write one for vacuum cells
+            sources.pop("stress", None)  # needs a volume; codes write one for vacuum cells
+            return None
         key, sign = keys.stress, -float(atoms.get_volume())
     array = _as_array(value, name, key)
     if array.size == 9:
@@ -461,6 +478,11 @@ def _sigmas(atoms: Atoms, name: str) -> dict[str, float]:
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: {key} must be positive, got {value}")
             sigmas[kind] = value
+    if "sigma_stress" in atoms.info:
+        raise ValueError(
+            f"{name}: sigma_stress is not read from a frame; give sigma_virial, the absolute "
+            "noise of its virial in eV"
+        )
     return sigmas
 
 

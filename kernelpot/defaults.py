@@ -28,6 +28,7 @@ MAX_FRAMES = 200
 SIGMA_ENERGY = 0.001
 FORCES_SHARE = 0.03
 SIGMA_STRESS = 0.005
+MINIMUM_SIGMA_FORCES = 1e-3
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,12 @@ def sigmas(data: Dataset) -> tuple[dict[str, float], list[str]]:
         ``sigma_energy`` [eV], ``sigma_forces`` [eV/Å], ``sigma_stress`` [eV/Å^3].
     notes : list of str
     """
-    found = [f.forces.ravel() for f in data if f.forces is not None and len(f) > 1]
+    found = [f.forces.ravel() for f in data if f.forces is not None and not f.is_isolated_atom]
     forces = np.concatenate(found) if found else np.empty(0)
     rms = float(np.sqrt((forces**2).mean())) if forces.size else 0.0
-    sigma_forces = FORCES_SHARE * rms if rms > 0 else 0.05
+    if rms < 1e-4:  # no forces, or only rounding: perfect crystals
+        rms = 0.0
+    sigma_forces = max(FORCES_SHARE * rms, MINIMUM_SIGMA_FORCES) if rms > 0 else 0.05
     notes = [
         f"sigma_energy {1e3 * SIGMA_ENERGY:g} meV/atom: the default",
         f"sigma_forces {sigma_forces:.4f} eV/Å: {FORCES_SHARE:g} x the root mean square "
@@ -169,6 +172,6 @@ def energy_scale(data: Dataset, e0: AtomicEnergies) -> float:
     found = [
         (f.energy - e0.total(f.atoms.numbers)) / len(f)
         for f in data
-        if f.energy is not None and len(f) > 1
+        if f.energy is not None and not f.is_isolated_atom
     ]
     return float(np.sqrt(np.mean(np.square(found)))) if found else 0.0

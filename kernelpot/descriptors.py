@@ -69,7 +69,6 @@ class SOAP:
     species: tuple[int, ...]
     specialize: bool = True
     basis: tuple[FloatArray, FloatArray] | None = field(default=None, repr=False, compare=False)
-    _dscribe: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check that species are sorted and weights complete."""
@@ -91,40 +90,38 @@ class SOAP:
 
     # ---- the definition: dscribe -------------------------------------------------
 
-    @property
-    def _definition(self) -> list[Any]:
-        if not self._dscribe:
-            from dscribe.descriptors import SOAP as DscribeSOAP
+    @cached_property
+    def _definition(self) -> tuple[Any, Any]:
+        """Dscribe's object for free and for periodic systems."""
+        from dscribe.descriptors import SOAP as DscribeSOAP
 
-            term = self.term
-            for periodic in (False, True):
-                weighting = term.species_weighting
-                self._dscribe.append(
-                    DscribeSOAP(
-                        species=self.symbols,
-                        r_cut=float(term.r_cut),
-                        n_max=int(term.n_max),
-                        l_max=int(term.l_max),
-                        sigma=float(term.sigma_atom),
-                        rbf="gto",
-                        # dscribe edits the dict it is given: a new one every time
-                        weighting={
-                            "function": "poly",
-                            "r0": term.r_cut,
-                            "c": 1,
-                            "m": term.cutoff_power,
-                            "w0": term.central_weight,
-                        },
-                        compression={
-                            "mode": term.compression,
-                            "species_weighting": None
-                            if weighting is None
-                            else {s: float(weighting[s]) for s in self.symbols},
-                        },
-                        periodic=periodic,
-                    )
-                )
-        return self._dscribe
+        term = self.term
+        weighting = term.species_weighting
+        if weighting is not None:
+            weighting = {s: float(weighting[s]) for s in self.symbols}
+
+        def define(periodic: bool) -> Any:
+            # dscribe edits the dict it is given: a new one every time
+            density = {
+                "function": "poly",
+                "r0": term.r_cut,
+                "c": 1,
+                "m": term.cutoff_power,
+                "w0": term.central_weight,
+            }
+            return DscribeSOAP(
+                species=self.symbols,
+                r_cut=float(term.r_cut),
+                n_max=term.n_max,
+                l_max=term.l_max,
+                sigma=float(term.sigma_atom),
+                rbf="gto",
+                weighting=density,
+                compression={"mode": term.compression, "species_weighting": weighting},
+                periodic=periodic,
+            )
+
+        return define(False), define(True)
 
     @cached_property
     def n_features(self) -> int:

@@ -234,4 +234,4 @@ def _append_frame(path: str, atoms: Atoms, std: FloatArray) -> None:
 
 def potential_std(calculator: KernelPotCalculator, atoms: Atoms) -> FloatArray:
     """Local standard deviations of a configuration, without its forces again."""
-    return calculator.potential.local_std(atoms, n_threads=calculator.n_threads)
+    return calculator.model.local_std(atoms, n_threads=calculator.n_threads)

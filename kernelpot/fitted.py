@@ -157,9 +157,8 @@ class FittedModel:
         -------
         Prediction
         """
-        species_index(atoms.numbers, self.species)  # refuse what is unknown first
+        self._check(atoms, "structure")
         if neighbors is None:
-            check_cell(atoms, "structure")
             neighbors = neighbor_list(atoms, self.r_cut)
         return self._predict([atoms], neighbors, return_std=return_std, n_threads=n_threads)[0]
 
@@ -169,6 +168,7 @@ class FittedModel:
         *,
         return_std: bool = False,
         n_threads: int | None = None,
+        names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predict structures one after the other; see `KernelPotential.predict_many`.
 
@@ -177,15 +177,16 @@ class FittedModel:
         structures : sequence of ase.Atoms
         return_std : bool
         n_threads : int, optional
+        names : sequence of str, optional
+            For messages.
 
         Yields
         ------
         Prediction
         """
+        for index, atoms in enumerate(structures):
+            self._check(atoms, f"structure {index}" if names is None else names[index])
         for group in _groups(structures):
-            for atoms in group:
-                species_index(atoms.numbers, self.species)
-                check_cell(atoms, "structure")
             pairs = neighbor_list(group, self.r_cut)
             yield from self._predict(group, pairs, return_std=return_std, n_threads=n_threads)
 
@@ -246,11 +247,11 @@ class FittedModel:
         -------
         ndarray of shape (n_atoms,)
         """
-        pairs = neighbor_list(atoms, self.r_cut)
+        pairs, displacements = self._pairs(atoms)
         found = self._evaluate(
             atoms.numbers,
             pairs,
-            pairs.displacements(atoms.positions),
+            displacements,
             gradient=False,
             variance=True,
             n_threads=n_threads,
@@ -276,11 +277,25 @@ class FittedModel:
         ) -> tuple[FloatArray, FloatArray, FloatArray]:
             return variances, np.zeros_like(energies), weights[batch]
 
-        pairs = neighbor_list(atoms, self.r_cut)
-        displacements = pairs.displacements(atoms.positions)
+        pairs, displacements = self._pairs(atoms)
         found = self._evaluate(atoms.numbers, pairs, displacements, blend=blend)
         assert found.pair_gradient is not None
         return -pair_forces(pairs, found.pair_gradient)
+
+    def _check(self, atoms: Atoms, name: str) -> None:
+        check_cell(atoms, name)
+        try:
+            species_index(atoms.numbers, self.species)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+    def _pairs(self, atoms: Atoms) -> tuple[NeighborList, FloatArray]:
+        """Pairs of a sound structure, with their displacements."""
+        self._check(atoms, "structure")
+        pairs = neighbor_list(atoms, self.r_cut)
+        displacements = pairs.displacements(atoms.positions)
+        check_distances(pairs, displacements, "structure")
+        return pairs, displacements
 
     def _evaluate(
         self,

@@ -12,23 +12,25 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.covariance import KernelTerm, Layout, covariance_rows
-from kernelpot.dataset import Dataset, Frame
+from kernelpot.dataset import Frame
 from kernelpot.descriptors import SOAP, species_index
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.observations import Noise, observe
 from kernelpot.parallel import map_in_order, single_blas_thread
 from kernelpot.regression import TriangularFactor, whitening
-from kernelpot.selection import distinct, quotas, select
+from kernelpot.selection import MINIMUM_PER_SPECIES, distinct, quotas, select
 from kernelpot.terms import SOAPTerm
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Reference = tuple[float, FloatArray, FloatArray]
+# energy, forces and virial (Voigt) that the kernels need not explain
+KnownLabels = tuple[float, FloatArray, FloatArray]
 Progress = Callable[[str, int, int], None]
 
-# Selection sees at most so many environments, and bytes of features, per species.
+# Selection sees at most so many environments per species, and so many bytes of features
+# of all species together.
 MAX_CANDIDATES = 50_000
-MAX_CANDIDATE_BYTES = 400e6
+MAX_CANDIDATE_BYTES = 600e6
 # Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
 # that stresses count, yet overruled by data that contradict it by more.
 VIRIAL_OFFSET_PRIOR = 0.05
@@ -53,7 +55,11 @@ def canonical_order(data: Sequence[Frame]) -> list[Frame]:
 
 
 def candidate_environments(
-    frames: Sequence[Frame], species: int, n_features: int, rng: np.random.Generator
+    frames: Sequence[Frame],
+    species: int,
+    n_features: int,
+    max_bytes: float,
+    rng: np.random.Generator,
 ) -> list[tuple[int, IntArray]]:
     """Centers among which the sparse points of a species are chosen.
 
@@ -65,7 +71,7 @@ def candidate_environments(
     members = [np.flatnonzero(f.atoms.numbers == species) for f in frames]
     frame_of = np.repeat(np.arange(len(frames)), [len(m) for m in members])
     atom_of = np.concatenate(members)
-    limit = max(1, min(MAX_CANDIDATES, int(MAX_CANDIDATE_BYTES / (8 * n_features))))
+    limit = max(1, min(MAX_CANDIDATES, int(max_bytes / (8 * n_features))))
     if len(atom_of) > limit:
         keep = np.sort(rng.choice(len(atom_of), limit, replace=False))
         frame_of, atom_of = frame_of[keep], atom_of[keep]
@@ -122,7 +128,9 @@ def choose_sparse_points(
     rng = np.random.default_rng(seed)
     unit: dict[int, FloatArray] = {}
     for index, number in enumerate(species):
-        chosen = candidate_environments(frames, number, soap.n_features, rng)
+        chosen = candidate_environments(
+            frames, number, soap.n_features, MAX_CANDIDATE_BYTES / len(species), rng
+        )
         rows = np.empty((sum(len(c) for _, c in chosen), soap.n_features))
         start = 0
         for done, (f, centers) in enumerate(chosen):
@@ -130,9 +138,10 @@ def choose_sparse_points(
             start += len(centers)
             if progress is not None:
                 progress(f"descriptors {chemical_symbols[number]}", done + 1, len(chosen))
-        features = normalize(rows)[0]
-        unit[index] = features[distinct(features)]
-        del rows, features
+        rows /= np.sqrt(np.einsum("ef,ef->e", rows, rows))[:, None]
+        keep = distinct(rows)
+        unit[index] = rows if len(keep) == len(rows) else rows[keep]
+        del rows
     available = {z: len(rows) for z, rows in unit.items()}
     total = sum(available.values())
     wanted = term.n_sparse
@@ -149,6 +158,11 @@ def choose_sparse_points(
             f"data (r_cut {term.r_cut:g} Å); ask for fewer or leave it out"
         )
     share = quotas(wanted, available)
+    if sum(share.values()) > wanted:
+        notes.append(
+            f"{sum(share.values())} sparse points instead of {wanted}: every species gets at "
+            f"least {MINIMUM_PER_SPECIES}"
+        )
     points = {}
     for z, rows in unit.items():
         if progress is not None:
@@ -201,7 +215,7 @@ class Design:
         )
 
     def rows(
-        self, frames: Sequence[Frame], references: Sequence[Reference], noise: Noise
+        self, frames: Sequence[Frame], references: Sequence[KnownLabels], noise: Noise
     ) -> tuple[FloatArray, FloatArray]:
         """Noise-scaled whitened rows and targets of a batch of frames."""
         derivatives = any(f.forces is not None or f.virial is not None for f in frames)
@@ -265,7 +279,7 @@ def accumulate(
     design: Design,
     factor: TriangularFactor,
     frames: Sequence[Frame],
-    references: Sequence[Reference],
+    references: Sequence[KnownLabels],
     noise: Noise,
     *,
     n_threads: int = 1,
@@ -291,18 +305,23 @@ def accumulate(
                 progress("fit", done, total)
 
 
-def data_species(data: Dataset, extra: Sequence[int] = ()) -> tuple[int, ...]:
-    """Ascending atomic numbers of the data and of given isolated atoms."""
-    return tuple(sorted(set(data.species) | set(extra)))
-
-
 def peak_bytes(n_sparse: int, n_threads: int) -> float:
     """Memory a fit needs at its peak, about [bytes].
 
-    The triangular factor, its inverse and one work copy, whitening of each block, the
-    rows under way in every thread, and the interpreter with its libraries.
+    Parameters
+    ----------
+    n_sparse : int
+        Sparse points of all terms and species.
+    n_threads : int
+
+    Returns
+    -------
+    float
+        The triangular factor, its inverse and work copies, whitening of each block, the
+        rows under way in every thread, features during selection, and the interpreter
+        with its libraries.
     """
     interpreter = 4e8
-    matrices = 5.0 * 8.0 * (n_sparse + 1) ** 2
-    under_way = (n_threads + 2) * 3.0 * BATCH_BYTES
-    return interpreter + matrices + under_way + MAX_CANDIDATE_BYTES
+    matrices = 6.0 * 8.0 * (n_sparse + 1) ** 2
+    under_way = (n_threads + 1) * 2.5 * BATCH_BYTES
+    return interpreter + max(matrices + under_way, 1.5 * MAX_CANDIDATE_BYTES)

@@ -20,7 +20,11 @@ class Predictor(Protocol):
     """Anything with the `predict_many` of a `KernelPotential`."""
 
     def predict_many(
-        self, structures: Sequence[Atoms], *, n_threads: int | None = None
+        self,
+        structures: Sequence[Atoms],
+        *,
+        n_threads: int | None = None,
+        names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predict energy, forces and stress of structures."""
 
@@ -55,7 +59,8 @@ def evaluate(
     dataset = read_dataset(data, keys=keys)
     errors = []
     structures = [frame.atoms for frame in dataset]
-    predictions = potential.predict_many(structures, n_threads=n_threads)
+    names = [frame.name for frame in dataset]
+    predictions = potential.predict_many(structures, n_threads=n_threads, names=names)
     for done, (frame, predicted) in enumerate(zip(dataset, predictions, strict=True)):
         energy = forces = stress = None
         if frame.energy is not None:

@@ -76,7 +76,7 @@ class Noise:
         own = self.config_types.get(frame.config_type, {})
         root = np.sqrt(len(frame))
         energy = own.get("energy", self.sigma_energy) * root
-        if frame.is_isolated_atom:
+        if frame.is_isolated_atom and "energy" not in own:
             energy = SIGMA_ISOLATED
         forces = own.get("forces", self.sigma_forces)
         virial = 1.0

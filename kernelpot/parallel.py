@@ -7,6 +7,7 @@ thread does its own BLAS calls single-threaded; nested pools would only fight.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -51,9 +52,37 @@ def _controller() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
-def single_blas_thread() -> AbstractContextManager[Any]:
-    """Context in which every BLAS call uses one thread."""
-    return _controller().limit(limits=1)
+class _SingleBlasThread(AbstractContextManager[None]):
+    """Limit BLAS to one thread while at least one user is inside.
+
+    threadpoolctl's limits are global and restored in the order of leaving; counting users
+    makes them safe for predictions from several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._limit = _controller().limit(limits=1)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._limit.restore_original_limits()
+
+
+_SINGLE = _SingleBlasThread()
+
+
+def single_blas_thread() -> AbstractContextManager[None]:
+    """Context in which every BLAS call uses one thread; safe across threads."""
+    return _SINGLE
 
 
 def map_in_order(function: Callable[[S], T], items: Iterable[S], n_threads: int) -> Iterator[T]:

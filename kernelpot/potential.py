@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,8 +59,8 @@ class KernelPotential:
         Sparse points per term that names no number: 300, 1,000 or 3,000, or all distinct
         environments if there are fewer.
     n_sparse : int, optional
-        Sparse points per default term, instead of the preset's; more than there are
-        distinct environments is an error.
+        Sparse points per term that names no number, instead of the preset's; more than
+        there are distinct environments is an error.
     sigma_energy : float, optional
         Noise of an energy per atom [eV]; a total energy of N atoms has
         ``sigma_energy * sqrt(N)``.
@@ -74,7 +75,7 @@ class KernelPotential:
     e0 : mapping of symbol to float, "isolated" or "least_squares", optional
         Energies of isolated atoms [eV]; by default from isolated atoms in the data,
         else by least squares.
-    baseline : sequence of Wall, optional
+    baseline : Wall or sequence of Wall, optional
         Default ``[Wall()]``; an empty sequence for none.
     sparse_points : sequence, optional
         Per term a list of ``(atoms, center)`` to use as sparse points, or None.
@@ -104,7 +105,7 @@ class KernelPotential:
         sigma_stress: float | None = None,
         config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
         e0: Mapping[str, float] | str | None = None,
-        baseline: Sequence[Wall] | None = None,
+        baseline: Wall | Sequence[Wall] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,
         seed: int = 0,
     ) -> None:
@@ -163,12 +164,14 @@ class KernelPotential:
         species = dataset.species
         e0 = atomic_energies(dataset, self._given_e0())
         terms, notes = self._choose_terms(dataset, e0)
+        notes += _isolated_notes(dataset, e0)
         noise, noise_notes = self._choose_noise(dataset)
         notes += noise_notes
-        walls = [Wall()] if self.baseline is None else list(self.baseline)
+        given = [Wall()] if self.baseline is None else self.baseline
+        walls = [given] if isinstance(given, Wall) else list(given)
         reference = Reference(e0, [wall.fit(dataset, species) for wall in walls])
         n_default = defaults.N_SPARSE[self.preset]
-        _check_memory(memory, terms, n_default, threads)
+        threads = _fit_memory(memory, terms, n_default, dataset.n_atoms, threads)
 
         frames = canonical_order(_with_isolated_atoms(dataset, e0))
         references = [reference.labels(frame.atoms) for frame in frames]
@@ -236,12 +239,23 @@ class KernelPotential:
         if self.terms is not None:
             if not self.terms:
                 raise ValueError("`terms` must hold at least one SOAPTerm, got none")
+            terms = list(self.terms)
+            if self.n_sparse is not None:
+                if all(t.n_sparse is not None for t in terms):
+                    raise ValueError(
+                        "`n_sparse` has no effect: every term names its own number; change "
+                        "the terms, or leave n_sparse out of them"
+                    )
+                terms = [
+                    t if t.n_sparse is not None else replace(t, n_sparse=self.n_sparse)
+                    for t in terms
+                ]
             if self.sparse_points is not None and len(self.sparse_points) != len(self.terms):
                 raise ValueError(
                     "`sparse_points` must have one entry per term, got "
                     f"{len(self.sparse_points)} for {len(self.terms)}"
                 )
-            return list(self.terms), []
+            return terms, []
         if self.sparse_points is not None:
             raise ValueError("`sparse_points` needs explicit `terms`")
         return defaults.terms(data, e0, n_sparse=self.n_sparse)
@@ -253,6 +267,12 @@ class KernelPotential:
             if value is not None:
                 sigmas[name] = float(value)
                 notes = [note for note in notes if not note.startswith(name)]
+        unknown = set(self.config_type_sigma or {}) - set(data.config_types)
+        if unknown:
+            raise ValueError(
+                f"`config_type_sigma` names {', '.join(sorted(unknown))}; the data have "
+                f"{', '.join(sorted(data.config_types))}"
+            )
         noise = Noise(
             **sigmas,
             config_types=dict(self.config_type_sigma or {}),
@@ -263,7 +283,8 @@ class KernelPotential:
     # ---- prediction ----------------------------------------------------------------
 
     @property
-    def _model(self) -> FittedModel:
+    def model(self) -> FittedModel:
+        """What `fit` found; immutable, a new fit makes a new one."""
         if not hasattr(self, "fitted_"):
             from sklearn.exceptions import NotFittedError
 
@@ -273,7 +294,7 @@ class KernelPotential:
     @property
     def r_cut(self) -> float:
         """Distance beyond which atoms do not interact [Å]."""
-        return self._model.r_cut
+        return self.model.r_cut
 
     def predict(
         self,
@@ -305,7 +326,7 @@ class KernelPotential:
         ValueError
             If the structure has a species the model does not know, or is not sound.
         """
-        return self._model.predict(
+        return self.model.predict(
             atoms, return_std=return_std, neighbors=neighbors, n_threads=n_threads
         )
 
@@ -315,6 +336,7 @@ class KernelPotential:
         *,
         return_std: bool = False,
         n_threads: int | None = None,
+        names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predict many structures; small ones are evaluated together, which is faster.
 
@@ -325,13 +347,23 @@ class KernelPotential:
             As in `predict`.
         n_threads : int, optional
             As in `fit`.
+        names : sequence of str, optional
+            What to call the structures in messages.
 
         Yields
         ------
         Prediction
             Of each structure in turn, equal to `predict` to rounding.
+
+        Raises
+        ------
+        ValueError
+            Before anything is computed, if a structure has an unknown species or is not
+            sound.
         """
-        yield from self._model.predict_many(structures, return_std=return_std, n_threads=n_threads)
+        yield from self.model.predict_many(
+            structures, return_std=return_std, n_threads=n_threads, names=names
+        )
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Posterior standard deviation of each local energy, without forces.
@@ -347,7 +379,7 @@ class KernelPotential:
         ndarray of shape (n_atoms,)
             [eV]; the `energies_std` of `predict`.
         """
-        return self._model.local_std(atoms, n_threads=n_threads)
+        return self.model.local_std(atoms, n_threads=n_threads)
 
     def variance_gradient(self, atoms: Atoms, weights: FloatArray) -> FloatArray:
         """Gradient of a weighted sum of local variances by the positions.
@@ -363,7 +395,7 @@ class KernelPotential:
         ndarray of shape (n_atoms, 3)
             [eV^2/Å].
         """
-        return self._model.variance_gradient(atoms, weights)
+        return self.model.variance_gradient(atoms, weights)
 
     def calculator(self, **options: Any) -> KernelPotCalculator:
         """ASE calculator of this potential.
@@ -392,7 +424,7 @@ class KernelPotential:
             Species, terms, sparse counts and ranks, sigmas, e0, baseline, training
             counts and errors.
         """
-        return self._model.describe()
+        return self.model.describe()
 
     def summary(self) -> str:
         """Explain in words what was chosen, from what, and how well it fits.
@@ -402,7 +434,7 @@ class KernelPotential:
         str
             Text with units, to be printed.
         """
-        return summary_text(self.describe(), self._model.baseline)
+        return summary_text(self.describe(), self.model.baseline)
 
     # ---- file ----------------------------------------------------------------------
 
@@ -418,7 +450,15 @@ class KernelPotential:
         FileNotFoundError
             If there is no such directory.
         """
-        storage.save(self._model, path, self._golden)
+        storage.save(self.model, path, self._golden, self._parameters())
+
+    def _parameters(self) -> dict[str, Any]:
+        """Arguments of the constructor (given sparse points are not kept in files)."""
+        names = (
+            "terms", "preset", "n_sparse", "sigma_energy", "sigma_forces", "sigma_stress",
+            "config_type_sigma", "e0", "baseline", "seed",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> KernelPotential:
@@ -442,16 +482,8 @@ class KernelPotential:
             If the file is foreign, truncated, altered, too new, or the golden
             structure is not reproduced on this machine.
         """
-        fitted, golden = storage.load(path, verify=verify)
-        noise = fitted.noise
-        self = cls(
-            [term.soap.term for term in fitted.local.terms],
-            sigma_energy=noise.sigma_energy,
-            sigma_forces=noise.sigma_forces,
-            sigma_stress=noise.sigma_stress,
-            config_type_sigma=noise.config_types,
-            baseline=fitted.baseline,
-        )
+        fitted, golden, parameters = storage.load(path, verify=verify)
+        self = cls(**parameters)
         self.fitted_, self._golden = fitted, golden
         return self
 
@@ -495,27 +527,30 @@ def parse_memory(memory: float | str) -> float:
     return value
 
 
-def _check_memory(
-    memory: float | str | None, terms: Sequence[SOAPTerm], default: int, threads: int
-) -> None:
+def _fit_memory(
+    memory: float | str | None, terms: Sequence[SOAPTerm], default: int, n_atoms: int, threads: int
+) -> int:
+    """Threads that a memory budget allows; refuse where not even one does."""
     if memory is None:
-        return
+        return threads
     budget = parse_memory(memory)
-    counts = [t.n_sparse or default for t in terms]
+    counts = [t.n_sparse or min(default, n_atoms) for t in terms]
+    while threads > 1 and peak_bytes(sum(counts), threads) > budget:
+        threads -= 1
     needed = peak_bytes(sum(counts), threads)
     if needed > budget:
-        affordable = next(
-            (m for m in range(sum(counts), 0, -10) if peak_bytes(m, threads) <= budget), 0
-        )
+        affordable = next((m for m in range(sum(counts), 0, -10) if peak_bytes(m, 1) <= budget), 0)
         remedy = (
-            f"the budget holds {affordable // len(counts)} points per term"
+            f"the budget holds {affordable // len(counts)} points per term: lower n_sparse or "
+            "raise the budget"
             if affordable
-            else "the budget is below what any fit needs"
+            else "any fit needs more: raise the budget"
         )
         raise ValueError(
             f"{sum(counts)} sparse points need {needed / 1e9:.2f} GB, the memory budget is "
-            f"{budget / 1e9:.2f} GB; {remedy}: lower n_sparse or raise the budget"
+            f"{budget / 1e9:.2f} GB; {remedy}"
         )
+    return threads
 
 
 def _with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
@@ -550,6 +585,20 @@ def _check_every_species(terms: Sequence[KernelTerm], species: Sequence[int]) ->
             f"`sparse_points` has no environment of {', '.join(missing)} in any term: add one, "
             "or leave a term's list out to have it selected"
         )
+
+
+def _isolated_notes(data: Dataset, e0: AtomicEnergies) -> list[str]:
+    """Say so where isolated atoms in the data contradict the e0 used."""
+    notes = []
+    for frame in data:
+        if frame.is_isolated_atom and frame.energy is not None and e0.absolute:
+            number = int(frame.atoms.numbers[0])
+            if abs(frame.energy - e0.e0[number]) > 0.01:
+                notes.append(
+                    f"{frame.name}: the isolated {chemical_symbols[number]} of "
+                    f"{frame.energy:.4f} eV is not used; e0 is {e0.e0[number]:.4f} eV ({e0.origin})"
+                )
+    return notes
 
 
 def _virial_note(offset: float, data: Dataset) -> list[str]:

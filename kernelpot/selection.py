@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,8 +25,14 @@ def distinct(unit: FloatArray, decimals: int = 8) -> IntArray:
     decimals : int
         Features equal to so many decimals count as one environment.
     """
-    _, first = np.unique(np.round(unit, decimals), axis=0, return_index=True)
-    return np.sort(first)
+    seen: set[bytes] = set()
+    first = []
+    for e, row in enumerate(unit):
+        key = hashlib.blake2b((np.round(row, decimals) + 0.0).tobytes(), digest_size=16).digest()
+        if key not in seen:
+            seen.add(key)
+            first.append(e)
+    return np.array(first, dtype=np.int64)
 
 
 def farthest_point(unit: FloatArray, n: int) -> IntArray:

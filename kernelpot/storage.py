@@ -32,7 +32,12 @@ _ENERGY_TOLERANCE = 1e-8
 _FORCE_TOLERANCE = 1e-6
 
 
-def save(model: FittedModel, path: str | os.PathLike[str], golden: Atoms) -> None:
+def save(
+    model: FittedModel,
+    path: str | os.PathLike[str],
+    golden: Atoms,
+    parameters: Mapping[str, Any],
+) -> None:
     """Write a model file.
 
     Parameters
@@ -41,6 +46,8 @@ def save(model: FittedModel, path: str | os.PathLike[str], golden: Atoms) -> Non
     path : path
     golden : ase.Atoms
         A small structure whose prediction is stored and recomputed at load.
+    parameters : mapping
+        Arguments of the constructor, so that a loaded potential fits as this one did.
     """
     local = model.local
     arrays: dict[str, Array] = {}
@@ -76,12 +83,15 @@ def save(model: FittedModel, path: str | os.PathLike[str], golden: Atoms) -> Non
         "virial_offset": model.virial_offset,
         "training": model.training,
         "golden": golden_header,
+        "parameters": _pack_parameters(parameters),
         "versions": _versions(),
     }
     modelfile.write(path, _json_safe(header), arrays)
 
 
-def load(path: str | os.PathLike[str], *, verify: bool = True) -> tuple[FittedModel, Atoms]:
+def load(
+    path: str | os.PathLike[str], *, verify: bool = True
+) -> tuple[FittedModel, Atoms, dict[str, Any]]:
     """Read a model file.
 
     Parameters
@@ -94,6 +104,8 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> tuple[FittedMo
     -------
     model : FittedModel
     golden : ase.Atoms
+    parameters : dict
+        Arguments of the constructor.
 
     Raises
     ------
@@ -147,7 +159,27 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> tuple[FittedMo
     )
     if verify:
         _verify(model, golden, header["golden"], arrays, os.fspath(path))
-    return model, golden
+    return model, golden, _unpack_parameters(header["parameters"])
+
+
+def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    packed = dict(parameters)
+    if packed["terms"] is not None:
+        packed["terms"] = [term.to_dict() for term in packed["terms"]]
+    baseline = packed["baseline"]
+    if baseline is not None:
+        walls = [baseline] if isinstance(baseline, Wall) else baseline
+        packed["baseline"] = [wall.to_dict() for wall in walls]
+    return packed
+
+
+def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = dict(packed)
+    if parameters["terms"] is not None:
+        parameters["terms"] = [SOAPTerm(**fields) for fields in parameters["terms"]]
+    if parameters["baseline"] is not None:
+        parameters["baseline"] = [Wall.from_dict(entry) for entry in parameters["baseline"]]
+    return parameters
 
 
 def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str, Array]]:

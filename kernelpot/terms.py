@@ -41,8 +41,8 @@ class SOAPTerm:
     delta : float, default=1.0
         Prior standard deviation of a local energy [eV].
     n_sparse : int or None, default=None
-        Sparse points of this term, all species together. None: 1,000, or the number
-        of distinct environments if there are fewer.
+        Sparse points of this term, all species together. None: the number of the
+        potential's `n_sparse` or preset, or of distinct environments if there are fewer.
     cutoff_power : float, default=2
         The density is weighted by ``(1 + 2 (r/r_cut)^3 - 3 (r/r_cut)^2)^cutoff_power``.
         At 1 forces have a kink at the cutoff; from 2 on they are smooth.
@@ -116,6 +116,17 @@ class SOAPTerm:
             "a positive integer or None",
             self.n_sparse,
         )
+        for name in ("n_max", "l_max", "n_sparse"):  # 6.0, as numbers in files may be
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, int(value))
+        for symbol, weight in (self.species_weighting or {}).items():
+            _require(
+                math.isfinite(weight) and weight > 0,
+                f"species_weighting[{symbol}]",
+                "positive (an environment of zero weight cannot be normalized)",
+                weight,
+            )
         _require(
             self.compression in COMPRESSIONS,
             "compression",

@@ -127,7 +127,7 @@ def test_a_wall_without_distances_says_so():
     with pytest.raises(ValueError, match="the wall has no distances yet"):
         Wall().pair_energy(np.array([1.0]), 13, 13)
     with pytest.raises(ValueError, match="`d_min` of .* must be positive"):
-        Wall({(13, 13): -1.0}).fit(read_dataset(label(Atoms("Al"))), (13,))
+        Wall({(13, 13): -1.0})
 
 
 def composition(symbols, energy):

@@ -169,6 +169,17 @@ def test_a_model_file_is_enough(potential, tmp_path):
     assert atoms.get_potential_energy() == potential.predict(atoms).energy
 
 
+def test_a_later_fit_does_not_change_a_calculator(labelled):
+    pot = kp.KernelPotential([kp.SOAPTerm(r_cut=3.5, n_max=3, l_max=2, n_sparse=40)]).fit(labelled)
+    atoms = structures()["crystal"]
+    before = pot.predict(atoms).energy
+    atoms.calc = pot.calculator()
+    pot.terms = [kp.SOAPTerm(r_cut=5.5, n_max=3, l_max=2, n_sparse=40)]
+    pot.fit(labelled)
+    assert atoms.get_potential_energy() == pytest.approx(before, abs=1e-10)
+    assert pot.predict(atoms).energy != pytest.approx(before, abs=1e-6)
+
+
 def test_unknown_species_are_refused(potential):
     atoms = Atoms("CuO", [[0, 0, 0], [0, 0, 2]])
     atoms.calc = potential.calculator()

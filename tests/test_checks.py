@@ -84,6 +84,20 @@ def test_a_constant_offset_of_virials_is_found(strained):
     assert "disagree by a constant +0.2" in warning
 
 
+def test_many_strained_cells_are_compared_with_their_neighbors():
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(150):
+        atoms = bulk("Cu", a=3.6)
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))))
+        atoms.set_scaled_positions([[0, 0, 0]])
+        frames.append(label(atoms))
+        frames[-1].arrays["REF_forces"][:] = 1e-6
+    test = read_dataset(frames).check().facts["virial_test"]
+    assert test["slope"] == pytest.approx(1.0, abs=0.03)
+    assert test["n_pairs"] > 100
+
+
 def test_shuffled_virials_are_found(strained):
     virials = [f.info["REF_virial"] for f in strained]
     for frame, virial in zip(strained, virials[3:] + virials[:3], strict=True):

@@ -213,6 +213,19 @@ def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
     ):
         (tmp_path / "bad.toml").write_text(text)
         refused(["fit", train, "-o", out, "--config", tmp_path / "bad.toml"], capsys, message, out)
+    refused(
+        ["fit", train, "-o", out, "--json", tmp_path / "no" / "a.json"], capsys, "cannot write", out
+    )
+    refused(
+        ["fit", train, "-o", out, "--config", folder / "fit.toml", "--n-sparse", "30"],
+        capsys, "`n_sparse` has no effect", out,
+    )  # fmt: skip
+    foreign = label(rattled_alloy(0, (1, 1, 1)))
+    foreign.numbers[2] = 79
+    ase.io.write(
+        tmp_path / "gold.xyz", [label(rattled_alloy(0, (1, 1, 1))), foreign], format="extxyz"
+    )
+    refused(["evaluate", fitted, tmp_path / "gold.xyz"], capsys, "gold.xyz:1: unknown species Au")
     refused(["evaluate", train, train], capsys, "is not a kernelpot model file")
     refused(["evaluate", tmp_path / "absent.kpot", train], capsys, "absent.kpot")
     refused(["info", tmp_path / "absent.kpot"], capsys, "absent.kpot")

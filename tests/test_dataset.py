@@ -229,3 +229,35 @@ def test_isolated_atoms_are_recognized():
     assert read_dataset(label(Atoms("Cu")))[0].is_isolated_atom
     periodic = label(Atoms("Cu", cell=[3, 3, 3], pbc=True))
     assert not read_dataset(periodic)[0].is_isolated_atom
+
+
+def test_two_levels_of_theory_are_never_mixed_in_a_frame(frame):
+    del frame.arrays["REF_forces"], frame.info["REF_virial"]
+    frame.calc = SinglePointCalculator(frame, energy=-99.0, forces=np.full((4, 3), 99.0))
+    found = read_dataset(frame)[0]
+    assert found.energy == pytest.approx(frame.info["REF_energy"])
+    assert found.forces is None
+
+
+def test_data_sets_can_be_joined_and_may_not_be_empty(frame):
+    one = read_dataset(frame)
+    both = read_dataset([one, one[:1], frame])
+    assert len(both) == 3
+    assert both[0] is one[0]
+    with pytest.raises(ValueError, match="no structures"):
+        read_dataset(one[:0])
+
+
+def test_a_stress_without_a_volume_is_not_reported_as_read(frame):
+    frame.pbc = (True, True, False)
+    del frame.info["REF_virial"]
+    frame.info["REF_stress"] = np.zeros(6)
+    found = read_dataset(frame)[0]
+    assert found.virial is None
+    assert "stress" not in found.sources
+
+
+def test_a_sigma_that_would_be_ignored_is_refused(frame):
+    frame.info["sigma_stress"] = 0.1
+    with pytest.raises(ValueError, match="give sigma_virial"):
+        read_dataset(frame)

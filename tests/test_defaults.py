@@ -85,6 +85,10 @@ def test_sigmas_follow_the_forces():
     sigmas, notes = defaults.sigmas(data)
     assert sigmas["sigma_forces"] == pytest.approx(0.5 * defaults.FORCES_SHARE)
     assert len(notes) == 3
+    still = bulk("Cu", cubic=True)
+    still.info["REF_energy"] = -1.0
+    still.arrays["REF_forces"] = np.full((4, 3), 1e-6)  # rounding of a perfect crystal
+    assert defaults.sigmas(read_dataset(still))[0]["sigma_forces"] == 0.05
     quiet = bulk("Cu", cubic=True)
     quiet.info["REF_energy"] = -1.0
     assert defaults.sigmas(read_dataset(quiet))[0]["sigma_forces"] == 0.05

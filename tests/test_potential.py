@@ -469,3 +469,102 @@ def test_progress_is_reported(labelled, small_terms):
     )
     assert ("fit", 1.0) in stages
     assert any(stage.startswith("descriptors") for stage, _ in stages)
+
+
+# ---- what a careful user would trip over ----------------------------------------------
+
+
+def test_a_loaded_potential_fits_as_the_one_that_was_saved(labelled, tmp_path):
+    pot = kp.KernelPotential(
+        [kp.SOAPTerm(r_cut=4.0, n_max=3, l_max=2)],
+        n_sparse=50,
+        e0={"Al": 0.5, "Cu": -0.5},
+        sigma_forces=0.07,
+        config_type_sigma={"cluster": {"energy": 0.01}},
+    ).fit(labelled)
+    pot.save(tmp_path / "m.kpot")
+    again = kp.load(tmp_path / "m.kpot").fit(labelled)
+    atoms = structures()["crystal"]
+    assert again.predict(atoms).energy == pot.predict(atoms).energy
+    assert again.fitted_.e0.origin == "given"
+
+
+def test_n_sparse_fills_the_terms_that_name_no_number(labelled):
+    open_term = kp.SOAPTerm(r_cut=4.0, n_max=3, l_max=2)
+    pot = kp.KernelPotential([open_term], n_sparse=45).fit(labelled)
+    assert sum(pot.describe()["terms"][0]["n_sparse"].values()) == 45
+    with pytest.raises(ValueError, match="`n_sparse` has no effect"):
+        kp.KernelPotential([kp.SOAPTerm(r_cut=4.0, n_sparse=9)], n_sparse=45).fit(labelled)
+
+
+def test_too_few_sparse_points_for_the_species_are_raised_and_said(labelled):
+    term = kp.SOAPTerm(r_cut=4.0, n_max=3, l_max=2, n_sparse=7)
+    pot = kp.KernelPotential([term]).fit(labelled)
+    assert sum(pot.describe()["terms"][0]["n_sparse"].values()) == 40
+    assert any("40 sparse points instead of 7" in n for n in pot.fitted_.training["notes"])
+
+
+def test_a_misspelt_config_type_is_refused(labelled, small_terms):
+    with pytest.raises(ValueError, match="names clustre; the data have bulk, cluster, large"):
+        kp.KernelPotential(small_terms, config_type_sigma={"clustre": {"energy": 1.0}}).fit(
+            labelled
+        )
+
+
+def test_a_free_atom_in_a_periodic_box_is_a_free_atom(labelled, small_terms):
+    free = []
+    for symbol, energy in (("Cu", -1.5), ("Al", 2.5)):
+        atoms = Atoms(symbol, cell=[12.0, 12.0, 12.0], pbc=True)
+        atoms.info["REF_energy"] = energy
+        free.append(atoms)
+    pot = kp.KernelPotential(small_terms).fit([*labelled, *free])
+    assert pot.fitted_.e0.origin == "isolated atoms"
+    assert pot.predict(free[0]).energy == pytest.approx(-1.5, abs=5e-3)
+
+
+def test_a_free_atom_that_contradicts_e0_is_mentioned(labelled, small_terms):
+    atoms = Atoms("Cu")
+    atoms.info["REF_energy"] = -5.0
+    pot = kp.KernelPotential(small_terms, e0={"Cu": 0.0, "Al": 0.0}).fit([*labelled, atoms])
+    assert any("-5.0000 eV is not used" in note for note in pot.fitted_.training["notes"])
+
+
+def test_every_way_to_evaluate_refuses_what_is_unsound(potential):
+    from kernelpot.neighbors import neighbor_list
+
+    no_cell = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], pbc=True)
+    broken = structures()["cluster"]
+    pairs = neighbor_list(broken, potential.r_cut)
+    broken.positions[1, 1] = np.nan
+    for atoms, message in ((no_cell, "no vector there"), (broken, "not finite")):
+        with pytest.raises(ValueError, match=message):
+            potential.local_std(atoms)
+        with pytest.raises(ValueError, match=message):
+            potential.variance_gradient(atoms, np.ones(len(atoms)))
+    with pytest.raises(ValueError, match="not finite"):
+        potential.predict(broken, neighbors=pairs)
+
+
+def test_a_tight_memory_budget_costs_threads_before_it_refuses(labelled, small_terms):
+    from kernelpot.fitting import peak_bytes
+
+    few = peak_bytes(120, 1) * 1.01
+    assert peak_bytes(120, 12) > few
+    kp.KernelPotential(small_terms).fit(labelled, memory=few, n_threads=12)
+
+
+def test_predictions_from_several_threads_agree_and_give_blas_back(potential):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_info
+
+    def blas():
+        return [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"]
+
+    before = blas()
+    atoms = rattled_alloy(2, (3, 2, 2))
+    expected = potential.predict(atoms).energy
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: potential.predict(atoms).energy, range(40)))
+    assert set(found) == {expected}
+    assert blas() == before

@@ -265,6 +265,18 @@ def test_wrong_parameters_are_refused(change, message):
         SOAPTerm(**{"r_cut": 4.0, **change})
 
 
+def test_whole_numbers_may_come_as_floats():
+    term = SOAPTerm(r_cut=4.0, n_max=4.0, l_max=2.0, n_sparse=30.0)
+    assert (term.n_max, term.l_max, term.n_sparse) == (4, 2, 30)
+    assert SOAP(term, SPECIES).n_features > 0
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
+def test_species_weights_must_be_positive(weight):
+    with pytest.raises(ValueError, match=r"`species_weighting\[Cu\]` must be positive"):
+        SOAPTerm(r_cut=4.0, species_weighting={"Cu": weight})
+
+
 def test_a_parameter_of_the_wrong_type_is_refused():
     with pytest.raises(TypeError, match="`r_cut` must be a number"):
         SOAPTerm(r_cut="4")
