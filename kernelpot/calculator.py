@@ -27,6 +27,8 @@ class KernelPotCalculator(Calculator):
         calculator.
     skin : float, default=0.5
         Verlet skin of the neighbor list [Å].
+    gate : None
+        Only None: this version has no variance gate; results are those of `predict`.
     with_std : bool, default=False
         Compute `energies_std` in every evaluation. Otherwise it is computed from the
         first time it is asked for.
@@ -66,11 +68,14 @@ class KernelPotCalculator(Calculator):
         potential: KernelPotential | str | os.PathLike[str],
         *,
         skin: float = 0.5,
+        gate: None = None,
         with_std: bool = False,
         n_threads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if gate is not None:
+            raise ValueError("`gate` must be None: this version has no variance gate")
         if not isinstance(potential, KernelPotential):
             potential = load(potential)
         self.model = potential.model

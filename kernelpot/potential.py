@@ -301,6 +301,7 @@ class KernelPotential:
         atoms: Atoms,
         *,
         return_std: bool = False,
+        gate: bool = False,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
     ) -> Prediction:
@@ -312,6 +313,8 @@ class KernelPotential:
             Any periodicity; not modified.
         return_std : bool, default=False
             Also compute `energies_std` and `spilling`.
+        gate : bool, default=False
+            Only False: this version has no variance gate.
         neighbors : NeighborList, optional
             A list valid for `atoms` to at least `r_cut`; searched for if not given.
         n_threads : int, optional
@@ -326,6 +329,8 @@ class KernelPotential:
         ValueError
             If the structure has a species the model does not know, or is not sound.
         """
+        if gate:
+            raise ValueError("`gate` must be False: this version has no variance gate")
         return self.model.predict(
             atoms, return_std=return_std, neighbors=neighbors, n_threads=n_threads
         )

@@ -32,6 +32,9 @@ class Prediction:
         Posterior standard deviation of each local energy [eV].
     spilling : ndarray of shape (n_atoms,) or None
         Share of the prior variance that the sparse points do not span, 0 (known) to 1.
+    energy_std, forces_std, stress_std : None
+        Reserved for the standard deviations of these; this version computes that of
+        local energies only.
     """
 
     energy: float
@@ -40,3 +43,6 @@ class Prediction:
     stress: FloatArray | None
     energies_std: FloatArray | None = None
     spilling: FloatArray | None = None
+    energy_std: float | None = None
+    forces_std: FloatArray | None = None
+    stress_std: FloatArray | None = None

@@ -116,6 +116,17 @@ def load(
         not reproduced.
     """
     header, arrays = modelfile.read(path)
+    try:
+        return _restore(header, arrays, os.fspath(path), verify)
+    except (KeyError, TypeError) as error:
+        raise modelfile.ModelFileError(
+            f"{os.fspath(path)} was written by an incompatible version of kernelpot ({error!r})"
+        ) from error
+
+
+def _restore(
+    header: Mapping[str, Any], arrays: Mapping[str, Array], name: str, verify: bool
+) -> tuple[FittedModel, Atoms, dict[str, Any]]:
     species = tuple(header["species"])
     blocks = [(int(z), int(t)) for z, t in header["blocks"]]
     terms = []
@@ -158,7 +169,7 @@ def load(
         pbc=header["golden"]["pbc"],
     )
     if verify:
-        _verify(model, golden, header["golden"], arrays, os.fspath(path))
+        _verify(model, golden, header["golden"], arrays, name)
     return model, golden, _unpack_parameters(header["parameters"])
 
 

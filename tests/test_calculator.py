@@ -64,6 +64,18 @@ def test_nothing_is_computed_twice(potential):
     assert calculator.n_evaluations == 4
 
 
+def test_there_is_no_gate_and_asking_for_one_says_so(potential):
+    atoms = structures()["cluster"]
+    atoms.calc = potential.calculator(gate=None)
+    expected = potential.predict(atoms, gate=False)
+    assert atoms.get_potential_energy() == pytest.approx(expected.energy, rel=1e-12)
+    assert expected.energy_std is None
+    with pytest.raises(ValueError, match="no variance gate"):
+        potential.calculator(gate=object())
+    with pytest.raises(ValueError, match="no variance gate"):
+        potential.predict(atoms, gate=True)
+
+
 def test_a_cluster_has_no_stress(potential):
     from ase.calculators.calculator import PropertyNotImplementedError
 

@@ -128,6 +128,16 @@ def test_a_newer_format_is_refused(path, monkeypatch):
         kp.load(path)
 
 
+@pytest.mark.parametrize("key", ["parameters", "noise", "e0"])
+def test_a_header_without_its_parts_is_refused(path, key):
+    header, arrays = modelfile.read(path)
+    header.pop("arrays")
+    header.pop(key)
+    modelfile.write(path, header, arrays)
+    with pytest.raises(ModelFileError, match="incompatible version"):
+        kp.load(path)
+
+
 def test_a_golden_structure_that_is_not_reproduced_is_refused(path):
     header, arrays = modelfile.read(path)
     header.pop("arrays")
