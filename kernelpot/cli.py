@@ -417,9 +417,15 @@ def _md(arguments: argparse.Namespace) -> None:
     )
     summary = result.summary()
     memory = _peak_memory_bytes()
+    drift = summary["drift_ev_per_atom"]
+    if drift is not None:
+        print(
+            f"\ndrift of the total energy {drift:.2e} eV/atom in {summary['time_ps']:.3g} ps",
+            file=out,
+        )
     print(
-        f"\ndrift of the total energy {summary['drift_ev_per_atom']:.2e} eV/atom in "
-        f"{summary['time_ps']:.3g} ps; {summary['us_per_atom_step']:.1f} us per atom and "
+        f"\nmean temperature {summary['mean_temperature_k']:.0f} K; "
+        f"{summary['us_per_atom_step']:.1f} us per atom and "
         f"step; largest local std {summary['max_energies_std']:.4f} eV; peak memory "
         f"{memory / 1e9:.2f} GB",
         file=out,

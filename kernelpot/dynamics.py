@@ -66,12 +66,14 @@ class Dynamics:
         Final state.
     wall_seconds : float
     n_steps : int
+    ensemble : str
     """
 
     rows: FloatArray
     atoms: Atoms
     wall_seconds: float
     n_steps: int
+    ensemble: str
 
     def summary(self) -> dict[str, Any]:
         """Drift, temperature and uncertainty in numbers."""
@@ -80,7 +82,10 @@ class Dynamics:
             "n_atoms": len(self.atoms),
             "n_steps": self.n_steps,
             "time_ps": float(self.rows[-1, 0]),
-            "drift_ev_per_atom": energy_drift(self.rows[:, 0], self.rows[:, 1]),
+            # a thermostat changes the energy: only nve has a drift
+            "drift_ev_per_atom": energy_drift(self.rows[:, 0], self.rows[:, 1])
+            if self.ensemble == "nve"
+            else None,
             "mean_temperature_k": float(self.rows[len(self.rows) // 2 :, 4].mean()),
             "max_energies_std": float(self.rows[:, 5].max()),
             "us_per_atom_step": 1e6 * per_step,
@@ -214,7 +219,7 @@ def run_dynamics(
     began = time.perf_counter()
     dynamics.run(steps)
     wall = time.perf_counter() - began
-    return Dynamics(np.array(rows), atoms, wall, steps)
+    return Dynamics(np.array(rows), atoms, wall, steps, ensemble)
 
 
 def _append_frame(path: str, atoms: Atoms, std: FloatArray) -> None:

@@ -153,6 +153,7 @@ def test_thermostats_hold_the_temperature(copper, ensemble, tmp_path):
             trajectory=str(trajectory),
         )
     assert 100 < result.summary()["mean_temperature_k"] < 600
+    assert result.summary()["drift_ev_per_atom"] is None
     frames = ase.io.read(trajectory, ":")
     assert len(frames) == 4
     assert frames[-1].arrays["energies_std"].shape == (32,)
