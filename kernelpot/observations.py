@@ -161,12 +161,11 @@ def observe(
     n_atoms = sum(map(len, frames))
     found: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any], Group, float]] = []
     first_atom = 0
-    known: tuple[Any, ...]
     for index, (frame, known) in enumerate(zip(frames, references, strict=True)):
         forces_start = n_frames + 3 * first_atom
         virial_start = n_frames + 3 * n_atoms + 6 * index
         starts = (index, forces_start, virial_start)
-        labels = (frame.energy, frame.forces, frame.virial)
+        labels: tuple[Any, ...] = (frame.energy, frame.forces, frame.virial)
         for start, label, explained, (group, unit) in zip(
             starts, labels, known, noise.of(frame), strict=True
         ):
