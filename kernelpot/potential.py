@@ -200,7 +200,7 @@ class KernelPotential:
             kernel_terms,
             design.weights(solution),
             design.whitening,
-            posterior_variances(kernel_terms, factor, columns),
+            posterior_variances(kernel_terms, factor, design.whitening, columns),
         )
         offset = design.virial_offset(solution)
         training: dict[str, Any] = {

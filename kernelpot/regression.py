@@ -16,7 +16,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 # Eigenvalues of K_MM below this fraction of the largest are rounding noise.
 RELATIVE_EIGENVALUE_CUT = 1e-12
@@ -295,33 +296,75 @@ class GroupedFactor:
 class LocalVariance:
     r"""Posterior variance of local energies of one species (DTC).
 
-    .. math:: v = k_{**} - |\phi|^2 + |S \phi|^2, \qquad \phi = T^\top k_*
+    With :math:`\phi = T^\top k_*` the variance is
+    :math:`v = k_{**} - |\phi|^2 + |S \phi|^2`: what the sparse points do not span
+    (novelty) plus what the data leave open. Here it is written as
 
-    The first difference is what the sparse points do not span (novelty), the last
-    term what the data leave open.
+    .. math:: v = k_{**} - |G k_*|^2, \qquad
+              G^\top G = T (1 - S^\top S) T^\top ,
+
+    G lower triangular in an order of the sparse points that puts the most
+    representative first (pivoted Cholesky): one triangular product per environment.
+    The leading block of G with the first m points alone gives an upper bound, the
+    variance of the best that m points can explain; it falls to the exact value as m
+    grows.
 
     Parameters
     ----------
     prior : float
         :math:`k_{**}` [eV^2].
-    posterior_factor : ndarray of shape (rank, rank)
-        S of `TriangularFactor.posterior_factor`.
+    order : ndarray of shape (rank,)
+        Sparse points (all terms of the species, one after the other) in that order.
+    reduction : ndarray of shape (rank, rank)
+        G, lower triangular, Fortran order [1/eV].
     """
 
     prior: float
-    posterior_factor: FloatArray
+    order: IntArray
+    reduction: FloatArray
 
-    def __call__(self, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Variance and novelty of environments.
+    @classmethod
+    def of(
+        cls, prior: float, whitening: Sequence[FloatArray], posterior_factor: FloatArray
+    ) -> LocalVariance:
+        """Build from the whitening of each term and S.
 
         Parameters
         ----------
-        phi : ndarray of shape (n_env, rank)
-            Whitened features.
+        prior : float
+        whitening : sequence of ndarray of shape (n_sparse, rank)
+            T of each term; the species' T is block diagonal.
+        posterior_factor : ndarray of shape (rank, rank)
+            S of `TriangularFactor.posterior_factor`.
+        """
+        # coordinates of the sparse points in the whitened basis: P P^T = K_MM
+        T = scipy.linalg.block_diag(*whitening)
+        P = T / np.einsum("mr,mr->r", T, T)
+        pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
+        order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
+        basis, corner = scipy.linalg.qr(P[order].T)
+        # (1 - S^T S) in that basis as F^T F, F lower triangular
+        shrink, vectors = scipy.linalg.eigh(posterior_factor.T @ posterior_factor)
+        half = np.sqrt(np.clip(1.0 - shrink, 0.0, None))[:, None] * (vectors.T @ basis)
+        F = scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1]
+        n = len(order)
+        G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
+        return cls(prior, order, np.asfortranarray(np.tril(G)))
+
+    def __call__(self, k: FloatArray, points: int | None = None) -> FloatArray:
+        """Variance of environments.
+
+        Parameters
+        ----------
+        k : ndarray of shape (n_env, n)
+            Kernel with the sparse points named by `order`, in that order (or the first
+            `points` of them).
+        points : int, optional
+            Use so many points only: an upper bound.
 
         Returns
         -------
-        variance, novelty : ndarray of shape (n_env,)
+        ndarray of shape (n_env,)
             [eV^2], not negative.
 
         Raises
@@ -329,17 +372,23 @@ class LocalVariance:
         FloatingPointError
             If a variance is negative beyond rounding (a bug, never clipped silently).
         """
-        novelty = self.prior - np.einsum("em,em->e", phi, phi)
-        # |phi|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
-        if novelty.size and novelty.min() < -1e-6 * self.prior:
+        explained = self._product(np.ascontiguousarray(k[:, :points]), transpose=False)
+        variance = self.prior - np.einsum("em,em->e", explained, explained)
+        # |G k|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
+        if variance.size and variance.min() < -1e-6 * self.prior:
             raise FloatingPointError(
-                f"negative variance {novelty.min():.3g} eV^2 (prior {self.prior:.3g})"
+                f"negative variance {variance.min():.3g} eV^2 (prior {self.prior:.3g})"
             )
-        novelty = np.maximum(novelty, 0.0)
-        open_ = phi @ self.posterior_factor.T
-        return novelty + np.einsum("em,em->e", open_, open_), novelty
+        return np.maximum(variance, 0.0)
 
-    def gradient(self, phi: FloatArray) -> FloatArray:
-        """Derivative of the variance with respect to phi, shape (n_env, rank)."""
-        s = self.posterior_factor
-        return 2.0 * ((phi @ s.T) @ s - phi)
+    def gradient(self, k: FloatArray) -> FloatArray:
+        """Derivative of the variance by `k`, shape (n_env, rank)."""
+        explained = self._product(np.ascontiguousarray(k), transpose=False)
+        return -2.0 * self._product(explained, transpose=True)
+
+    def _product(self, rows: FloatArray, *, transpose: bool) -> FloatArray:
+        """``rows @ G.T`` (or ``rows @ G``) with the leading block of G, triangular."""
+        n = rows.shape[1]
+        block = self.reduction if n == len(self.order) else self.reduction[:n, :n]
+        product = scipy.linalg.blas.dtrmm(1.0, block, rows.T, lower=1, trans_a=int(transpose))
+        return product.T
