@@ -20,9 +20,9 @@ from ase.build import bulk
 
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP, species_index
-from kernelpot.evaluation import LocalModel, pair_forces
+from kernelpot.evaluation import LocalModel
 from kernelpot.kernels import DotProductKernel, normalize
-from kernelpot.neighbors import neighbor_list
+from kernelpot.neighbors import neighbor_list, pair_forces
 from kernelpot.regression import LocalVariance, whitening
 from kernelpot.terms import SOAPTerm
 
