@@ -3,10 +3,10 @@
     python benchmarks/speed/roofline.py [--atoms 4096]
 
 One thread. The machine: rate of dgemm, of multiply-adds in a compiled loop over an array in
-the nearest cache, and of copying memory that fits no cache. The engine, stage by stage, for rattled silicon
-with n_max = l_max = 8, r_cut 5 Å: floating-point operations and bytes to or from memory
-counted from the algorithm (below), time measured, and the share of the rate that bounds
-the stage (the faster of the two rates, or the memory).
+the nearest cache, and of copying memory that fits no cache. The engine, stage by stage, for
+rattled silicon with n_max = l_max = 8, r_cut 5 Å: floating-point operations and bytes to or
+from memory counted from the algorithm (below), time measured, and the share of the rate that
+bounds the stage (the faster of the two rates, or the memory).
 
 Counted per pair, with L = (l_max + 1)^2 harmonics and N = n_max radial functions:
 expansion 6 N (l_max + 1) (cubic tables) + 8 L (harmonics) + 2 N L (sum); pair gradients
