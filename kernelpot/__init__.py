@@ -19,7 +19,7 @@ _HOMES = {
     "Prediction": "prediction",
     "SOAP": "descriptors",
     "SOAPTerm": "terms",
-    "Wall": "baseline",
+    "Wall": "wall",
     "evaluate": "metrics",
     "load": "potential",
     "read_dataset": "dataset",
@@ -28,7 +28,6 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from kernelpot.baseline import Wall
     from kernelpot.calculator import KernelPotCalculator
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
     from kernelpot.descriptors import SOAP
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from kernelpot.potential import KernelPotential, load
     from kernelpot.prediction import Prediction
     from kernelpot.terms import SOAPTerm
+    from kernelpot.wall import Wall
 
 
 def __getattr__(name: str) -> Any:

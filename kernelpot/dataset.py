@@ -33,6 +33,14 @@ ISOLATED = 7.0
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
+_VOIGT_ROWS, _VOIGT_COLUMNS = (list(axis) for axis in zip(*VOIGT, strict=True))
+
+
+def voigt(full: FloatArray) -> FloatArray:
+    """Symmetrize a 3x3 tensor and list xx yy zz yz xz xy."""
+    return (0.5 * (full + full.T))[_VOIGT_ROWS, _VOIGT_COLUMNS]
+
+
 @dataclass(frozen=True)
 class LabelKeys:
     """Names under which labels are stored in ``atoms.info`` and ``atoms.arrays``.

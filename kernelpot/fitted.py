@@ -11,12 +11,13 @@ import numpy.typing as npt
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.atomic_energies import AtomicEnergies
+from kernelpot.baseline import BaselineTerm, Contribution, Reference, System
 from kernelpot.covariance import KernelTerm
-from kernelpot.dataset import check_cell, check_distances
+from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
-from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, pair_forces
-from kernelpot.neighbors import NeighborList, neighbor_list
+from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
+from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
@@ -28,67 +29,6 @@ IntArray = npt.NDArray[np.int64]
 # Small structures are evaluated together up to so many atoms: matrix products of a few
 # rows are bound by memory.
 GROUP_ATOMS = 1024
-
-_VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
-
-
-def voigt(full: FloatArray) -> FloatArray:
-    """Symmetrize a 3x3 tensor and list xx yy zz yz xz xy."""
-    return (0.5 * (full + full.T))[_VOIGT_ROWS, _VOIGT_COLUMNS]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the kernels need not explain: free atoms and baseline.
-
-    Attributes
-    ----------
-    e0 : AtomicEnergies
-    baseline : sequence of Wall
-    """
-
-    e0: AtomicEnergies
-    baseline: Sequence[Wall]
-
-    @property
-    def r_cut(self) -> float:
-        """Reach of the baseline [Å]."""
-        return max((wall.r_cut for wall in self.baseline), default=0.0)
-
-    def add_to(
-        self,
-        numbers: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
-        energies: FloatArray,
-        gradient: FloatArray,
-    ) -> None:
-        """Add its energies per atom and pair gradients, in place.
-
-        Parameters
-        ----------
-        numbers : ndarray of shape (n_atoms,)
-        pairs : NeighborList
-        displacements : ndarray of shape (n_pairs, 3)
-        energies : ndarray of shape (n_atoms,)
-        gradient : ndarray of shape (n_pairs, 3)
-        """
-        energies += [self.e0.e0[int(z)] for z in numbers]
-        if self.r_cut > 0:
-            distances = np.sqrt(np.einsum("pc,pc->p", displacements, displacements))
-            for wall in self.baseline:
-                added, slope, close = wall.evaluate(numbers, pairs, displacements, distances)
-                energies += added
-                gradient[close] += slope
-
-    def labels(self, atoms: Atoms) -> tuple[float, FloatArray, FloatArray]:
-        """Energy, forces and virial (Voigt) to subtract from the labels of a structure."""
-        pairs = neighbor_list(atoms, max(self.r_cut, 0.1))
-        displacements = pairs.displacements(atoms.positions)
-        energies, gradient = np.zeros(len(atoms)), np.zeros((pairs.n_pairs, 3))
-        self.add_to(atoms.numbers, pairs, displacements, energies, gradient)
-        virial = -displacements.T @ gradient
-        return float(energies.sum()), pair_forces(pairs, gradient), voigt(virial)
 
 
 @dataclass(frozen=True)
@@ -127,7 +67,7 @@ class FittedModel:
         return self.reference.e0
 
     @property
-    def baseline(self) -> Sequence[Wall]:
+    def baseline(self) -> Sequence[BaselineTerm]:
         """Terms of the baseline."""
         return self.reference.baseline
 
@@ -207,22 +147,23 @@ class FittedModel:
         )
         energies, gradient = found.energies, found.pair_gradient
         assert gradient is not None
-        self.reference.add_to(numbers, pairs, displacements, energies, gradient)
-        forces = pair_forces(pairs, gradient)
+        system = System.of(structures, self.r_cut, pairs=pairs, displacements=displacements)
+        result = Contribution.onto(system, energies, gradient)
+        self.reference.add_to(system, result)
+        forces, virials = system.forces(result), system.virials(result)
         std = spilling = None
         if found.variance is not None and found.novelty is not None:
             std = np.sqrt(found.variance)
             index = species_index(numbers, self.species)
             spilling = found.novelty / [self.local.variances[int(z)].prior for z in index]
-        result = []
-        start = 0
-        for atoms in structures:
-            own = slice(start, start + len(atoms))
-            p = slice(pairs.first[own.start], pairs.first[own.stop])
-            stress = None
-            if np.all(atoms.pbc):
-                stress = voigt(displacements[p].T @ gradient[p]) / atoms.get_volume()
-            result.append(
+        predictions = []
+        first = system.first_atom
+        for atoms, start, stop, virial in zip(
+            structures, first[:-1], first[1:], virials, strict=True
+        ):
+            own = slice(start, stop)
+            stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
+            predictions.append(
                 Prediction(
                     float(energies[own].sum()),
                     energies[own],
@@ -232,8 +173,7 @@ class FittedModel:
                     None if spilling is None else spilling[own],
                 )
             )
-            start = own.stop
-        return result
+        return predictions
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Standard deviation of local energies; see `KernelPotential.local_std`.
@@ -348,7 +288,7 @@ class FittedModel:
             "e0": {chemical_symbols[z]: e for z, e in self.e0.e0.items()},
             "e0_origin": self.e0.origin,
             "e0_note": self.e0.note,
-            "baseline": [wall.to_dict() for wall in self.baseline],
+            "baseline": [term.to_dict() for term in self.baseline],
             "virial_offset": self.virial_offset,
             "training": self.training,
         }

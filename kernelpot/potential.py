@@ -15,12 +15,13 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.units import GPa
 
 from kernelpot import defaults, storage
-from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
+from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
+from kernelpot.baseline import BaselineTerm, fit_terms, terms_of
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
 from kernelpot.evaluation import LocalModel
-from kernelpot.fitted import FittedModel, Reference, posterior_variances
+from kernelpot.fitted import FittedModel, posterior_variances
 from kernelpot.fitting import (
     Design,
     Progress,
@@ -37,6 +38,7 @@ from kernelpot.prediction import Prediction
 from kernelpot.regression import TriangularFactor
 from kernelpot.report import summary_text
 from kernelpot.terms import SOAPTerm
+from kernelpot.wall import Wall
 
 if TYPE_CHECKING:
     from kernelpot.calculator import KernelPotCalculator
@@ -75,7 +77,7 @@ class KernelPotential:
     e0 : mapping of symbol to float, "isolated" or "least_squares", optional
         Energies of isolated atoms [eV]; by default from isolated atoms in the data,
         else by least squares.
-    baseline : Wall or sequence of Wall, optional
+    baseline : term or sequence of terms, optional
         Default ``[Wall()]``; an empty sequence for none.
     sparse_points : sequence, optional
         Per term a list of ``(atoms, center)`` to use as sparse points, or None.
@@ -105,7 +107,7 @@ class KernelPotential:
         sigma_stress: float | None = None,
         config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
         e0: Mapping[str, float] | str | None = None,
-        baseline: Wall | Sequence[Wall] | None = None,
+        baseline: BaselineTerm | Sequence[BaselineTerm] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,
         seed: int = 0,
     ) -> None:
@@ -167,9 +169,8 @@ class KernelPotential:
         notes += _isolated_notes(dataset, e0)
         noise, noise_notes = self._choose_noise(dataset)
         notes += noise_notes
-        given = [Wall()] if self.baseline is None else self.baseline
-        walls = [given] if isinstance(given, Wall) else list(given)
-        reference = Reference(e0, [wall.fit(dataset, species) for wall in walls])
+        given = [Wall()] if self.baseline is None else terms_of(self.baseline)
+        reference = fit_terms(given, dataset, species, e0)
         n_default = defaults.N_SPARSE[self.preset]
         threads = _fit_memory(memory, terms, n_default, dataset.n_atoms, threads)
 

@@ -14,18 +14,23 @@ from ase import Atoms
 
 from kernelpot import modelfile
 from kernelpot._version import __version__
-from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.atomic_energies import AtomicEnergies
+from kernelpot.baseline import BaselineTerm, Reference, terms_of
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
-from kernelpot.fitted import FittedModel, Reference, prior_variance
+from kernelpot.fitted import FittedModel, prior_variance
 from kernelpot.kernels import DotProductKernel
 from kernelpot.observations import Noise
 from kernelpot.regression import LocalVariance, TriangularFactor
 from kernelpot.terms import SOAPTerm
+from kernelpot.wall import Wall
 
 FloatArray = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
+
+# Baseline terms by their name in model files.
+BASELINE_KINDS: dict[str, type[BaselineTerm]] = {term.kind: term for term in (Wall,)}
 
 # Golden structure: agreement demanded when a file is loaded.
 _ENERGY_TOLERANCE = 1e-8
@@ -79,7 +84,7 @@ def save(
         "e0": {str(z): e for z, e in model.e0.e0.items()},
         "e0_origin": model.e0.origin,
         "e0_note": model.e0.note,
-        "baseline": [wall.to_dict() for wall in model.baseline],
+        "baseline": [term.to_dict() for term in model.baseline],
         "virial_offset": model.virial_offset,
         "training": model.training,
         "golden": golden_header,
@@ -155,7 +160,7 @@ def _restore(
     )
     model = FittedModel(
         species=species,
-        reference=Reference(e0, [Wall.from_dict(entry) for entry in header["baseline"]]),
+        reference=Reference(e0, _baseline(header["baseline"])),
         local=local,
         factor=factor,
         noise=Noise(**noise),
@@ -179,8 +184,7 @@ def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         packed["terms"] = [term.to_dict() for term in packed["terms"]]
     baseline = packed["baseline"]
     if baseline is not None:
-        walls = [baseline] if isinstance(baseline, Wall) else baseline
-        packed["baseline"] = [wall.to_dict() for wall in walls]
+        packed["baseline"] = [term.to_dict() for term in terms_of(baseline)]
     return packed
 
 
@@ -189,8 +193,13 @@ def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
     if parameters["terms"] is not None:
         parameters["terms"] = [SOAPTerm(**fields) for fields in parameters["terms"]]
     if parameters["baseline"] is not None:
-        parameters["baseline"] = [Wall.from_dict(entry) for entry in parameters["baseline"]]
+        parameters["baseline"] = _baseline(parameters["baseline"])
     return parameters
+
+
+def _baseline(entries: Sequence[Mapping[str, Any]]) -> list[BaselineTerm]:
+    """Terms from their dictionaries; a kind of another version raises KeyError."""
+    return [BASELINE_KINDS[entry["kind"]].from_dict(entry) for entry in entries]
 
 
 def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str, Array]]:

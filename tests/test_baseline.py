@@ -6,9 +6,10 @@ from ase import Atoms
 from ase.data import covalent_radii
 
 from kernelpot import Wall, read_dataset
-from kernelpot.baseline import atomic_energies, shortest_distances, smoothstep, zbl
-from kernelpot.evaluation import pair_forces
-from kernelpot.neighbors import neighbor_list
+from kernelpot.atomic_energies import atomic_energies
+from kernelpot.baseline import Contribution, System
+from kernelpot.switching import smoothstep
+from kernelpot.wall import shortest_distances, zbl
 
 from .conftest import label, rattled_alloy, structures
 
@@ -62,13 +63,11 @@ def test_distances_come_from_the_data_capped_by_chemistry(data):
 def test_the_wall_is_zero_where_there_are_data(data):
     wall = Wall().fit(data, (13, 29))
     for frame in data:
-        pairs = neighbor_list(frame.atoms, 4.0)
-        displacements = pairs.displacements(frame.atoms.positions)
-        energies, _, close = wall.evaluate(
-            frame.atoms.numbers, pairs, displacements, np.linalg.norm(displacements, axis=1)
-        )
-        assert len(close) == 0
-        assert not energies.any()
+        system = System.of([frame.atoms], 4.0)
+        result = Contribution.zero(system)
+        wall.evaluate(system, result)
+        assert not result.energies.any()
+        assert not result.gradient.any()
 
 
 @pytest.mark.parametrize("pair", [(13, 13), (13, 29), (8, 29), (8, 8)])
@@ -88,14 +87,10 @@ def test_forces_and_virial_are_derivatives(name):
     atoms = structures()[name]
 
     def evaluate(a):
-        pairs = neighbor_list(a, wall.r_cut)
-        vectors = pairs.displacements(a.positions)
-        energies, gradient, close = wall.evaluate(
-            a.numbers, pairs, vectors, np.linalg.norm(vectors, axis=1)
-        )
-        full = np.zeros((pairs.n_pairs, 3))
-        full[close] = gradient
-        return energies.sum(), pair_forces(pairs, full), -vectors.T @ full
+        system = System.of([a], wall.r_cut)
+        result = Contribution.zero(system)
+        wall.evaluate(system, result)
+        return result.energies.sum(), system.forces(result), system.virials(result)[0]
 
     energy, forces, virial = evaluate(atoms)
     assert energy > 1.0
