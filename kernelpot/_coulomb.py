@@ -111,9 +111,9 @@ def real_space(
                 for d_c in range(low_c, reach_c[2] + 1):
                     s_c = (c + d_c) // n_c
                     here = d_a == 0 and d_b == 0 and d_c == 0
-                    other = (
-                        (a + d_a - s_a * n_a) * n_b + (b + d_b - s_b * n_b)
-                    ) * n_c + (c + d_c - s_c * n_c)
+                    other = ((a + d_a - s_a * n_a) * n_b + (b + d_b - s_b * n_b)) * n_c + (
+                        c + d_c - s_c * n_c
+                    )
                     shift_x = s_a * cell[0, 0] + s_b * cell[1, 0] + s_c * cell[2, 0]
                     shift_y = s_a * cell[0, 1] + s_b * cell[1, 1] + s_c * cell[2, 1]
                     shift_z = s_a * cell[0, 2] + s_b * cell[1, 2] + s_c * cell[2, 2]
