@@ -8,7 +8,7 @@ search for neighbors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -301,3 +301,26 @@ def fit_terms(
         fitted = term.fit(data, species, reference)
         reference = Reference(e0, (*reference.baseline, fitted))
     return reference
+
+
+def without_terms(data: Dataset, reference: Reference) -> Dataset:
+    """Take what the terms explain, but not the free atoms, off the energies of the data.
+
+    Parameters
+    ----------
+    data : Dataset
+    reference : Reference
+
+    Returns
+    -------
+    Dataset
+        Other labels as they are.
+    """
+    frames = []
+    for frame in data:
+        if frame.energy is not None:
+            explained = reference.labels(frame.atoms)[0]
+            explained -= reference.e0.total(frame.atoms.numbers)
+            frame = replace(frame, energy=frame.energy - explained)
+        frames.append(frame)
+    return Dataset(frames)

@@ -179,14 +179,14 @@ def _all_rows(
         energy, forces, virial = known.labels(frame.atoms)
         per_atom = 1.0 / len(frame)
         if frame.energy is not None:
-            values = [[c.energy for c in columns] + [frame.energy - energy]]
-            blocks[0].append(per_atom * np.array(values))
+            row = [*(c.energy for c in columns), frame.energy - energy]
+            blocks[0].append(per_atom * np.array([row]))
         if frame.forces is not None:
-            values = [c.forces.ravel() for c in columns] + [(frame.forces - forces).ravel()]
-            blocks[1].append(np.array(values).T)
+            target = (frame.forces - forces).ravel()
+            blocks[1].append(np.column_stack([*(c.forces.ravel() for c in columns), target]))
         if frame.virial is not None:
-            values = [c.virial for c in columns] + [frame.virial - virial]
-            blocks[2].append(per_atom * np.array(values).T)
+            target = frame.virial - virial
+            blocks[2].append(per_atom * np.column_stack([*(c.virial for c in columns), target]))
     result = []
     for kind, found in enumerate(blocks):
         if not found:

@@ -159,7 +159,7 @@ def periodic_sum(
     volume = float(abs(np.linalg.det(cell)))
     r_min = DAMPING_REACH * float(widths.max(initial=0.0))
     split = splitting(len(charges), volume, accuracy, alpha=alpha, r_min=r_min)
-    fractional = np.linalg.solve(cell.T, positions.T).T
+    fractional = np.asarray(np.linalg.solve(cell.T, positions.T).T, dtype=float)
     fractional -= np.floor(fractional)
     result = _pairs(fractional, cell, charges, kinds, widths, split)
     _add_waves(fractional, cell, volume, charges, split, result)
@@ -214,7 +214,7 @@ def _add_waves(
     result: CoulombSum,
 ) -> None:
     """Long-ranged part: a sum over half of the wave vectors, k and -k being the same."""
-    reciprocal = 2.0 * np.pi * np.linalg.inv(cell).T  # rows
+    reciprocal = np.asarray(2.0 * np.pi * np.linalg.inv(cell).T, dtype=float)  # rows
     indices, rows = _wave_vectors(cell, reciprocal, split.k_max)
     if len(indices) == 0:
         return

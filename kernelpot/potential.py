@@ -16,7 +16,7 @@ from ase.units import GPa
 
 from kernelpot import defaults, storage
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
-from kernelpot.baseline import BaselineTerm, fit_terms, terms_of
+from kernelpot.baseline import BaselineTerm, fit_terms, terms_of, without_terms
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
@@ -164,13 +164,17 @@ class KernelPotential:
         threads = thread_count(n_threads)
         dataset = Dataset(canonical_order(read_dataset(data, keys=keys)))
         species = dataset.species
+        given = [Wall()] if self.baseline is None else terms_of(self.baseline)
         e0 = atomic_energies(dataset, self._given_e0())
-        terms, notes = self._choose_terms(dataset, e0)
+        reference = fit_terms(given, dataset, species, e0)
+        # least squares and scales: of what the baseline leaves
+        rest = without_terms(dataset, reference)
+        e0 = atomic_energies(rest, self._given_e0())
+        reference = replace(reference, e0=e0)
+        terms, notes = self._choose_terms(rest, e0)
         notes += _isolated_notes(dataset, e0)
         noise, noise_notes = self._choose_noise(dataset)
         notes += noise_notes
-        given = [Wall()] if self.baseline is None else terms_of(self.baseline)
-        reference = fit_terms(given, dataset, species, e0)
         n_default = defaults.N_SPARSE[self.preset]
         threads = _fit_memory(memory, terms, n_default, dataset.n_atoms, threads)
 
