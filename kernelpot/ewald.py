@@ -163,7 +163,8 @@ class Ewald:
             for z in set(frame.atoms.numbers) if term.array_names else ():
                 own = charges[frame.atoms.numbers == z]
                 low, high = ranges.get(chemical_symbols[z], (np.inf, -np.inf))
-                ranges[chemical_symbols[z]] = (min(low, own.min()), max(high, own.max()))
+                bounds = (min(low, float(own.min())), max(high, float(own.max())))
+                ranges[chemical_symbols[z]] = bounds
         return replace(term, ranges=ranges or None)
 
     def charges_of(self, atoms: Atoms, name: str = "structure") -> FloatArray:

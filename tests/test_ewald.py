@@ -124,6 +124,23 @@ def test_charges_of_molecules_need_no_neutral_cell():
     assert found.charges["Cl"] == pytest.approx(-0.8, abs=0.01)
 
 
+def test_three_species_with_one_composition():
+    true = {"Na": 0.9, "Cl": -0.8, "K": 0.6}
+    term = kp.Ewald(true, widths=0.5)
+    frames = []
+    for seed in range(4):
+        atoms = salt(seed, (2, 1, 1), 0.2)[:12]
+        atoms.symbols = "Na4Cl6K2"
+        rng = np.random.default_rng(seed)
+        atoms.numbers = rng.permutation(atoms.numbers)
+        labels = Reference(AtomicEnergies({11: 1.0, 17: -2.0, 19: 3.0}, "given"), [term])
+        atoms.info["REF_energy"], atoms.arrays["REF_forces"], _ = labels.labels(atoms)
+        frames.append(atoms)
+    nothing = Reference(AtomicEnergies({11: 0.0, 17: 0.0, 19: 0.0}, "given"))
+    found = kp.Ewald("fit", widths=0.5).fit(kp.read_dataset(frames), (11, 17, 19), nothing)
+    assert found.charges == pytest.approx(true, abs=1e-4)
+
+
 def test_neutrality_can_be_impossible(salts):
     sodium = labelled_salt(bulk("Na", "bcc", a=4.2, cubic=True), charge=0.0)
     with pytest.raises(ValueError, match="no charges of Na, Cl leave all periodic cells neutral"):

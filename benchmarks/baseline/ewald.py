@@ -28,7 +28,7 @@ def main():
         "relative energy error", "largest force error [e^2/Å^2]",
     )  # fmt: skip
     print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
-    previous = None
+    previous, sizes, costs = None, [], []
     for n in (1, 2, 3, 4, 5, 6, 8, 10, 12, 14):
         if n > arguments.largest:
             break
@@ -60,6 +60,9 @@ def main():
         if previous is not None:
             exponent = f"{np.log(min(times) / previous[1]) / np.log(len(atoms) / previous[0]):.2f}"
         previous = len(atoms), min(times)
+        if len(atoms) >= 200:
+            sizes.append(len(atoms))
+            costs.append(min(times))
         row = (
             str(len(atoms)),
             f"{split.r_real:.1f}",
@@ -71,6 +74,9 @@ def main():
             f"{np.abs(found.forces - exact.forces).max():.1e}",
         )
         print("| " + " | ".join(row) + " |", flush=True)
+    if len(sizes) > 1:
+        slope = np.polyfit(np.log(sizes), np.log(costs), 1)[0]
+        print(f"\ntime grows as N^{slope:.2f} from {sizes[0]} to {sizes[-1]} atoms")
 
 
 if __name__ == "__main__":
