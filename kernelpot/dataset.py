@@ -433,7 +433,7 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
     if energy is None and forces is None and virial is None:
         raise ValueError(_no_labels(atoms, name, keys, results))
     bare = bare_copy(atoms)
-    if np.shape(charges) == (len(atoms),) and "charges" not in bare.arrays:
+    if charges is not None and np.shape(charges) == (len(atoms),) and "charges" not in bare.arrays:
         bare.set_array("charges", np.asarray(charges, dtype=float))
     config_type = str(atoms.info.get(keys.config_type, "default"))
     return Frame(
