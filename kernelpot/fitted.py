@@ -143,7 +143,12 @@ class FittedModel:
         displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
         check_distances(pairs, displacements, "structure")
         found = self._evaluate(
-            numbers, pairs, displacements, variance=return_std, n_threads=n_threads
+            numbers,
+            pairs,
+            displacements,
+            variance=return_std,
+            novelty=return_std,
+            n_threads=n_threads,
         )
         energies, gradient = found.energies, found.pair_gradient
         assert gradient is not None
@@ -211,14 +216,10 @@ class FittedModel:
         -------
         ndarray of shape (n_atoms, 3)
         """
-
-        def blend(
-            batch: slice, energies: FloatArray, variances: FloatArray
-        ) -> tuple[FloatArray, FloatArray, FloatArray]:
-            return variances, np.zeros_like(energies), weights[batch]
-
         pairs, displacements = self._pairs(atoms)
-        found = self._evaluate(atoms.numbers, pairs, displacements, blend=blend)
+        found = self._evaluate(
+            atoms.numbers, pairs, displacements, blend=_WeightedVariance(weights)
+        )
         assert found.pair_gradient is not None
         return -pair_forces(pairs, found.pair_gradient)
 
@@ -246,6 +247,7 @@ class FittedModel:
         *,
         gradient: bool = True,
         variance: bool = False,
+        novelty: bool = False,
         blend: Blend | None = None,
         n_threads: int | None = None,
     ) -> LocalEvaluation:
@@ -255,6 +257,7 @@ class FittedModel:
             displacements,
             gradient=gradient,
             variance=variance,
+            novelty=novelty,
             blend=blend,
             n_threads=thread_count(n_threads),
         )
@@ -295,9 +298,25 @@ class FittedModel:
         }
 
 
+@dataclass(frozen=True)
+class _WeightedVariance:
+    """The weighted variance itself in place of the energy."""
+
+    weights: FloatArray
+
+    def irrelevant_below(self, species: int) -> float:
+        return -np.inf
+
+    def __call__(
+        self, atoms: slice, energies: FloatArray, variances: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return variances, np.zeros_like(energies), self.weights[atoms]
+
+
 def posterior_variances(
     terms: Sequence[KernelTerm],
     factor: TriangularFactor,
+    whitening: Mapping[tuple[int, int], FloatArray],
     columns: Mapping[int, slice],
 ) -> dict[int, LocalVariance]:
     """Posterior of the local energies of each species.
@@ -306,11 +325,16 @@ def posterior_variances(
     ----------
     terms : sequence of KernelTerm
     factor : TriangularFactor
+    whitening : mapping of (species, term) to ndarray
     columns : mapping of species index to slice
         Whitened columns of each species.
     """
     return {
-        z: LocalVariance(prior_variance(terms, z), factor.posterior_factor(part))
+        z: LocalVariance.of(
+            prior_variance(terms, z),
+            [whitening[key] for key in sorted(whitening) if key[0] == z],
+            factor.posterior_factor(part),
+        )
         for z, part in columns.items()
     }
 

@@ -16,13 +16,16 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 # Eigenvalues of K_MM below this fraction of the largest are rounding noise.
 RELATIVE_EIGENVALUE_CUT = 1e-12
@@ -121,15 +124,30 @@ class TriangularFactor:
             self._annihilate(stacked)
             self.n_rows += len(rows)
 
-    def merge(self, other: TriangularFactor) -> None:
-        """Add the rows behind another factor, which must have started from zero."""
-        self._annihilate(np.asfortranarray(other.matrix))
+    def merge(self, other: TriangularFactor, scale: FloatArray | None = None) -> None:
+        """Add the rows behind another factor, which must have started from zero.
+
+        Parameters
+        ----------
+        other : TriangularFactor
+        scale : ndarray of shape (n_features + 1,), optional
+            Multiplies its columns first.
+        """
+        stacked = np.array(other.matrix, order="F")
+        if scale is not None:
+            stacked *= scale
+        self._annihilate(stacked, trapezoidal=True)
         self.n_rows += other.n_rows
 
-    def _annihilate(self, stacked: FloatArray) -> None:
+    def _annihilate(self, stacked: FloatArray, *, trapezoidal: bool = False) -> None:
         block = min(_QR_BLOCK, len(self.matrix))
         result = scipy.linalg.lapack.dtpqrt(
-            0, block, self.matrix, stacked, overwrite_a=1, overwrite_b=1
+            len(stacked) if trapezoidal else 0,
+            block,
+            self.matrix,
+            stacked,
+            overwrite_a=1,
+            overwrite_b=1,
         )
         self.matrix, info = result[0], result[-1]
         if info != 0:
@@ -159,37 +177,194 @@ class TriangularFactor:
         return np.ascontiguousarray(factor[: rows_t.shape[1]])
 
 
+class GroupedFactor:
+    """Rows ``[Phi | y]`` at unit noise, compressed group by group.
+
+    Groups share a noise parameter. Keeping them apart costs one triangle each, and lets
+    noise and column scales be chosen, or chosen anew, without the data. A group of
+    fewer rows than columns is kept as it came.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of Phi.
+
+    Attributes
+    ----------
+    triangles : dict of group to TriangularFactor
+        Groups of many rows.
+    rows : dict of group to ndarray of shape (n, n_features + 1)
+        Groups of few.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self.n_features = n_features
+        self.triangles: dict[Hashable, TriangularFactor] = {}
+        self.rows: dict[Hashable, FloatArray] = {}
+
+    @property
+    def groups(self) -> list[Hashable]:
+        """Groups that have rows, sorted."""
+        return sorted([*self.triangles, *self.rows])  # type: ignore[type-var]
+
+    @property
+    def counts(self) -> dict[Hashable, int]:
+        """Rows of each group."""
+        return {
+            group: self.triangles[group].n_rows
+            if group in self.triangles
+            else len(self.rows[group])
+            for group in self.groups
+        }
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all groups."""
+        return sum(self.counts.values())
+
+    def update(self, group: Hashable, rows: FloatArray, targets: FloatArray) -> None:
+        """Add rows of one group.
+
+        Parameters
+        ----------
+        group : hashable
+        rows : ndarray of shape (n, n_features)
+            Whitened features in units of the noise parameter.
+        targets : ndarray of shape (n,)
+            In the same units.
+        """
+        self._add(group, np.column_stack([rows, targets]))
+
+    def merge(self, other: GroupedFactor) -> None:
+        """Add the rows behind another grouped factor."""
+        for group, triangle in other.triangles.items():
+            self._triangle(group).merge(triangle)
+        for group, rows in other.rows.items():
+            self._add(group, rows)
+
+    def _add(self, group: Hashable, stacked: FloatArray) -> None:
+        if group not in self.triangles:
+            if group in self.rows:
+                stacked = np.concatenate([self.rows.pop(group), stacked])
+            if len(stacked) <= self.n_features:
+                self.rows[group] = stacked
+                return
+        self._triangle(group).update(stacked[:, :-1], stacked[:, -1])
+
+    def _triangle(self, group: Hashable) -> TriangularFactor:
+        """Triangle of a group, made from its rows where it had few."""
+        if group not in self.triangles:
+            triangle = TriangularFactor(self.n_features, prior=False)
+            if group in self.rows:
+                few = self.rows.pop(group)
+                triangle.update(few[:, :-1], few[:, -1])
+            self.triangles[group] = triangle
+        return self.triangles[group]
+
+    def posterior(
+        self, sigma: Callable[[Any], float], scale: FloatArray | None = None
+    ) -> TriangularFactor:
+        """Combine the groups with the unit prior.
+
+        Parameters
+        ----------
+        sigma : callable
+            Noise parameter of a group.
+        scale : ndarray of shape (n_features,), optional
+            Multiplies the columns of Phi (prior standard deviations of the weights).
+
+        Returns
+        -------
+        TriangularFactor
+            R with ``R.T @ R = I + sum_g D Phi_g^T Phi_g D / sigma_g^2``.
+        """
+        columns = np.ones(self.n_features + 1)
+        if scale is not None:
+            columns[:-1] = scale
+        result = TriangularFactor(self.n_features)
+        for group in self.groups:
+            factor = columns / sigma(group)
+            if group in self.triangles:
+                result.merge(self.triangles[group], factor)
+            else:
+                scaled = self.rows[group] * factor
+                result.update(scaled[:, :-1], scaled[:, -1])
+        return result
+
+
 @dataclass(frozen=True)
 class LocalVariance:
     r"""Posterior variance of local energies of one species (DTC).
 
-    .. math:: v = k_{**} - |\phi|^2 + |S \phi|^2, \qquad \phi = T^\top k_*
+    With :math:`\phi = T^\top k_*` the variance is
+    :math:`v = k_{**} - |\phi|^2 + |S \phi|^2`: what the sparse points do not span
+    (novelty) plus what the data leave open. Here it is written as
 
-    The first difference is what the sparse points do not span (novelty), the last
-    term what the data leave open.
+    .. math:: v = k_{**} - |G k_*|^2, \qquad
+              G^\top G = T (1 - S^\top S) T^\top ,
+
+    G lower triangular in an order of the sparse points that puts the most
+    representative first (pivoted Cholesky): one triangular product per environment.
+    The leading block of G with the first m points alone gives an upper bound, the
+    variance of the best that m points can explain; it falls to the exact value as m
+    grows.
 
     Parameters
     ----------
     prior : float
         :math:`k_{**}` [eV^2].
-    posterior_factor : ndarray of shape (rank, rank)
-        S of `TriangularFactor.posterior_factor`.
+    order : ndarray of shape (rank,)
+        Sparse points (all terms of the species, one after the other) in that order.
+    reduction : ndarray of shape (rank, rank)
+        G, lower triangular, Fortran order [1/eV].
     """
 
     prior: float
-    posterior_factor: FloatArray
+    order: IntArray
+    reduction: FloatArray
 
-    def __call__(self, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Variance and novelty of environments.
+    @classmethod
+    def of(
+        cls, prior: float, whitening: Sequence[FloatArray], posterior_factor: FloatArray
+    ) -> LocalVariance:
+        """Build from the whitening of each term and S.
 
         Parameters
         ----------
-        phi : ndarray of shape (n_env, rank)
-            Whitened features.
+        prior : float
+        whitening : sequence of ndarray of shape (n_sparse, rank)
+            T of each term; the species' T is block diagonal.
+        posterior_factor : ndarray of shape (rank, rank)
+            S of `TriangularFactor.posterior_factor`.
+        """
+        # coordinates of the sparse points in the whitened basis: P P^T = K_MM
+        T = scipy.linalg.block_diag(*whitening)
+        P = T / np.einsum("mr,mr->r", T, T)
+        pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
+        order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
+        basis, corner = scipy.linalg.qr(P[order].T)
+        # (1 - S^T S) in that basis as F^T F, F lower triangular
+        shrink, vectors = scipy.linalg.eigh(posterior_factor.T @ posterior_factor)
+        half = np.sqrt(np.clip(1.0 - shrink, 0.0, None))[:, None] * (vectors.T @ basis)
+        F = scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1]
+        n = len(order)
+        G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
+        return cls(prior, order, np.asfortranarray(np.tril(G)))
+
+    def __call__(self, k: FloatArray, points: int | None = None) -> FloatArray:
+        """Variance of environments.
+
+        Parameters
+        ----------
+        k : ndarray of shape (n_env, n)
+            Kernel with the sparse points named by `order`, in that order (or the first
+            `points` of them).
+        points : int, optional
+            Use so many points only: an upper bound.
 
         Returns
         -------
-        variance, novelty : ndarray of shape (n_env,)
+        ndarray of shape (n_env,)
             [eV^2], not negative.
 
         Raises
@@ -197,17 +372,23 @@ class LocalVariance:
         FloatingPointError
             If a variance is negative beyond rounding (a bug, never clipped silently).
         """
-        novelty = self.prior - np.einsum("em,em->e", phi, phi)
-        # |phi|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
-        if novelty.size and novelty.min() < -1e-6 * self.prior:
+        explained = self._product(np.ascontiguousarray(k[:, :points]), transpose=False)
+        variance = self.prior - np.einsum("em,em->e", explained, explained)
+        # |G k|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
+        if variance.size and variance.min() < -1e-6 * self.prior:
             raise FloatingPointError(
-                f"negative variance {novelty.min():.3g} eV^2 (prior {self.prior:.3g})"
+                f"negative variance {variance.min():.3g} eV^2 (prior {self.prior:.3g})"
             )
-        novelty = np.maximum(novelty, 0.0)
-        open_ = phi @ self.posterior_factor.T
-        return novelty + np.einsum("em,em->e", open_, open_), novelty
+        return np.maximum(variance, 0.0)
 
-    def gradient(self, phi: FloatArray) -> FloatArray:
-        """Derivative of the variance with respect to phi, shape (n_env, rank)."""
-        s = self.posterior_factor
-        return 2.0 * ((phi @ s.T) @ s - phi)
+    def gradient(self, k: FloatArray) -> FloatArray:
+        """Derivative of the variance by `k`, shape (n_env, rank)."""
+        explained = self._product(np.ascontiguousarray(k), transpose=False)
+        return -2.0 * self._product(explained, transpose=True)
+
+    def _product(self, rows: FloatArray, *, transpose: bool) -> FloatArray:
+        """``rows @ G.T`` (or ``rows @ G``) with the leading block of G, triangular."""
+        n = rows.shape[1]
+        block = self.reduction if n == len(self.order) else self.reduction[:n, :n]
+        product = scipy.linalg.blas.dtrmm(1.0, block, rows.T, lower=1, trans_a=int(transpose))
+        return product.T

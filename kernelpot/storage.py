@@ -64,7 +64,8 @@ def save(
     for t, term in enumerate(local.terms):
         arrays[f"alphas_{t}"], arrays[f"betas_{t}"] = term.soap.basis_constants
     for z, variance in local.variances.items():
-        arrays[f"posterior_{z}"] = _pack(variance.posterior_factor)
+        arrays[f"variance_order_{z}"] = variance.order
+        arrays[f"variance_{z}"] = _pack(variance.reduction.T)
     arrays["factor"] = _pack(model.factor.matrix)
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
@@ -150,7 +151,11 @@ def _restore(
         {(z, t): arrays[f"weights_{z}_{t}"] for z, t in blocks},
         {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks},
         {
-            z: LocalVariance(prior_variance(terms, z), _unpack(arrays[f"posterior_{z}"]))
+            z: LocalVariance(
+                prior_variance(terms, z),
+                arrays[f"variance_order_{z}"],
+                _unpack(arrays[f"variance_{z}"]).T,
+            )
             for z in sorted({z for z, _ in blocks})
         },
     )
