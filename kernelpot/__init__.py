@@ -20,6 +20,7 @@ _HOMES = {
     "Prediction": "prediction",
     "SOAP": "descriptors",
     "SOAPTerm": "terms",
+    "VarianceGate": "gate",
     "Wall": "wall",
     "evaluate": "metrics",
     "load": "potential",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
     from kernelpot.descriptors import SOAP
     from kernelpot.ewald import Ewald
+    from kernelpot.gate import VarianceGate
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
     from kernelpot.potential import KernelPotential, load

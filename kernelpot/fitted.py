@@ -17,6 +17,7 @@ from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
+from kernelpot.gate import GatedEnergies, SafetyNet, VarianceGate
 from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
@@ -46,6 +47,8 @@ class FittedModel:
     factor : TriangularFactor
         Posterior precision of the whitened weights (what an update continues from).
     noise : Noise
+    safety : SafetyNet
+        Where the data end, and what takes over.
     virial_offset : float
         Isotropic virial per atom that the labels carry beyond the derivative of their
         energies [eV/atom]; kept out of predictions.
@@ -58,6 +61,7 @@ class FittedModel:
     local: LocalModel
     factor: TriangularFactor
     noise: Noise
+    safety: SafetyNet
     virial_offset: float
     training: dict[str, Any]
 
@@ -81,6 +85,7 @@ class FittedModel:
         atoms: Atoms,
         *,
         return_std: bool = False,
+        gate: VarianceGate | None = None,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
     ) -> Prediction:
@@ -90,6 +95,7 @@ class FittedModel:
         ----------
         atoms : ase.Atoms
         return_std : bool
+        gate : VarianceGate, optional
         neighbors : NeighborList, optional
         n_threads : int, optional
 
@@ -100,13 +106,16 @@ class FittedModel:
         self._check(atoms, "structure")
         if neighbors is None:
             neighbors = neighbor_list(atoms, self.r_cut)
-        return self._predict([atoms], neighbors, return_std=return_std, n_threads=n_threads)[0]
+        return self._predict(
+            [atoms], neighbors, return_std=return_std, gate=gate, n_threads=n_threads
+        )[0]
 
     def predict_many(
         self,
         structures: Sequence[Atoms],
         *,
         return_std: bool = False,
+        gate: VarianceGate | None = None,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -116,6 +125,7 @@ class FittedModel:
         ----------
         structures : sequence of ase.Atoms
         return_std : bool
+        gate : VarianceGate, optional
         n_threads : int, optional
         names : sequence of str, optional
             For messages.
@@ -128,7 +138,9 @@ class FittedModel:
             self._check(atoms, f"structure {index}" if names is None else names[index])
         for group in _groups(structures):
             pairs = neighbor_list(group, self.r_cut)
-            yield from self._predict(group, pairs, return_std=return_std, n_threads=n_threads)
+            yield from self._predict(
+                group, pairs, return_std=return_std, gate=gate, n_threads=n_threads
+            )
 
     def _predict(
         self,
@@ -136,23 +148,28 @@ class FittedModel:
         pairs: NeighborList,
         *,
         return_std: bool,
+        gate: VarianceGate | None,
         n_threads: int | None,
     ) -> list[Prediction]:
         """Evaluate structures whose atoms are numbered through in `pairs`."""
         numbers = np.concatenate([atoms.numbers for atoms in structures])
         displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
         check_distances(pairs, displacements, "structure")
+        system = System.of(structures, self.r_cut, pairs=pairs, displacements=displacements)
+        blend = self._blend(system, gate)
         found = self._evaluate(
             numbers,
             pairs,
             displacements,
             variance=return_std,
             novelty=return_std,
+            blend=blend,
             n_threads=n_threads,
         )
         energies, gradient = found.energies, found.pair_gradient
         assert gradient is not None
-        system = System.of(structures, self.r_cut, pairs=pairs, displacements=displacements)
+        if blend is not None:
+            blend.add_damping_gradient(displacements, system.distances, gradient)
         result = Contribution.onto(system, energies, gradient)
         self.reference.add_to(system, result)
         forces, virials = system.forces(result), system.virials(result)
@@ -176,9 +193,20 @@ class FittedModel:
                     stress,
                     None if std is None else std[own],
                     None if spilling is None else spilling[own],
+                    gate_weights=None if gate is None or blend is None else blend.weights[own],
+                    std_bound=None if gate is None or blend is None else blend.std_bound[own],
                 )
             )
         return predictions
+
+    def _blend(self, system: System, gate: VarianceGate | None) -> GatedEnergies | None:
+        """The gated energy; None where it is that of the kernels alone."""
+        damping = self.safety.damping(system.numbers, system.pairs, system.distances)
+        if gate is None and damping is None:
+            return None
+        index = species_index(system.numbers, self.species)
+        thresholds = None if gate is None else gate.thresholds(self.species, self.safety.std_low)
+        return GatedEnergies(self.safety, index, thresholds, damping)
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Standard deviation of local energies; see `KernelPotential.local_std`.
@@ -293,6 +321,11 @@ class FittedModel:
             "e0_origin": self.e0.origin,
             "e0_note": self.e0.note,
             "baseline": [term.to_dict() for term in self.baseline],
+            "gate": {
+                "std_low": dict(zip(symbols, self.safety.std_low.tolist(), strict=True)),
+                "fallback": dict(zip(symbols, self.safety.fallback.tolist(), strict=True)),
+                "origin": self.safety.note,
+            },
             "virial_offset": self.virial_offset,
             "training": self.training,
         }

@@ -83,11 +83,12 @@ def choose_sparse_points(
     species: tuple[int, ...],
     frames: Sequence[Frame],
     *,
+    held_out: Sequence[int] = (),
     given: Sequence[tuple[Atoms, int]] | None = None,
     default_n_sparse: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
-) -> tuple[KernelTerm, list[str]]:
+) -> tuple[KernelTerm, list[str], bool]:
     """Select the sparse points of one term from dscribe's features.
 
     Parameters
@@ -96,6 +97,9 @@ def choose_sparse_points(
     species : tuple of int
     frames : sequence of Frame
         Training structures in canonical order.
+    held_out : sequence of int
+        Indices of frames to choose from only where the others hold fewer environments
+        than the term asks for.
     given : sequence of (atoms, center), optional
         Environments to use instead of selecting.
     default_n_sparse : int
@@ -108,6 +112,8 @@ def choose_sparse_points(
     term : KernelTerm
     notes : list of str
         What the user should know (fewer distinct environments than the default).
+    chosen_from_all : bool
+        Whether the points may come from any frame, those held out included.
 
     Raises
     ------
@@ -123,25 +129,15 @@ def choose_sparse_points(
             z = int(species_index(atoms.numbers[[center]], species)[0])
             sparse.setdefault(z, []).append(soap.create(atoms, [center])[0])
         points = {z: normalize(np.array(rows))[0] for z, rows in sorted(sparse.items())}
-        return KernelTerm(soap, kernel, points), notes
+        return KernelTerm(soap, kernel, points), notes, True
 
-    rng = np.random.default_rng(seed)
-    unit: dict[int, FloatArray] = {}
-    for index, number in enumerate(species):
-        chosen = candidate_environments(
-            frames, number, soap.n_features, MAX_CANDIDATE_BYTES / len(species), rng
-        )
-        rows = np.empty((sum(len(c) for _, c in chosen), soap.n_features))
-        start = 0
-        for done, (f, centers) in enumerate(chosen):
-            rows[start : start + len(centers)] = soap.create(frames[f].atoms, list(centers))
-            start += len(centers)
-            if progress is not None:
-                progress(f"descriptors {chemical_symbols[number]}", done + 1, len(chosen))
-        rows /= np.sqrt(np.einsum("ef,ef->e", rows, rows))[:, None]
-        keep = distinct(rows)
-        unit[index] = rows if len(keep) == len(rows) else rows[keep]
-        del rows
+    unseen = set(held_out)
+    seen = [frame for index, frame in enumerate(frames) if index not in unseen]
+    unit = _distinct_environments(soap, seen, seed, progress)
+    chosen_from_all = not unseen
+    if term.n_sparse is not None and term.n_sparse > sum(map(len, unit.values())) and unseen:
+        chosen_from_all = True
+        unit = _distinct_environments(soap, frames, seed, progress)
     available = {z: len(rows) for z, rows in unit.items()}
     total = sum(available.values())
     wanted = term.n_sparse
@@ -169,7 +165,30 @@ def choose_sparse_points(
             progress(f"sparse points {chemical_symbols[species[z]]}", 0, 1)
         picked = select(rows, share[z], term.sparse_method, seed=seed)
         points[z] = np.ascontiguousarray(rows[picked])
-    return KernelTerm(soap, kernel, points), notes
+    return KernelTerm(soap, kernel, points), notes, chosen_from_all
+
+
+def _distinct_environments(
+    soap: SOAP, frames: Sequence[Frame], seed: int, progress: Progress | None
+) -> dict[int, FloatArray]:
+    """Unit features of the candidates of every species index, repetitions left out."""
+    rng = np.random.default_rng(seed)
+    unit: dict[int, FloatArray] = {}
+    for index, number in enumerate(soap.species):
+        chosen = candidate_environments(
+            frames, number, soap.n_features, MAX_CANDIDATE_BYTES / len(soap.species), rng
+        )
+        rows = np.empty((sum(len(c) for _, c in chosen), soap.n_features))
+        start = 0
+        for done, (f, centers) in enumerate(chosen):
+            rows[start : start + len(centers)] = soap.create(frames[f].atoms, list(centers))
+            start += len(centers)
+            if progress is not None:
+                progress(f"descriptors {chemical_symbols[number]}", done + 1, len(chosen))
+        rows /= np.sqrt(np.einsum("ef,ef->e", rows, rows))[:, None]
+        keep = distinct(rows)
+        unit[index] = rows if len(keep) == len(rows) else rows[keep]
+    return unit
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 FORMAT = "kernelpot"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "header"
 _HEADER_HASH = "header_sha256"
 

@@ -17,6 +17,7 @@ from kernelpot.baseline import BaselineTerm
 from kernelpot.dataset import LabelKeys, read_dataset
 from kernelpot.fitted import FittedModel
 from kernelpot.fitting import Design, Progress
+from kernelpot.gate import VarianceGate, as_gate
 from kernelpot.memory import affordable_threads
 from kernelpot.neighbors import NeighborList
 from kernelpot.parallel import thread_count
@@ -151,10 +152,10 @@ class KernelPotential:
         threads = affordable_threads(
             memory, problem.terms, settings.default_n_sparse, problem.dataset.n_atoms, threads
         )
-        terms, notes = training.select(problem, settings, progress=progress)
+        terms, notes, unseen = training.select(problem, settings, progress=progress)
         design = Design.of(terms, problem.species)
         grouped = training.accumulate(problem, design, n_threads=threads, progress=progress)
-        fitted = training.solve(problem, design, grouped, notes)
+        fitted = training.solve(problem, design, grouped, notes, unseen, n_threads=threads)
         training.record_errors(fitted, problem.dataset, n_threads=threads, progress=progress)
         fitted.training["wall_seconds"] = time.perf_counter() - started
         self.fitted_ = fitted
@@ -187,7 +188,7 @@ class KernelPotential:
         atoms: Atoms,
         *,
         return_std: bool = False,
-        gate: bool = False,
+        gate: VarianceGate | bool = False,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
     ) -> Prediction:
@@ -199,8 +200,9 @@ class KernelPotential:
             Any periodicity; not modified.
         return_std : bool, default=False
             Also compute `energies_std` and `spilling`.
-        gate : bool, default=False
-            Only False: this version has no variance gate.
+        gate : bool or VarianceGate, default=False
+            Whether local energies give way to the fallback where their variance is
+            high; True: with the thresholds found by the fit.
         neighbors : NeighborList, optional
             A list valid for `atoms` to at least `r_cut`; searched for if not given.
         n_threads : int, optional
@@ -215,10 +217,12 @@ class KernelPotential:
         ValueError
             If the structure has a species the model does not know, or is not sound.
         """
-        if gate:
-            raise ValueError("`gate` must be False: this version has no variance gate")
         return self.model.predict(
-            atoms, return_std=return_std, neighbors=neighbors, n_threads=n_threads
+            atoms,
+            return_std=return_std,
+            gate=as_gate(gate),
+            neighbors=neighbors,
+            n_threads=n_threads,
         )
 
     def predict_many(
@@ -226,6 +230,7 @@ class KernelPotential:
         structures: Sequence[Atoms],
         *,
         return_std: bool = False,
+        gate: VarianceGate | bool = False,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -235,6 +240,8 @@ class KernelPotential:
         ----------
         structures : sequence of ase.Atoms
         return_std : bool, default=False
+            As in `predict`.
+        gate : bool or VarianceGate, default=False
             As in `predict`.
         n_threads : int, optional
             As in `fit`.
@@ -253,7 +260,11 @@ class KernelPotential:
             sound.
         """
         yield from self.model.predict_many(
-            structures, return_std=return_std, n_threads=n_threads, names=names
+            structures,
+            return_std=return_std,
+            gate=as_gate(gate),
+            n_threads=n_threads,
+            names=names,
         )
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:

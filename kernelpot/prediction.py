@@ -35,6 +35,11 @@ class Prediction:
     energy_std, forces_std, stress_std : None
         Reserved for the standard deviations of these; this version computes that of
         local energies only.
+    gate_weights : ndarray of shape (n_atoms,) or None
+        Share of the fallback in each local energy, 0 to 1, if a gate was asked for.
+    std_bound : ndarray of shape (n_atoms,) or None
+        With a gate: local standard deviations, exact where the gate has begun to close,
+        elsewhere an upper bound below its threshold [eV].
     """
 
     energy: float
@@ -46,3 +51,5 @@ class Prediction:
     energy_std: float | None = None
     forces_std: FloatArray | None = None
     stress_std: FloatArray | None = None
+    gate_weights: FloatArray | None = None
+    std_bound: FloatArray | None = None

@@ -21,6 +21,7 @@ from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
 from kernelpot.ewald import Ewald
 from kernelpot.fitted import FittedModel, prior_variance
+from kernelpot.gate import SafetyNet
 from kernelpot.kernels import DotProductKernel
 from kernelpot.observations import Noise
 from kernelpot.regression import LocalVariance, TriangularFactor
@@ -87,6 +88,7 @@ def save(
         "e0_origin": model.e0.origin,
         "e0_note": model.e0.note,
         "baseline": [term.to_dict() for term in model.baseline],
+        "safety": model.safety.to_dict(),
         "virial_offset": model.virial_offset,
         "training": model.training,
         "golden": golden_header,
@@ -170,6 +172,7 @@ def _restore(
         local=local,
         factor=factor,
         noise=Noise(**noise),
+        safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
         training=header["training"],
     )

@@ -31,6 +31,7 @@ from kernelpot.fitting import (
     canonical_order,
     choose_sparse_points,
 )
+from kernelpot.gate import hold_out, learn_safety_net
 from kernelpot.metrics import evaluate
 from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.regression import GroupedFactor
@@ -79,6 +80,8 @@ class Problem:
         Energy, forces and virial of `reference` for each of `frames`.
     notes : list of str
         Choices made, for the user.
+    held_out : list of int
+        Those of `frames` that sparse points are not chosen from.
     """
 
     dataset: Dataset
@@ -89,6 +92,7 @@ class Problem:
     frames: Sequence[Frame]
     references: Sequence[KnownLabels]
     notes: Sequence[str]
+    held_out: Sequence[int] = ()
 
 
 # ---- stages ----------------------------------------------------------------------------
@@ -123,18 +127,21 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         frames,
         [reference.labels(frame.atoms) for frame in frames],
         [*notes, *_isolated_notes(dataset, e0), *noise_notes],
+        hold_out([(frame.config_type, frame.atoms.numbers) for frame in frames]),
     )
 
 
 def select(
     problem: Problem, settings: Settings, *, progress: Progress | None = None
-) -> tuple[list[KernelTerm], list[str]]:
+) -> tuple[list[KernelTerm], list[str], Sequence[int]]:
     """Choose the sparse points of every term.
 
     Returns
     -------
     terms : list of KernelTerm
     notes : list of str
+    unseen : sequence of int
+        The frames of the problem that no sparse point was chosen from.
 
     Raises
     ------
@@ -143,11 +150,13 @@ def select(
         out a species.
     """
     kernel_terms, notes = [], []
+    unseen = problem.held_out
     for index, term in enumerate(problem.terms):
-        kernel_term, found = choose_sparse_points(
+        kernel_term, found, chosen_from_all = choose_sparse_points(
             term,
             problem.species,
             problem.frames,
+            held_out=problem.held_out,
             given=None if settings.sparse_points is None else settings.sparse_points[index],
             default_n_sparse=settings.default_n_sparse,
             seed=settings.seed,
@@ -155,8 +164,9 @@ def select(
         )
         kernel_terms.append(kernel_term)
         notes += [f"term {index}: {note}" for note in found]
+        unseen = () if chosen_from_all else unseen
     _check_every_species(kernel_terms, problem.species)
-    return kernel_terms, notes
+    return kernel_terms, notes, unseen
 
 
 def accumulate(
@@ -174,7 +184,13 @@ def accumulate(
 
 
 def solve(
-    problem: Problem, design: Design, grouped: GroupedFactor, notes: Sequence[str] = ()
+    problem: Problem,
+    design: Design,
+    grouped: GroupedFactor,
+    notes: Sequence[str] = (),
+    unseen: Sequence[int] = (),
+    *,
+    n_threads: int = 1,
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
@@ -190,6 +206,15 @@ def solve(
         design.whitening,
         posterior_variances(design.terms, factor, design.whitening, columns),
     )
+    wall = next((t for t in problem.reference.baseline if isinstance(t, Wall)), None)
+    safety = learn_safety_net(
+        local,
+        problem.species,
+        [frame.atoms for frame in problem.frames],
+        unseen,
+        {} if wall is None else wall.d_min or {},
+        n_threads=n_threads,
+    )
     offset = design.virial_offset(solution)
     dataset = problem.dataset
     training: dict[str, Any] = {
@@ -201,7 +226,7 @@ def solve(
         "notes": [*problem.notes, *notes, *_virial_note(offset, dataset)],
     }
     return FittedModel(
-        problem.species, problem.reference, local, factor, problem.noise, offset, training
+        problem.species, problem.reference, local, factor, problem.noise, safety, offset, training
     )
 
 
