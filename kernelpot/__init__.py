@@ -11,6 +11,7 @@ from kernelpot._version import __version__
 
 _HOMES = {
     "Dataset": "dataset",
+    "Ewald": "ewald",
     "Frame": "dataset",
     "KernelPotCalculator": "calculator",
     "KernelPotential": "potential",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kernelpot.calculator import KernelPotCalculator
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
     from kernelpot.descriptors import SOAP
+    from kernelpot.ewald import Ewald
     from kernelpot.gate import VarianceGate
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList

@@ -8,7 +8,7 @@ search for neighbors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -177,6 +177,24 @@ class BaselineTerm(Protocol):
         """Return a heading and one line per fact, for reports."""
 
 
+@runtime_checkable
+class ReadsAtoms(Protocol):
+    """A term that needs more of a structure than its species and pairs.
+
+    Attributes
+    ----------
+    array_names : tuple of str
+        Arrays of ``atoms.arrays`` it reads.
+    """
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` it reads."""
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Raise ValueError, with the name, for a structure it cannot be evaluated for."""
+
+
 def terms_of(baseline: BaselineTerm | Sequence[BaselineTerm]) -> list[BaselineTerm]:
     """List the terms of a baseline given as one term or a sequence.
 
@@ -212,6 +230,29 @@ class Reference:
     def r_cut(self) -> float:
         """Reach of the baseline [Å]."""
         return max((term.r_cut for term in self.baseline), default=0.0)
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` that the terms read."""
+        names = [n for t in self.baseline if isinstance(t, ReadsAtoms) for n in t.array_names]
+        return tuple(dict.fromkeys(names))
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Refuse a structure that a term cannot be evaluated for.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        name : str
+            For the message.
+
+        Raises
+        ------
+        ValueError
+        """
+        for term in self.baseline:
+            if isinstance(term, ReadsAtoms):
+                term.check(atoms, name)
 
     def add_to(self, system: System, result: Contribution) -> None:
         """Add energies and derivatives of free atoms and all terms, in place.
@@ -260,3 +301,26 @@ def fit_terms(
         fitted = term.fit(data, species, reference)
         reference = Reference(e0, (*reference.baseline, fitted))
     return reference
+
+
+def without_terms(data: Dataset, reference: Reference) -> Dataset:
+    """Take what the terms explain, but not the free atoms, off the energies of the data.
+
+    Parameters
+    ----------
+    data : Dataset
+    reference : Reference
+
+    Returns
+    -------
+    Dataset
+        Other labels as they are.
+    """
+    frames = []
+    for frame in data:
+        if frame.energy is not None:
+            explained = reference.labels(frame.atoms)[0]
+            explained -= reference.e0.total(frame.atoms.numbers)
+            frame = replace(frame, energy=frame.energy - explained)
+        frames.append(frame)
+    return Dataset(frames)

@@ -105,6 +105,30 @@ class KernelPotCalculator(Calculator):
         self._warned = False
         self._list = SkinList(self.model.r_cut, skin)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """List what has changed since the last evaluation, per-atom charges included.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        tol : float
+            Largest difference that counts as none.
+
+        Returns
+        -------
+        list of str
+        """
+        changes: list[str] = super().check_state(atoms, tol)
+        if self.atoms is not None:
+            for name in self.model.reference.array_names:
+                old, new = self.atoms.arrays.get(name), atoms.arrays.get(name)
+                same = old is new or (
+                    old is not None and new is not None and np.array_equal(old, new)
+                )
+                if not same and name not in changes:
+                    changes.append(name)
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,

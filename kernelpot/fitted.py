@@ -257,6 +257,7 @@ class FittedModel:
             species_index(atoms.numbers, self.species)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        self.reference.check(atoms, name)
 
     def _pairs(self, atoms: Atoms) -> tuple[NeighborList, FloatArray]:
         """Pairs of a sound structure, with their displacements."""

@@ -19,6 +19,7 @@ from kernelpot.baseline import BaselineTerm, Reference, terms_of
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
+from kernelpot.ewald import Ewald
 from kernelpot.fitted import FittedModel, prior_variance
 from kernelpot.gate import SafetyNet
 from kernelpot.kernels import DotProductKernel
@@ -31,7 +32,7 @@ FloatArray = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 # Baseline terms by their name in model files.
-BASELINE_KINDS: dict[str, type[BaselineTerm]] = {term.kind: term for term in (Wall,)}
+BASELINE_KINDS: dict[str, type[BaselineTerm]] = {term.kind: term for term in (Wall, Ewald)}
 
 # Golden structure: agreement demanded when a file is loaded.
 _ENERGY_TOLERANCE = 1e-8
@@ -181,6 +182,9 @@ def _restore(
         cell=arrays["golden_cell"],
         pbc=header["golden"]["pbc"],
     )
+    for array in model.reference.array_names:
+        if f"golden_array_{array}" in arrays:
+            golden.set_array(array, arrays[f"golden_array_{array}"])
     if verify:
         _verify(model, golden, header["golden"], arrays, name)
     return model, golden, _unpack_parameters(header["parameters"])
@@ -222,6 +226,9 @@ def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str,
     }
     if predicted.stress is not None:
         arrays["golden_stress"] = predicted.stress
+    for name in model.reference.array_names:
+        if name in atoms.arrays:
+            arrays[f"golden_array_{name}"] = np.array(atoms.arrays[name], dtype=float)
     return {"energy": predicted.energy, "pbc": [bool(p) for p in atoms.pbc]}, arrays
 
 

@@ -18,7 +18,7 @@ from ase.units import GPa
 
 from kernelpot import defaults, fitting
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
-from kernelpot.baseline import BaselineTerm, Reference, fit_terms, terms_of
+from kernelpot.baseline import BaselineTerm, Reference, fit_terms, terms_of, without_terms
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame
@@ -107,11 +107,16 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         If data or parameters are unusable; the message names the remedy.
     """
     dataset = Dataset(canonical_order(data))
-    e0 = atomic_energies(dataset, _given_e0(settings.e0))
-    terms, notes = _choose_terms(settings, dataset, e0)
+    given_e0 = _given_e0(settings.e0)
+    baseline = [Wall()] if settings.baseline is None else terms_of(settings.baseline)
     noise, noise_notes = _choose_noise(settings, dataset)
-    given = [Wall()] if settings.baseline is None else terms_of(settings.baseline)
-    reference = fit_terms(given, dataset, dataset.species, e0)
+    e0 = atomic_energies(dataset, given_e0)
+    reference = fit_terms(baseline, dataset, dataset.species, e0)
+    # e0 by least squares and the scale of the kernels: of what the baseline leaves
+    rest = without_terms(dataset, reference)
+    e0 = atomic_energies(rest, given_e0)
+    reference = replace(reference, e0=e0)
+    terms, notes = _choose_terms(settings, rest, e0)
     frames = canonical_order(with_isolated_atoms(dataset, e0))
     return Problem(
         dataset,
