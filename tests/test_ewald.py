@@ -345,7 +345,7 @@ def test_the_summary_names_the_charges(fitted, salts):
 
 def test_molecular_dynamics_conserves_the_energy(fitted):
     atoms = labelled_salt(salt(7, amplitude=0.05))
-    atoms.calc = fitted.calculator(skin=0.5)
+    atoms.calc = fitted.calculator(gate=None, skin=0.5)
     spread = np.sqrt(units.kB * 300 / atoms.get_masses())[:, None]
     atoms.set_velocities(spread * np.random.default_rng(2).normal(size=(8, 3)))
     dynamics = VelocityVerlet(atoms, 1.0 * units.fs)
@@ -363,7 +363,7 @@ def test_molecular_dynamics_conserves_the_energy(fitted):
 
 def test_the_calculator_sees_changed_charges(fitted, salts):
     atoms = salts[0].copy()
-    atoms.calc = fitted.calculator()
+    atoms.calc = fitted.calculator(gate=None)
     before = atoms.get_potential_energy()
     atoms.set_initial_charges(0.5 * atoms.get_initial_charges())
     assert atoms.get_potential_energy() > before + 5.0
@@ -378,7 +378,7 @@ def test_the_calculator_sees_changes_of_an_array_of_any_name(salts, terms):
     baseline = [kp.Wall(), kp.Ewald("bader")]
     potential = kp.KernelPotential(terms, baseline=baseline).fit(own)
     atoms = own[0].copy()
-    atoms.calc = potential.calculator()
+    atoms.calc = potential.calculator(gate=None)
     before = atoms.get_potential_energy()
     atoms.arrays["bader"] *= 0.5
     assert atoms.get_potential_energy() > before + 5.0
