@@ -55,7 +55,7 @@ _VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
 RESOLUTION = 1e-12
 # Whitened features are off by what the smallest kept eigenvalues are off, relatively
 # 1e-16 M / 1e-12 at worst, of the small share that these directions explain.
-ROUNDING = 1e-6
+ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Posterior:
     def _forces(self, terms: Sequence[_Environments], atoms: IntArray) -> FloatArray:
         """Variances of the force components of some atoms, shape (3 n,)."""
         phi = np.zeros((3 * len(atoms), self.layout.size))
-        prior = np.zeros(3 * len(atoms))
+        prior, scale = np.zeros(len(phi)), np.zeros(len(phi))
         for t, environments in enumerate(terms):
             term = environments.term
             rows = {z: np.zeros((len(phi), len(points))) for z, points in term.sparse.items()}
@@ -167,15 +167,16 @@ class Posterior:
                         unit, g = environments.unit[members[chosen]], tangents[:, chosen]
                         rows[z][own] = -covariance_of_derivative(term.kernel, unit, g, points)
                         prior[own] += derivative_prior(term.kernel, unit, g)
+                        scale[own] += largest_prior(term.kernel, g)
             for z, K in rows.items():
                 phi[:, self.layout.blocks[z, t]] = K @ self.whitening[z, t]
-        return self.variances(phi, prior)
+        return self.variances(phi, prior, scale)
 
     def _whole(self, terms: Sequence[_Environments], virial: bool, n_threads: int) -> FloatArray:
         """Variance of the energy, and of the six virial components if wanted."""
         n_rows = 7 if virial else 1
         phi = np.zeros((n_rows, self.layout.size))
-        prior = np.zeros(n_rows)
+        prior, scale = np.zeros(n_rows), np.zeros(n_rows)
         for t, environments in enumerate(terms):
             term = environments.term
             for z, points in term.sparse.items():
@@ -187,13 +188,15 @@ class Posterior:
                 unit = environments.unit[members]
                 phi[0, columns] = sum_of_kernels(term.kernel, unit, points) @ T
                 prior[0] += energy_prior(term.kernel, unit)
+                scale[0] += term.kernel.diagonal() * len(unit) ** 2
                 if virial:
                     g = environments.strained(members, n_threads)
                     phi[1:, columns] = -covariance_of_derivative(term.kernel, unit, g, points) @ T
                     prior[1:] += derivative_prior(term.kernel, unit, g)
-        return self.variances(phi, prior)
+                    scale[1:] += largest_prior(term.kernel, g)
+        return self.variances(phi, prior, scale)
 
-    def variances(self, phi: FloatArray, prior: FloatArray) -> FloatArray:
+    def variances(self, phi: FloatArray, prior: FloatArray, scale: FloatArray) -> FloatArray:
         """Posterior variances of linear functionals.
 
         Parameters
@@ -202,6 +205,9 @@ class Posterior:
             Whitened covariances with the sparse points.
         prior : ndarray of shape (n,)
             Prior variances.
+        scale : ndarray of shape (n,)
+            What they would be were nothing to cancel: rounding is relative to this
+            (every force in a perfect crystal cancels).
 
         Returns
         -------
@@ -214,13 +220,13 @@ class Posterior:
             If the novelty is negative beyond rounding.
         """
         novelty = prior - np.einsum("nm,nm->n", phi, phi)
-        if np.any(novelty < -ROUNDING * prior):
-            worst = int(np.argmin(novelty + ROUNDING * prior))
+        if np.any(novelty < -ROUNDING * scale):
+            worst = int(np.argmin(novelty + ROUNDING * scale))
             raise FloatingPointError(
                 f"negative variance {novelty[worst]:.3g} (prior {prior[worst]:.3g}): the "
                 "whitened features explain more than there is"
             )
-        novelty[novelty < RESOLUTION * prior] = 0.0
+        novelty[novelty < RESOLUTION * scale] = 0.0
         return novelty + self.factor.open_variance(phi)
 
 
@@ -457,3 +463,19 @@ def derivative_prior(
                 part += np.vdot(curvatures, (g[a] @ unit[b].T) * (unit[a] @ g[b].T))
             total[k] += multiplicity * part
     return total
+
+
+def largest_prior(kernel: DotProductKernel, tangents: FloatArray) -> FloatArray:
+    r"""What `derivative_prior` is at most, :math:`k'(1) (\sum_i |g_i|)^2`.
+
+    Parameters
+    ----------
+    kernel : DotProductKernel
+    tangents : ndarray of shape (n, n_env, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n,)
+    """
+    lengths = np.sqrt(np.einsum("cef,cef->ce", tangents, tangents))
+    return kernel.diagonal() * kernel.zeta * lengths.sum(axis=1) ** 2
