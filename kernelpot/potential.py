@@ -427,7 +427,9 @@ class KernelPotential:
 
         The weights of each are :math:`w + R^{-1} z` with standard normal z. Their spread
         is what the data leave open between the sparse points; what the sparse points do
-        not span (`spilling`) is zero in all of them.
+        not span (`spilling`) is zero in all of them. ``committee.predict(atoms)`` has
+        the energies, forces and stresses of all; ``committee[i]`` is a potential of its
+        own, for whatever takes a calculator.
 
         Parameters
         ----------
@@ -444,12 +446,6 @@ class KernelPotential:
         ------
         ValueError
             If `n` is not positive.
-
-        Examples
-        --------
-        >>> committee = pot.sample(20, rng=0)  # doctest: +SKIP
-        >>> committee.predict(atoms).forces.std(axis=0, ddof=1)  # doctest: +SKIP
-        >>> [relaxed_energy(member.calculator()) for member in committee]  # doctest: +SKIP
         """
         from kernelpot.committee import Committee
 

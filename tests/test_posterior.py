@@ -16,7 +16,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 
 import kernelpot as kp
-from kernelpot import posterior
+from kernelpot import environments, posterior
 from kernelpot.datasets import load_ethanol, load_silicon
 from kernelpot.descriptors import species_index
 from kernelpot.fitting import VIRIAL_OFFSET_PRIOR
@@ -175,6 +175,7 @@ def test_every_std_is_the_dense_formula(small, monkeypatch):
     # where zeta = 2 takes its linear form; the cell of 4 Å holds images of every atom
     monkeypatch.setattr(posterior, "BLOCK", 3)
     monkeypatch.setattr(posterior, "ATOMS", 3)
+    monkeypatch.setattr(environments, "CHUNK", 3)
     crystal = rattled_alloy(31, (1, 1, 1), 0.25)
     new = [crystal, structures()["cluster"], rattled_alloy(32, (2, 1, 1), 0.2)]
     for atoms in map(aluminium, new) if one else new[:2]:
