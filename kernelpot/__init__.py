@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kernelpot._version import __version__
 
 _HOMES = {
+    "Committee": "committee",
     "Dataset": "dataset",
     "Ewald": "ewald",
     "Frame": "dataset",
@@ -31,6 +32,7 @@ __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from kernelpot.calculator import KernelPotCalculator
+    from kernelpot.committee import Committee
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
     from kernelpot.descriptors import SOAP
     from kernelpot.ewald import Ewald

@@ -15,7 +15,7 @@ from ase import Atoms
 from kernelpot import storage, training
 from kernelpot.baseline import BaselineTerm
 from kernelpot.dataset import LabelKeys, read_dataset
-from kernelpot.fitted import FittedModel
+from kernelpot.fitted import FittedModel, ReturnStd
 from kernelpot.fitting import Design, Progress
 from kernelpot.gate import VarianceGate, as_gate
 from kernelpot.memory import affordable_threads
@@ -27,6 +27,7 @@ from kernelpot.terms import SOAPTerm
 
 if TYPE_CHECKING:
     from kernelpot.calculator import KernelPotCalculator
+    from kernelpot.committee import Committee
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -187,7 +188,7 @@ class KernelPotential:
         self,
         atoms: Atoms,
         *,
-        return_std: bool = False,
+        return_std: ReturnStd = False,
         gate: VarianceGate | bool = False,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
@@ -198,11 +199,15 @@ class KernelPotential:
         ----------
         atoms : ase.Atoms
             Any periodicity; not modified.
-        return_std : bool, default=False
-            Also compute `energies_std` and `spilling`.
+        return_std : bool or "local", default=False
+            Also compute standard deviations. ``"local"``: `energies_std` and `spilling`
+            only, at about the cost of the prediction itself. True: `energy_std`,
+            `forces_std` and `stress_std` too, at the cost of training rows, some
+            hundred times a prediction.
         gate : bool or VarianceGate, default=False
             Whether local energies give way to the fallback where their variance is
-            high; True: with the thresholds found by the fit.
+            high; True: with the thresholds found by the fit. Standard deviations are
+            those of the kernels, gated or not.
         neighbors : NeighborList, optional
             A list valid for `atoms` to at least `r_cut`; searched for if not given.
         n_threads : int, optional
@@ -229,7 +234,7 @@ class KernelPotential:
         self,
         structures: Sequence[Atoms],
         *,
-        return_std: bool = False,
+        return_std: ReturnStd = False,
         gate: VarianceGate | bool = False,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
@@ -239,7 +244,7 @@ class KernelPotential:
         Parameters
         ----------
         structures : sequence of ase.Atoms
-        return_std : bool, default=False
+        return_std : bool or "local", default=False
             As in `predict`.
         gate : bool or VarianceGate, default=False
             As in `predict`.
@@ -314,6 +319,35 @@ class KernelPotential:
         from kernelpot.calculator import KernelPotCalculator
 
         return KernelPotCalculator(self, **options)
+
+    def sample(self, n: int, rng: np.random.Generator | int | None = None) -> Committee:
+        r"""Draw potentials from the posterior, to give any property an error bar.
+
+        The weights of each are :math:`w + R^{-1} z` with standard normal z. Their spread
+        is what the data leave open between the sparse points; what the sparse points do
+        not span (`spilling`) is zero in all of them. ``committee.predict(atoms)`` has
+        the energies, forces and stresses of all; ``committee[i]`` is a potential of its
+        own, for whatever takes a calculator.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        rng : numpy.random.Generator or int, optional
+            Generator, or seed of one.
+
+        Returns
+        -------
+        Committee
+
+        Raises
+        ------
+        ValueError
+            If `n` is not positive.
+        """
+        from kernelpot.committee import Committee
+
+        return Committee.draw(self, n, np.random.default_rng(rng))
 
     # ---- reports -------------------------------------------------------------------
 

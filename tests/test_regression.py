@@ -187,6 +187,26 @@ def test_variance_of_a_group_of_weights_is_its_marginal(problem):
     np.testing.assert_allclose(part.T @ part, (whole.T @ whole)[4:9, 4:9], rtol=1e-10)
 
 
+def test_open_variance_is_the_dense_formula_for_any_leading_columns(problem, rng):
+    T, factor = fit(*problem)
+    covariance = np.linalg.inv(factor.R.T @ factor.R)
+    phi = rng.normal(size=(5, T.shape[1]))
+    expected = np.einsum("nm,mk,nk->n", phi, covariance, phi)
+    np.testing.assert_allclose(factor.open_variance(phi), expected, rtol=1e-9)
+    phi[:, 7:] = 0.0
+    expected = np.einsum("nm,mk,nk->n", phi, covariance, phi)
+    np.testing.assert_allclose(factor.open_variance(phi[:, :7]), expected, rtol=1e-9)
+    # without data the factor of the targets is zero
+    np.testing.assert_allclose(TriangularFactor(7).open_variance(phi[:, :7]), (phi**2).sum(axis=1))
+
+
+def test_deviations_are_normal_with_the_posterior_covariance(problem):
+    _, factor = fit(*problem)
+    found = factor.deviations(6, np.random.default_rng(3))
+    z = np.random.default_rng(3).standard_normal(found.shape)
+    np.testing.assert_allclose(found @ factor.R.T, z, rtol=1e-9, atol=1e-11)
+
+
 def test_variance_gradient_is_a_finite_difference(rng):
     G = np.asfortranarray(np.tril(rng.normal(size=(5, 5))))
     variance = LocalVariance(200.0, np.arange(5), G)
