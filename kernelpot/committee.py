@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot.covariance import KernelTerm
 from kernelpot.baseline import Contribution, System
+from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import PairBatch, species_index
 from kernelpot.evaluation import BATCH, LocalModel

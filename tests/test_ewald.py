@@ -293,6 +293,19 @@ def test_forces_and_stress_of_the_whole_are_derivatives(fitted, salts):
     assert found.energies.sum() == pytest.approx(found.energy, rel=1e-14)
 
 
+def test_gated_forces_with_charges_are_derivatives(fitted, salts):
+    class Gated:
+        def predict(self, atoms):
+            return fitted.predict(atoms, gate=True)
+
+    stretched = salts[0].copy()
+    stretched.set_cell(1.1 * stretched.cell.array, scale_atoms=True)
+    found = Gated().predict(stretched)
+    assert found.energy != pytest.approx(fitted.predict(stretched).energy, abs=1e-3)
+    np.testing.assert_allclose(found.forces, numerical_forces(Gated(), stretched), atol=5e-6)
+    np.testing.assert_allclose(found.stress, numerical_stress(Gated(), stretched), atol=1e-6)
+
+
 def test_many_structures_at_once(fitted, salts):
     cluster = Atoms("NaClNa", [[0, 0, 0], [0, 0, 2.6], [0, 2.5, 3.0]])
     cluster.set_initial_charges([0.8, -0.8, 0.8])
@@ -345,7 +358,7 @@ def test_the_summary_names_the_charges(fitted, salts):
 
 def test_molecular_dynamics_conserves_the_energy(fitted):
     atoms = labelled_salt(salt(7, amplitude=0.05))
-    atoms.calc = fitted.calculator(gate=None, skin=0.5)
+    atoms.calc = fitted.calculator(skin=0.5, gate=None)
     spread = np.sqrt(units.kB * 300 / atoms.get_masses())[:, None]
     atoms.set_velocities(spread * np.random.default_rng(2).normal(size=(8, 3)))
     dynamics = VelocityVerlet(atoms, 1.0 * units.fs)
