@@ -114,6 +114,7 @@ class Committee(Sequence[KernelPotential]):
             {key: np.ascontiguousarray(w[number]) for key, w in self._weights.items()},
             model.local.whitening,
             model.local.variances,
+            model.local.gauge_fixed,
         )
         note = f"weights are sample {number + 1} of {len(self)} from the posterior"
         training = {**model.training, "notes": [*model.training.get("notes", []), note]}

@@ -35,6 +35,10 @@ SCREEN_MINIMUM = 64
 class Blend(Protocol):
     """An energy that depends on local energies and variances."""
 
+    @property
+    def gauge_fixed(self) -> bool:
+        """Whether its variances are those of `LocalModel.gauge_fixed`."""
+
     def irrelevant_below(self, species: int) -> float:
         """Variance of an atom of a species below which its value does not matter [eV^2]."""
 
@@ -97,6 +101,11 @@ class LocalModel:
         T with ``T.T @ K_mm @ T = I``.
     variances : mapping of species to LocalVariance
         Posterior of each species.
+    gauge_fixed : mapping of species to LocalVariance, optional
+        The same, given the mean local energy of each species. Data of one composition
+        determine the energy of a molecule, but not how it is shared among species; this
+        part of the variance says nothing of how well an environment is known. Default:
+        `variances`.
     polynomial : bool, default=True
         Use exact polynomial maps where they cost less. False: the kernel always.
     """
@@ -105,6 +114,7 @@ class LocalModel:
     weights: Mapping[tuple[int, int], FloatArray]
     whitening: Mapping[tuple[int, int], FloatArray]
     variances: Mapping[int, LocalVariance]
+    gauge_fixed: Mapping[int, LocalVariance] | None = None
     polynomial: bool = True
     _compiled: dict[tuple[int, int], _Compiled] = field(default_factory=dict, repr=False)
 
@@ -222,12 +232,11 @@ class LocalModel:
             energies[rows] = part.mean()
             if result.variance is not None:
                 variances[rows] = part.variance()
-            elif blend is not None:
-                variances[rows] = part.screened_variance(blend.irrelevant_below(int(z)))
+                result.variance[start + rows] = variances[rows]
+            if blend is not None:
+                variances[rows] = part.blend_variance(blend)
             if result.novelty is not None:
                 result.novelty[start + rows] = part.novelty()
-        if result.variance is not None:
-            result.variance[atoms] = variances
         by_energy = by_variance = None
         if blend is not None:
             energies, by_energy, by_variance = blend(atoms, energies, variances)
@@ -236,8 +245,8 @@ class LocalModel:
             return
 
         for part in species.values():
-            if by_energy is not None and by_variance is not None:
-                part.weigh(by_energy[part.rows], by_variance[part.rows])
+            if blend is not None and by_energy is not None and by_variance is not None:
+                part.weigh(by_energy[part.rows], by_variance[part.rows], blend)
         for t, term in enumerate(self.terms):
             cotangent = np.zeros_like(units[t])
             for part in species.values():
@@ -298,14 +307,17 @@ class _SpeciesBatch:
 
     def variance(self) -> FloatArray:
         """Posterior variances [eV^2]."""
-        return self._variance_model(self._kernel())
+        return self._model.variances[self._z](self._kernel())
 
-    def screened_variance(self, irrelevant: float) -> FloatArray:
-        """Posterior variances, or upper bounds of them not above `irrelevant` [eV^2]."""
-        exact = self._variance_model
+    def blend_variance(self, blend: Blend) -> FloatArray:
+        """Variances for a blend, or upper bounds of them that do not matter to it [eV^2]."""
+        irrelevant = blend.irrelevant_below(self._z)
+        if irrelevant == np.inf:
+            return np.zeros(len(self.rows))
+        exact = self._variance_of(blend)
         points = max(SCREEN_MINIMUM, int(SCREEN_SHARE * len(exact.order)))
-        if points >= len(exact.order):
-            return self.variance()
+        if points >= len(exact.order) or irrelevant < 0:
+            return exact(self._kernel())
         variances = exact(self._kernel(points=points), points)
         open_ = np.flatnonzero(variances > irrelevant)
         if len(open_):
@@ -314,19 +326,19 @@ class _SpeciesBatch:
 
     def novelty(self) -> FloatArray:
         """What the sparse points do not span of the prior variance [eV^2]."""
-        novelty = np.full(len(self.rows), self._variance_model.prior)
+        novelty = np.full(len(self.rows), self._model.variances[self._z].prior)
         for t, kernel, _ in self._parts():
             k = kernel(self.units[t], self._model.terms[t].sparse[self._z])
             phi = k @ self._model.whitening[self._z, t]
             novelty -= np.einsum("em,em->e", phi, phi)
         return np.maximum(novelty, 0.0)
 
-    def weigh(self, by_energy: FloatArray, by_variance: FloatArray) -> None:
+    def weigh(self, by_energy: FloatArray, by_variance: FloatArray, blend: Blend) -> None:
         """Turn the derivative of the mean into that of a blend."""
         rows = np.flatnonzero(by_variance)
         by_kernel = None
         if len(rows):
-            by_kernel = self._variance_model.gradient(self._kernel(rows))
+            by_kernel = self._variance_of(blend).gradient(self._kernel(rows))
             by_kernel *= by_variance[rows, None]
         for t, kernel, compiled in self._parts():
             slope, along = self.slopes[t]
@@ -340,13 +352,15 @@ class _SpeciesBatch:
                 slope[rows] += cotangent @ points
             self.slopes[t] = slope, along
 
-    @property
-    def _variance_model(self) -> LocalVariance:
-        return self._model.variances[self._z]
+    def _variance_of(self, blend: Blend) -> LocalVariance:
+        model = self._model
+        fixed = model.gauge_fixed if blend.gauge_fixed else None
+        return (model.variances if fixed is None else fixed)[self._z]
 
     def _kernel(self, rows: IntArray | None = None, points: int | None = None) -> FloatArray:
         """Kernel with the points of the variance, in its order (or the first of them)."""
-        n_points = len(self._variance_model.order) if points is None else points
+        order = self._model.variances[self._z].order
+        n_points = len(order) if points is None else points
         n_rows = len(self.rows) if rows is None else len(rows)
         k = np.empty((n_rows, n_points))
         for t, kernel, compiled in self._parts():

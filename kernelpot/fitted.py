@@ -393,6 +393,7 @@ class _WeightedVariance:
     """The weighted variance itself in place of the energy."""
 
     weights: FloatArray
+    gauge_fixed: bool = False
 
     def irrelevant_below(self, species: int) -> float:
         return -np.inf
@@ -403,11 +404,17 @@ class _WeightedVariance:
         return variances, np.zeros_like(energies), self.weights[atoms]
 
 
+# Given as known when the gauge is fixed: mean local energy of the sparse points [eV].
+SIGMA_GAUGE = 1e-3
+
+
 def posterior_variances(
     terms: Sequence[KernelTerm],
     factor: TriangularFactor,
     whitening: Mapping[tuple[int, int], FloatArray],
     columns: Mapping[int, slice],
+    *,
+    fix_gauge: bool = False,
 ) -> dict[int, LocalVariance]:
     """Posterior of the local energies of each species.
 
@@ -418,13 +425,21 @@ def posterior_variances(
     whitening : mapping of (species, term) to ndarray
     columns : mapping of species index to slice
         Whitened columns of each species.
+    fix_gauge : bool
+        Take the mean local energy of each species' sparse points as known, so that the
+        undetermined share of the energy among species does not count.
     """
+    blocks = {z: [whitening[key] for key in sorted(whitening) if key[0] == z] for z in columns}
+    if fix_gauge:
+        known = np.zeros((len(columns), factor.n_features))
+        for row, (z, part) in enumerate(columns.items()):
+            # K_MM T = T / |column|^2: T holds scaled eigenvectors
+            means = [(T / np.einsum("mr,mr->r", T, T)).mean(axis=0) for T in blocks[z]]
+            known[row, part] = np.concatenate(means)
+        factor = factor.copy()
+        factor.update(known / SIGMA_GAUGE, np.zeros(len(known)))
     return {
-        z: LocalVariance.of(
-            prior_variance(terms, z),
-            [whitening[key] for key in sorted(whitening) if key[0] == z],
-            factor.posterior_factor(part),
-        )
+        z: LocalVariance.of(prior_variance(terms, z), blocks[z], factor.posterior_factor(part))
         for z, part in columns.items()
     }
 

@@ -6,7 +6,9 @@ r"""The safety net: where the model does not know, a known energy takes its plac
         + w_i\, \varepsilon_\mathrm{fb}(Z_i) \right], \qquad
     1 - w_i = \left(1 - S(x_i)\right) \prod_j D(r_{ij})
 
-S is a C2 step in the local posterior variance,
+S is a C2 step in the local posterior variance (given the mean local energy of each
+species: how data of one composition share their energy among species is undetermined, and
+is no reason to distrust an environment),
 :math:`x = (v - v_\mathrm{lo}) / (v_\mathrm{hi} - v_\mathrm{lo})`, and D a C2 step in the
 distance, 0 below 0.5 and 1 above 0.7 of the shortest distance of that pair of species in
 the training data: inside the wall the kernels say nothing. Forces and stress are the
@@ -282,6 +284,24 @@ class Damping:
     slopes: FloatArray
 
 
+class _Recorder:
+    """The energy as it is; remembers the variances the gate would see."""
+
+    gauge_fixed = True
+
+    def __init__(self, n_atoms: int) -> None:
+        self.variances = np.zeros(n_atoms)
+
+    def irrelevant_below(self, species: int) -> float:
+        return -np.inf
+
+    def __call__(
+        self, atoms: slice, energies: FloatArray, variances: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        self.variances[atoms] = variances
+        return energies, np.ones_like(energies), np.zeros_like(energies)
+
+
 class GatedEnergies:
     """Local energies blended with the fallback; a `kernelpot.evaluation.Blend`.
 
@@ -302,6 +322,8 @@ class GatedEnergies:
     std_bound : ndarray of shape (n_atoms,)
         Standard deviations, exact above the lower threshold, upper bounds below [eV].
     """
+
+    gauge_fixed = True
 
     def __init__(
         self,
@@ -423,18 +445,19 @@ def learn_safety_net(
     for index, atoms in enumerate(structures):
         z_index = species_index(atoms.numbers, species)
         pairs = neighbor_list(atoms, r_cut)
+        recorder = _Recorder(len(atoms)) if index in sampled else None
         found = local.evaluate(
             z_index,
             pairs,
             pairs.displacements(atoms.positions),
             gradient=False,
-            variance=index in sampled,
+            blend=recorder,
             n_threads=n_threads,
         )
         np.maximum.at(largest, z_index, found.energies)
-        if found.variance is not None:
+        if recorder is not None:
             for z in np.unique(z_index):
-                std = np.sqrt(found.variance[z_index == z])
+                std = np.sqrt(recorder.variances[z_index == z])
                 stds.setdefault((index in unseen, int(z)), []).append(std)
     low = np.empty(len(species))
     notes = []

@@ -97,6 +97,12 @@ class TriangularFactor:
         """Columns of Phi."""
         return len(self.matrix) - 1
 
+    def copy(self) -> TriangularFactor:
+        """Return another factor of the same rows, to be updated on its own."""
+        other = TriangularFactor(0)
+        other.matrix, other.n_rows = self.matrix.copy(order="F"), self.n_rows
+        return other
+
     @property
     def R(self) -> FloatArray:
         """Upper triangular, shape (n_features, n_features)."""

@@ -67,6 +67,8 @@ def save(
     for z, variance in local.variances.items():
         arrays[f"variance_order_{z}"] = variance.order
         arrays[f"variance_{z}"] = _pack(variance.reduction.T)
+    for z, variance in (local.gauge_fixed or {}).items():
+        arrays[f"gauge_fixed_{z}"] = _pack(variance.reduction.T)
     arrays["factor"] = _pack(model.factor.matrix)
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
@@ -148,18 +150,23 @@ def _restore(
     factor = TriangularFactor(len(factor_matrix) - 1)
     factor.matrix = np.asfortranarray(factor_matrix)
     factor.n_rows = int(header["n_rows"])
+
+    def variances(kind: str) -> dict[int, LocalVariance]:
+        return {
+            z: LocalVariance(
+                prior_variance(terms, z),
+                arrays[f"variance_order_{z}"],
+                _unpack(arrays[f"{kind}_{z}"]).T,
+            )
+            for z in sorted({z for z, _ in blocks})
+        }
+
     local = LocalModel(
         terms,
         {(z, t): arrays[f"weights_{z}_{t}"] for z, t in blocks},
         {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks},
-        {
-            z: LocalVariance(
-                prior_variance(terms, z),
-                arrays[f"variance_order_{z}"],
-                _unpack(arrays[f"variance_{z}"]).T,
-            )
-            for z in sorted({z for z, _ in blocks})
-        },
+        variances("variance"),
+        variances("gauge_fixed") if f"gauge_fixed_{blocks[0][0]}" in arrays else None,
     )
     noise = dict(header["noise"])
     noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]

@@ -205,6 +205,9 @@ def solve(
         design.weights(solution),
         design.whitening,
         posterior_variances(design.terms, factor, design.whitening, columns),
+        posterior_variances(design.terms, factor, design.whitening, columns, fix_gauge=True)
+        if len(columns) > 1
+        else None,
     )
     wall = next((t for t in problem.reference.baseline if isinstance(t, Wall)), None)
     safety = learn_safety_net(

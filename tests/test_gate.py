@@ -36,9 +36,14 @@ class Gated:
         return self.potential.predict(atoms, gate=self.gate)
 
 
+def gate_std(potential, atoms):
+    """Local standard deviations as the gate sees them, exact."""
+    return potential.predict(atoms, gate=VarianceGate(std_low=1e-6)).std_bound
+
+
 def straddling(potential, atoms):
     """A gate that is open for some atoms, half closed for some, closed for others."""
-    std = np.sort(potential.local_std(atoms))
+    std = np.sort(gate_std(potential, atoms))
     return VarianceGate(std_low=0.5 * (std[0] + std[1]), std_high=0.5 * (std[-2] + std[-1]))
 
 
@@ -53,7 +58,7 @@ def test_forces_and_stress_are_derivatives_of_the_gated_energy(potential, name, 
     atoms.positions += 0.05 * np.random.default_rng(3).normal(size=atoms.positions.shape)
     gate = {"open": NEVER, "closed": ALWAYS}.get(state)
     if gate is None:
-        std = potential.local_std(atoms)
+        std = gate_std(potential, atoms)
         gate = VarianceGate(std_low=0.7 * std.min(), std_high=1.3 * std.max())
     gated = Gated(potential, gate)
     found = gated.predict(atoms)
@@ -78,7 +83,7 @@ def test_atoms_of_one_structure_may_be_in_every_state(potential):
     scale = np.abs(found.forces).max()
     numerical = numerical_forces(gated, atoms, step=3e-5)
     np.testing.assert_allclose(found.forces, numerical, atol=1e-6 * scale)
-    std = potential.local_std(atoms)
+    std = gate_std(potential, atoms)
     assert np.all(found.std_bound >= std * (1 - 1e-9))
     closing = weights > 0
     np.testing.assert_allclose(found.std_bound[closing], std[closing], rtol=1e-9)
@@ -122,7 +127,7 @@ def test_the_fallback_lies_above_every_local_energy_of_the_data(potential, label
 def test_entering_the_unknown_costs_energy(potential, labelled, factor):
     """From any training structure, compressed or stretched until the gate has closed."""
     starts = [Atoms(f.numbers, f.positions, cell=f.cell, pbc=f.pbc) for f in labelled[:4]]
-    edge = max(potential.local_std(start).max() for start in starts)
+    edge = max(gate_std(potential, start).max() for start in starts)
     gate = VarianceGate(std_low=1.01 * edge, std_high=1.2 * edge)
     for start in starts:
         known = potential.predict(start, gate=gate)
@@ -200,7 +205,7 @@ def test_without_a_wall_nothing_is_damped(labelled, small_terms):
 def test_screening_changes_nothing_but_the_cost(potential, monkeypatch):
     monkeypatch.setattr(evaluation, "SCREEN_MINIMUM", 30)
     atoms = rattled_alloy(7, (2, 2, 1), 0.3)
-    std = potential.local_std(atoms)
+    std = gate_std(potential, atoms)
     gate = VarianceGate(std_low=np.quantile(std, 0.7), std_high=1.1 * std.max())
     screened = potential.predict(atoms, gate=gate)
     monkeypatch.setattr(evaluation, "SCREEN_SHARE", 1.0)
@@ -224,7 +229,7 @@ def test_many_structures_and_threads_give_the_same(potential):
 
 def test_energy_is_conserved_while_the_gate_opens_and_closes(potential):
     atoms = rattled_alloy(3, (2, 1, 1), 0.05)
-    std = potential.local_std(rattled_alloy(3, (2, 1, 1), 0.1))
+    std = gate_std(potential, rattled_alloy(3, (2, 1, 1), 0.1))
     gate = VarianceGate(std_low=0.9 * std.min(), std_high=1.5 * std.max(), on_gate=None)
     atoms.calc = potential.calculator(gate=gate)
     rng = np.random.default_rng(1)
@@ -334,3 +339,23 @@ def test_a_tenth_of_every_group_is_held_out():
     # the only structures with a species are needed for its sparse points
     frames[5] = ("bulk", [14, 8])
     assert hold_out(frames) == [15]
+
+
+def test_how_molecules_share_their_energy_does_not_close_the_gate():
+    """Data of one composition leave it open; the gate looks at the rest of the variance."""
+    from kernelpot.datasets import load_ethanol
+
+    frames = load_ethanol("train")[:40]
+    terms = [kp.SOAPTerm(r_cut=3.5, n_max=4, l_max=3, n_sparse=120)]
+    pot = kp.KernelPotential(terms, e0="least_squares").fit(frames)
+    atoms = load_ethanol("test")[0].atoms
+    exact = pot.local_std(atoms)
+    found = pot.predict(atoms, gate=VarianceGate(std_low=1e-6))
+    assert np.all(found.std_bound < exact)
+    assert found.std_bound[:3].max() < 0.4 * exact[:3].min()  # C, C, O
+    # the energy of the molecule is known all along
+    assert pot.predict(atoms, return_std=True).energy_std < 0.3 * exact.max()
+    stretched = atoms.copy()
+    stretched.set_distance(0, 1, 2.2 * atoms.get_distance(0, 1), fix=0)
+    assert pot.predict(stretched, gate=True).gate_weights.max() > 0.5
+    assert pot.predict(atoms, gate=True).gate_weights.max() < 0.01

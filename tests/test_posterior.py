@@ -95,7 +95,9 @@ def dense(model, train, atoms):
     """
     rows, noise = [], []
     for frame in kp.read_dataset(train):
-        sigma_energy, sigma_forces, sigma_virial = model.noise.of(frame)
+        sigma_energy, sigma_forces, sigma_virial = (
+            model.noise.sigma(group) * unit for group, unit in model.noise.of(frame)
+        )
         n = len(frame)
         sigma = np.concatenate([[sigma_energy], np.full(3 * n, sigma_forces)])
         found = explicit_rows(model, frame.atoms)
