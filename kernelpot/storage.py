@@ -58,8 +58,8 @@ def save(
     for t, term in enumerate(local.terms):
         arrays[f"alphas_{t}"], arrays[f"betas_{t}"] = term.soap.basis_constants
     for z, variance in local.variances.items():
-        arrays[f"posterior_{z}"] = _pack(variance.posterior_factor)
-    arrays["factor"] = _pack(model.factor.matrix)
+        arrays[f"posterior_{z}"] = modelfile.pack_triangle(variance.posterior_factor)
+    arrays["factor"] = modelfile.pack_triangle(model.factor.matrix)
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
     noise = model.noise
@@ -135,7 +135,7 @@ def _restore(
         soap = SOAP(term, species, basis=(arrays[f"alphas_{t}"], arrays[f"betas_{t}"]))
         sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
         terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), sparse))
-    factor_matrix = _unpack(arrays["factor"])
+    factor_matrix = modelfile.unpack_triangle(arrays["factor"])
     factor = TriangularFactor(len(factor_matrix) - 1)
     factor.matrix = np.asfortranarray(factor_matrix)
     factor.n_rows = int(header["n_rows"])
@@ -144,7 +144,9 @@ def _restore(
         {(z, t): arrays[f"weights_{z}_{t}"] for z, t in blocks},
         {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks},
         {
-            z: LocalVariance(prior_variance(terms, z), _unpack(arrays[f"posterior_{z}"]))
+            z: LocalVariance(
+                prior_variance(terms, z), modelfile.unpack_triangle(arrays[f"posterior_{z}"])
+            )
             for z in sorted({z for z, _ in blocks})
         },
     )
@@ -243,18 +245,6 @@ def smallest(structures: Sequence[Atoms]) -> Atoms:
     """The smallest structure of more than one atom (or of one, if there are no others)."""
     several = [atoms for atoms in structures if len(atoms) > 1]
     return min(several or structures, key=len)
-
-
-def _pack(matrix: FloatArray) -> FloatArray:
-    """Upper triangle, row by row."""
-    return matrix[np.triu_indices(len(matrix))]
-
-
-def _unpack(packed: FloatArray) -> FloatArray:
-    n = int((np.sqrt(8 * len(packed) + 1) - 1) / 2)
-    matrix = np.zeros((n, n))
-    matrix[np.triu_indices(n)] = packed
-    return matrix
 
 
 def _json_safe(value: Any) -> Any:
