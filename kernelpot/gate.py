@@ -21,7 +21,7 @@ entering the unknown always costs energy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -219,6 +219,38 @@ class SafetyNet:
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
             data["note"],
         )
+
+    def raised(
+        self,
+        local: LocalModel,
+        species: Sequence[int],
+        structures: Sequence[Atoms],
+        *,
+        n_threads: int = 1,
+    ) -> SafetyNet:
+        """Return the net for a model that has seen more structures.
+
+        The fallback rises above their local energies where it has to; thresholds stay.
+
+        Parameters
+        ----------
+        local : LocalModel
+            The updated model.
+        species : sequence of int
+            Atomic numbers.
+        structures : sequence of ase.Atoms
+            The new ones.
+        n_threads : int
+
+        Returns
+        -------
+        SafetyNet
+        """
+        largest = np.full(len(species), -np.inf)
+        for atoms in structures:
+            z_index, energies = _local_energies(local, species, atoms, None, n_threads)
+            np.maximum.at(largest, z_index, energies)
+        return replace(self, fallback=np.maximum(self.fallback, largest + FALLBACK_MARGIN))
 
     def damping(
         self, numbers: IntArray, pairs: NeighborList, distances: FloatArray
@@ -432,7 +464,6 @@ def learn_safety_net(
     -------
     SafetyNet
     """
-    r_cut = max(term.soap.term.r_cut for term in local.terms)
     largest = np.full(len(species), -np.inf)
     stds: dict[tuple[bool, int], list[FloatArray]] = {}
     unseen = set(held_out)
@@ -443,18 +474,9 @@ def learn_safety_net(
         if n_unseen < ENOUGH_ATOMS:
             sampled.update(holders[:: max(1, len(holders) // MAX_STRUCTURES)])
     for index, atoms in enumerate(structures):
-        z_index = species_index(atoms.numbers, species)
-        pairs = neighbor_list(atoms, r_cut)
         recorder = _Recorder(len(atoms)) if index in sampled else None
-        found = local.evaluate(
-            z_index,
-            pairs,
-            pairs.displacements(atoms.positions),
-            gradient=False,
-            blend=recorder,
-            n_threads=n_threads,
-        )
-        np.maximum.at(largest, z_index, found.energies)
+        z_index, energies = _local_energies(local, species, atoms, recorder, n_threads)
+        np.maximum.at(largest, z_index, energies)
         if recorder is not None:
             for z in np.unique(z_index):
                 std = np.sqrt(recorder.variances[z_index == z])
@@ -486,3 +508,24 @@ def learn_safety_net(
             f"{', or '.join(counts)}"
         )
     return SafetyNet(low, largest + FALLBACK_MARGIN, dict(d_min), "; ".join(notes))
+
+
+def _local_energies(
+    local: LocalModel,
+    species: Sequence[int],
+    atoms: Atoms,
+    recorder: _Recorder | None,
+    n_threads: int,
+) -> tuple[IntArray, FloatArray]:
+    """Species index and local energy of every atom [eV]."""
+    z_index = species_index(atoms.numbers, species)
+    pairs = neighbor_list(atoms, max(term.soap.term.r_cut for term in local.terms))
+    found = local.evaluate(
+        z_index,
+        pairs,
+        pairs.displacements(atoms.positions),
+        gradient=False,
+        blend=recorder,
+        n_threads=n_threads,
+    )
+    return z_index, found.energies

@@ -24,12 +24,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from kernelpot import _lapack
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 # Eigenvalues of K_MM below this fraction of the largest are rounding noise.
 RELATIVE_EIGENVALUE_CUT = 1e-12
-_QR_BLOCK = 32
+# Columns annihilated together, and rows of a triangle merged at a time, for speed only.
+_QR_BLOCK = 64
+_MERGED_ROWS = 256
 
 
 def whitening(K_mm: FloatArray, cut: float = RELATIVE_EIGENVALUE_CUT) -> FloatArray:
@@ -127,7 +131,7 @@ class TriangularFactor:
             stacked = np.empty((len(rows), self.n_features + 1), order="F")
             stacked[:, :-1] = rows
             stacked[:, -1] = targets
-            self._annihilate(stacked)
+            _lapack.dtpqrt(self.matrix, stacked, min(_QR_BLOCK, len(self.matrix)))
             self.n_rows += len(rows)
 
     def merge(self, other: TriangularFactor, scale: FloatArray | None = None) -> None:
@@ -142,22 +146,12 @@ class TriangularFactor:
         stacked = np.array(other.matrix, order="F")
         if scale is not None:
             stacked *= scale
-        self._annihilate(stacked, trapezoidal=True)
+        # Rows start..stop of a triangle touch columns from start on only.
+        for start in range(0, len(stacked), _MERGED_ROWS):
+            stop = start + _MERGED_ROWS
+            part = self.matrix[start:, start:]
+            _lapack.dtpqrt(part, stacked[start:stop, start:], min(_QR_BLOCK, len(part)))
         self.n_rows += other.n_rows
-
-    def _annihilate(self, stacked: FloatArray, *, trapezoidal: bool = False) -> None:
-        block = min(_QR_BLOCK, len(self.matrix))
-        result = scipy.linalg.lapack.dtpqrt(
-            len(stacked) if trapezoidal else 0,
-            block,
-            self.matrix,
-            stacked,
-            overwrite_a=1,
-            overwrite_b=1,
-        )
-        self.matrix, info = result[0], result[-1]
-        if info != 0:
-            raise np.linalg.LinAlgError(f"QR update failed (LAPACK dtpqrt, info={info})")
 
     def solve(self) -> FloatArray:
         """Posterior mean of the whitened weights, shape (n_features,)."""
@@ -211,7 +205,8 @@ class TriangularFactor:
         ndarray of shape (n_columns, n_columns)
             Upper triangular; ``|S @ phi|^2`` is the variance the data leave open.
         """
-        unit = np.eye(self.n_features)[:, columns]
+        unit = np.zeros((self.n_features, columns.stop - columns.start), order="F")
+        unit[columns] = np.eye(columns.stop - columns.start)
         # B^T with B the wanted rows of R^-1; the covariance is B B^T
         rows_t = scipy.linalg.solve_triangular(self.R, unit, trans="T", overwrite_b=True)
         factor = scipy.linalg.qr(rows_t, mode="r", overwrite_a=True)[0]
@@ -319,18 +314,35 @@ class GroupedFactor:
         TriangularFactor
             R with ``R.T @ R = I + sum_g D Phi_g^T Phi_g D / sigma_g^2``.
         """
+        result = TriangularFactor(self.n_features)
+        self.add_to(result, sigma, scale)
+        return result
+
+    def add_to(
+        self,
+        factor: TriangularFactor,
+        sigma: Callable[[Any], float],
+        scale: FloatArray | None = None,
+    ) -> None:
+        """Annihilate the rows of all groups into a factor, in place.
+
+        Parameters
+        ----------
+        factor : TriangularFactor
+            The prior, or what earlier data made of it.
+        sigma, scale
+            As in `posterior`.
+        """
         columns = np.ones(self.n_features + 1)
         if scale is not None:
             columns[:-1] = scale
-        result = TriangularFactor(self.n_features)
         for group in self.groups:
-            factor = columns / sigma(group)
+            weight = columns / sigma(group)
             if group in self.triangles:
-                result.merge(self.triangles[group], factor)
+                factor.merge(self.triangles[group], weight)
             else:
-                scaled = self.rows[group] * factor
-                result.update(scaled[:, :-1], scaled[:, -1])
-        return result
+                scaled = self.rows[group] * weight
+                factor.update(scaled[:, :-1], scaled[:, -1])
 
 
 @dataclass(frozen=True)

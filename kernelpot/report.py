@@ -99,7 +99,8 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         lines += ["", "Choices made from the data, and what to know:"]
         lines += [f"  - {note}" for note in training["notes"]]
     if "errors" in training:
-        lines += ["", "Errors on the training data:", error_table(training["errors"])]
+        of = training.get("errors_of", "the training data")
+        lines += ["", f"Errors on {of}:", error_table(training["errors"])]
     return "\n".join(lines)
 
 

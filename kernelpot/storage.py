@@ -66,10 +66,10 @@ def save(
         arrays[f"alphas_{t}"], arrays[f"betas_{t}"] = term.soap.basis_constants
     for z, variance in local.variances.items():
         arrays[f"variance_order_{z}"] = variance.order
-        arrays[f"variance_{z}"] = _pack(variance.reduction.T)
+        arrays[f"variance_{z}"] = modelfile.pack_triangle(variance.reduction.T)
     for z, variance in (local.gauge_fixed or {}).items():
-        arrays[f"gauge_fixed_{z}"] = _pack(variance.reduction.T)
-    arrays["factor"] = _pack(model.factor.matrix)
+        arrays[f"gauge_fixed_{z}"] = modelfile.pack_triangle(variance.reduction.T)
+    arrays["factor"] = modelfile.pack_triangle(model.factor.matrix)
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
     noise = model.noise
@@ -146,7 +146,7 @@ def _restore(
         soap = SOAP(term, species, basis=(arrays[f"alphas_{t}"], arrays[f"betas_{t}"]))
         sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
         terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), sparse))
-    factor_matrix = _unpack(arrays["factor"])
+    factor_matrix = modelfile.unpack_triangle(arrays["factor"])
     factor = TriangularFactor(len(factor_matrix) - 1)
     factor.matrix = np.asfortranarray(factor_matrix)
     factor.n_rows = int(header["n_rows"])
@@ -156,7 +156,7 @@ def _restore(
             z: LocalVariance(
                 prior_variance(terms, z),
                 arrays[f"variance_order_{z}"],
-                _unpack(arrays[f"{kind}_{z}"]).T,
+                modelfile.unpack_triangle(arrays[f"{kind}_{z}"]).T,
             )
             for z in sorted({z for z, _ in blocks})
         }
@@ -274,18 +274,6 @@ def smallest(structures: Sequence[Atoms]) -> Atoms:
     """The smallest structure of more than one atom (or of one, if there are no others)."""
     several = [atoms for atoms in structures if len(atoms) > 1]
     return min(several or structures, key=len)
-
-
-def _pack(matrix: FloatArray) -> FloatArray:
-    """Upper triangle, row by row."""
-    return matrix[np.triu_indices(len(matrix))]
-
-
-def _unpack(packed: FloatArray) -> FloatArray:
-    n = int((np.sqrt(8 * len(packed) + 1) - 1) / 2)
-    matrix = np.zeros((n, n))
-    matrix[np.triu_indices(n)] = packed
-    return matrix
 
 
 def _json_safe(value: Any) -> Any:

@@ -1,30 +1,34 @@
 """The stages of a fit, from labelled frames to a fitted model.
 
 `prepare` fixes everything known before the kernels (e0, terms, noise, baseline),
-`select` chooses the sparse points, `accumulate` streams the labels into triangular
-factors, `solve` turns these into a model. What passes between stages is immutable.
+`select` chooses the sparse points, `accumulation.accumulate` streams the labels into
+triangular factors, `solve` turns these into a model. What passes between stages is immutable.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.units import GPa
 
-from kernelpot import defaults, fitting
+from kernelpot import accumulation, defaults
+from kernelpot.accumulation import Labels, State
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
 from kernelpot.baseline import BaselineTerm, Reference, fit_terms, terms_of, without_terms
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame
+from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
 from kernelpot.fitted import FittedModel, posterior_variances
 from kernelpot.fitting import (
+    MAX_CANDIDATE_BYTES,
     Design,
     KnownLabels,
     Progress,
@@ -32,11 +36,18 @@ from kernelpot.fitting import (
     choose_sparse_points,
 )
 from kernelpot.gate import hold_out, learn_safety_net
+from kernelpot.memory import Plan, Workload, plan
 from kernelpot.metrics import evaluate
+from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
-from kernelpot.regression import GroupedFactor
+from kernelpot.regression import GroupedFactor, TriangularFactor
 from kernelpot.terms import SOAPTerm
 from kernelpot.wall import Wall
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_log = logging.getLogger("kernelpot")
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,13 @@ class Problem:
     held_out: Sequence[int] = ()
 
 
+class Saver(Protocol):
+    """Whoever keeps the state of a fit (`kernelpot.checkpoint.Checkpoint`)."""
+
+    def save_if_due(self, state: State) -> None:
+        """Look at the state, and keep it if it is time."""
+
+
 # ---- stages ----------------------------------------------------------------------------
 
 
@@ -132,7 +150,11 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
 
 
 def select(
-    problem: Problem, settings: Settings, *, progress: Progress | None = None
+    problem: Problem,
+    settings: Settings,
+    *,
+    candidate_bytes: float = MAX_CANDIDATE_BYTES,
+    progress: Progress | None = None,
 ) -> tuple[list[KernelTerm], list[str], Sequence[int]]:
     """Choose the sparse points of every term.
 
@@ -151,6 +173,7 @@ def select(
     """
     kernel_terms, notes = [], []
     unseen = problem.held_out
+    n_terms = len(problem.terms)
     for index, term in enumerate(problem.terms):
         kernel_term, found, chosen_from_all = choose_sparse_points(
             term,
@@ -160,7 +183,8 @@ def select(
             given=None if settings.sparse_points is None else settings.sparse_points[index],
             default_n_sparse=settings.default_n_sparse,
             seed=settings.seed,
-            progress=progress,
+            candidate_bytes=candidate_bytes,
+            progress=None if progress is None else nth_of(progress, index, n_terms),
         )
         kernel_terms.append(kernel_term)
         notes += [f"term {index}: {note}" for note in found]
@@ -169,56 +193,69 @@ def select(
     return kernel_terms, notes, unseen
 
 
+def plan_memory(
+    problem: Problem, settings: Settings, n_threads: int, memory: float | str | None
+) -> Plan:
+    """Plan the memory of the fit, and log it in plain words."""
+    workload = Workload.of(
+        problem.terms, problem.species, problem.frames, problem.noise, settings.default_n_sparse
+    )
+    found = plan(workload, n_threads, memory)
+    _log.info("the fit %s", found)
+    return found
+
+
 def accumulate(
-    problem: Problem, design: Design, *, n_threads: int = 1, progress: Progress | None = None
+    problem: Problem,
+    state: State,
+    plan: Plan,
+    *,
+    saver: Saver | None = None,
+    client: Client | None = None,
+    progress: Progress | None = None,
 ) -> GroupedFactor:
-    """Stream the labels of all frames into the factors of their groups."""
-    return fitting.accumulate(
-        design,
-        problem.frames,
-        problem.references,
-        problem.noise,
-        n_threads=n_threads,
+    """Stream the labels of all frames into the factors of their groups.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : State
+        Where to start or continue.
+    plan : Plan
+    saver : Saver, optional
+        Is shown the state after each batch.
+    client : distributed.Client, optional
+        Lets the workers of a cluster do it, from the start.
+    progress : callable, optional
+
+    Returns
+    -------
+    GroupedFactor
+    """
+    labels = Labels(state.design, problem.frames, problem.references, problem.noise)
+    if client is not None:
+        from kernelpot.cluster import accumulate_on
+
+        return accumulate_on(client, labels, batch_bytes=plan.batch_bytes, progress=progress)
+    return accumulation.accumulate(
+        labels,
+        batch_bytes=plan.batch_bytes,
+        n_threads=plan.n_threads,
+        tree=state.tree,
+        after_batch=None if saver is None else lambda _: saver.save_if_due(state),
         progress=progress,
     )
 
 
 def solve(
-    problem: Problem,
-    design: Design,
-    grouped: GroupedFactor,
-    notes: Sequence[str] = (),
-    unseen: Sequence[int] = (),
-    *,
-    n_threads: int = 1,
+    problem: Problem, state: State, grouped: GroupedFactor, *, n_threads: int = 1
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
     The training record holds what was fitted; `record_errors` adds the errors.
     """
     factor = grouped.posterior(problem.noise.sigma)
-    solution = factor.solve()
-    present = sorted({z for z, _ in design.whitening})
-    columns = {z: design.whitened.species(z) for z in present}
-    local = LocalModel(
-        design.terms,
-        design.weights(solution),
-        design.whitening,
-        posterior_variances(design.terms, factor, design.whitening, columns),
-        posterior_variances(design.terms, factor, design.whitening, columns, fix_gauge=True)
-        if len(columns) > 1
-        else None,
-    )
-    wall = next((t for t in problem.reference.baseline if isinstance(t, Wall)), None)
-    safety = learn_safety_net(
-        local,
-        problem.species,
-        [frame.atoms for frame in problem.frames],
-        unseen,
-        {} if wall is None else wall.d_min or {},
-        n_threads=n_threads,
-    )
-    offset = design.virial_offset(solution)
+    local, offset = solution_of(factor, state.design)
     dataset = problem.dataset
     training: dict[str, Any] = {
         "n_structures": len(dataset),
@@ -226,11 +263,43 @@ def solve(
         "n_rows": factor.n_rows,
         "config_types": dataset.config_types,
         "sources": label_sources(dataset),
-        "notes": [*problem.notes, *notes, *_virial_note(offset, dataset)],
+        "notes": [*problem.notes, *state.notes, *_virial_note(offset, dataset)],
     }
+    safety = learn_safety_net(
+        local,
+        problem.species,
+        [frame.atoms for frame in problem.frames],
+        state.unseen,
+        _wall_distances(problem.reference),
+        n_threads=n_threads,
+    )
     return FittedModel(
         problem.species, problem.reference, local, factor, problem.noise, safety, offset, training
     )
+
+
+def solution_of(factor: TriangularFactor, design: Design) -> tuple[LocalModel, float]:
+    """Posterior mean and variances of a factor, and the virial offset [eV/atom]."""
+    solution = factor.solve()
+    present = sorted({z for z, _ in design.whitening})
+    columns = {z: design.whitened.species(z) for z in present}
+    common = (design.terms, factor, design.whitening, columns)
+    # one species alone has nobody to share the energy with
+    fixed = posterior_variances(*common, fix_gauge=True) if len(columns) > 1 else None
+    local = LocalModel(
+        design.terms,
+        design.weights(solution),
+        design.whitening,
+        posterior_variances(*common),
+        fixed,
+    )
+    return local, design.virial_offset(solution)
+
+
+def _wall_distances(reference: Reference) -> Mapping[tuple[int, int], float]:
+    """Distances that scale the wall, and with it the damping; empty without a wall."""
+    walls = [term for term in reference.baseline if isinstance(term, Wall)]
+    return walls[0].d_min or {} if walls else {}
 
 
 def record_errors(
@@ -241,9 +310,46 @@ def record_errors(
     progress: Progress | None = None,
 ) -> None:
     """Put the errors on the training data into the model's training record."""
-    if progress is not None:
-        progress("training errors", 0, 1)
-    model.training["errors"] = evaluate(model, dataset, n_threads=n_threads)
+
+    def report(_: str, done: float, total: float) -> None:
+        if progress is not None:
+            progress("training errors", done, total)
+
+    model.training["errors"] = evaluate(model, dataset, n_threads=n_threads, progress=report)
+
+
+def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
+    """What each stage of a fit takes on an ordinary machine; only the ratios matter."""
+    w = plan.workload
+    descriptors = [SOAP(term, problem.species) for term in problem.terms]
+    n_features = float(sum(soap.n_features for soap in descriptors))
+    n_atoms = sum(map(len, problem.frames))
+    share = w.n_sparse / (w.n_terms * w.n_species)
+    r_cut = max(term.r_cut for term in problem.terms)
+    flops = 0.0
+    for frame in problem.frames:
+        pairs = neighbor_list(frame.atoms, r_cut)
+        distances = np.linalg.norm(pairs.displacements(frame.atoms.positions), axis=1)
+        for soap in descriptors:
+            n_pairs = np.count_nonzero(distances < soap.term.r_cut)
+            flops += 6.0 * n_pairs * soap.n_features * share
+        flops += frame.n_rows * w.n_sparse**2 * (2.0 + 2.0 / (w.n_terms * w.n_species))
+    gflops = 3e10
+    return {
+        "sparse points": n_atoms * n_features * (4e-7 + 5e-10 * share),
+        "labels": flops / (gflops * min(plan.n_threads, 4)),
+        "solution": 6.0 * w.n_sparse**3 / gflops,
+        "training errors": n_atoms * n_features * 2e-7 / plan.n_threads,
+    }
+
+
+def nth_of(progress: Progress, index: int, n: int) -> Progress:
+    """Progress of a stage from that of the `index`-th of its `n` equal shares."""
+
+    def report(stage: str, done: float, total: float) -> None:
+        progress(stage, index + (done / total if total else 1.0), n)
+
+    return report
 
 
 # ---- choices ---------------------------------------------------------------------------
