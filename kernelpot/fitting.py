@@ -15,9 +15,9 @@ from kernelpot.covariance import KernelTerm, Layout, covariance_rows
 from kernelpot.dataset import Frame
 from kernelpot.descriptors import SOAP, species_index
 from kernelpot.kernels import DotProductKernel, normalize
-from kernelpot.observations import Noise, observe
+from kernelpot.observations import Group, Noise, observe
 from kernelpot.parallel import map_in_order, single_blas_thread
-from kernelpot.regression import TriangularFactor, whitening
+from kernelpot.regression import GroupedFactor, whitening
 from kernelpot.selection import MINIMUM_PER_SPECIES, distinct, quotas, select
 from kernelpot.terms import SOAPTerm
 
@@ -216,8 +216,8 @@ class Design:
 
     def rows(
         self, frames: Sequence[Frame], references: Sequence[KnownLabels], noise: Noise
-    ) -> tuple[FloatArray, FloatArray]:
-        """Noise-scaled whitened rows and targets of a batch of frames."""
+    ) -> list[tuple[Group, FloatArray, FloatArray]]:
+        """Whitened rows and targets of a batch of frames, in units of their group's sigma."""
         derivatives = any(f.forces is not None or f.virial is not None for f in frames)
         K = covariance_rows(
             self.terms,
@@ -228,12 +228,14 @@ class Design:
         )
         observed = observe(frames, references, noise)
         K = K[observed.rows]
-        K /= observed.sigma[:, None]
+        K /= observed.unit[:, None]
         phi = np.zeros((len(K), self.n_columns), order="F")
-        phi[:, -1] = self._offset_column(frames)[observed.rows] / observed.sigma
+        phi[:, -1] = self._offset_column(frames)[observed.rows] / observed.unit
         for key, T in self.whitening.items():
             phi[:, self.whitened.blocks[key]] = K[:, self.raw.blocks[key]] @ T
-        return phi, observed.y / observed.sigma
+        y = observed.y / observed.unit
+        members = [observed.group == g for g in range(len(observed.groups))]
+        return [(group, phi[m], y[m]) for group, m in zip(observed.groups, members, strict=True)]
 
     @property
     def n_columns(self) -> int:
@@ -277,32 +279,34 @@ def batches(frames: Sequence[Frame], n_columns: int) -> Iterator[list[int]]:
 
 def accumulate(
     design: Design,
-    factor: TriangularFactor,
     frames: Sequence[Frame],
     references: Sequence[KnownLabels],
     noise: Noise,
     *,
     n_threads: int = 1,
     progress: Progress | None = None,
-) -> None:
-    """Stream the rows of all frames into the triangular factor.
+) -> GroupedFactor:
+    """Stream the rows of all frames into the factors of their groups.
 
     Rows are built in threads and annihilated in a fixed order, so the result does not
     depend on the number of threads.
     """
+    factor = GroupedFactor(design.n_columns)
     groups = list(batches(frames, design.raw.size))
     total = sum(map(len, frames))
     done = 0
 
-    def build(group: list[int]) -> tuple[FloatArray, FloatArray]:
-        return design.rows([frames[i] for i in group], [references[i] for i in group], noise)
+    def build(batch: list[int]) -> list[tuple[Group, FloatArray, FloatArray]]:
+        return design.rows([frames[i] for i in batch], [references[i] for i in batch], noise)
 
     with single_blas_thread():
-        for group, (phi, y) in zip(groups, map_in_order(build, groups, n_threads), strict=True):
-            factor.update(phi, y)
-            done += sum(len(frames[i]) for i in group)
+        for batch, built in zip(groups, map_in_order(build, groups, n_threads), strict=True):
+            for group, phi, y in built:
+                factor.update(group, phi, y)
+            done += sum(len(frames[i]) for i in batch)
             if progress is not None:
                 progress("fit", done, total)
+    return factor
 
 
 def peak_bytes(n_sparse: int, n_threads: int) -> float:

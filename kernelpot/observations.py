@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,10 @@ from kernelpot.dataset import Frame
 FloatArray = npt.NDArray[np.float64]
 
 KINDS = ("energy", "forces", "stress")
+# Labels that share one noise parameter: kind and, if it has a value of its own, config type.
+Group = tuple[str, str]
+# Labels whose noise the frame states itself.
+ABSOLUTE: Group = ("absolute", "")
 # A volume per atom above this multiple of the median is mostly vacuum.
 VACUUM_RATIO = 3.0
 # Noise of the label "an isolated atom has the energy e0" [eV].
@@ -71,26 +76,37 @@ class Noise:
                         f"positive, got {value!r}"
                     )
 
-    def of(self, frame: Frame) -> tuple[float, float, float]:
-        """Absolute noise of a frame: total energy, force component, virial component."""
-        own = self.config_types.get(frame.config_type, {})
+    def of(self, frame: Frame) -> tuple[tuple[Group, float], ...]:
+        """Group of a frame's energy, forces and virial, and the noise in units of its sigma.
+
+        The noise of a label is ``sigma(group) * unit``.
+        """
         root = np.sqrt(len(frame))
-        energy = own.get("energy", self.sigma_energy) * root
-        if frame.is_isolated_atom and "energy" not in own:
-            energy = SIGMA_ISOLATED
-        forces = own.get("forces", self.sigma_forces)
-        virial = 1.0
+        units = {"energy": root, "forces": 1.0, "stress": 1.0}
         if frame.virial is not None:
             volume = frame.atoms.get_volume() / len(frame)
             if volume > VACUUM_RATIO * self.bulk_volume:
                 volume = self.bulk_volume
-            virial = own.get("stress", self.sigma_stress) * volume * root
-        absolute = frame.sigmas
-        return (
-            absolute.get("energy", energy),
-            absolute.get("forces", forces),
-            absolute.get("virial", virial),
+            units["stress"] = volume * root
+        own = self.config_types.get(frame.config_type, {})
+        stated = {"stress" if k == "virial" else k: v for k, v in frame.sigmas.items()}
+        if frame.is_isolated_atom and "energy" not in own:
+            stated.setdefault("energy", SIGMA_ISOLATED)
+        return tuple(
+            (ABSOLUTE, stated[kind])
+            if kind in stated
+            else ((kind, frame.config_type if kind in own else ""), units[kind])
+            for kind in KINDS
         )
+
+    def sigma(self, group: Group) -> float:
+        """Noise parameter of a group of labels (1 where frames state their own)."""
+        kind, config_type = group
+        if group == ABSOLUTE:
+            return 1.0
+        if config_type:
+            return float(self.config_types[config_type][kind])
+        return float(getattr(self, f"sigma_{kind}"))
 
 
 def bulk_volume(frames: Sequence[Frame]) -> float:
@@ -108,13 +124,19 @@ class Observations:
     rows : ndarray of shape (n,)
         Index of each label in the full layout (all energies, then all forces, then
         all virials of the run).
-    y, sigma : ndarray of shape (n,)
-        Labels minus the reference, and their noise, in the unit of the label.
+    y, unit : ndarray of shape (n,)
+        Labels minus the reference, and their noise in units of their group's sigma.
+    groups : list of Group
+        The groups that occur, sorted.
+    group : ndarray of shape (n,)
+        Index of each label's group in `groups`.
     """
 
     rows: npt.NDArray[np.int64]
     y: FloatArray
-    sigma: FloatArray
+    unit: FloatArray
+    groups: list[Group]
+    group: npt.NDArray[np.int64]
 
 
 def observe(
@@ -137,29 +159,26 @@ def observe(
     """
     n_frames = len(frames)
     n_atoms = sum(map(len, frames))
-    rows: list[npt.ArrayLike] = []
-    y: list[npt.ArrayLike] = []
-    sigma: list[npt.ArrayLike] = []
+    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any], Group, float]] = []
     first_atom = 0
-    for index, (frame, (energy0, forces0, virial0)) in enumerate(
-        zip(frames, references, strict=True)
-    ):
-        sigma_energy, sigma_forces, sigma_virial = noise.of(frame)
-        if frame.energy is not None:
-            rows.append([index])
-            y.append([frame.energy - energy0])
-            sigma.append([sigma_energy])
-        if frame.forces is not None:
-            start = n_frames + 3 * first_atom
-            rows.append(np.arange(start, start + 3 * len(frame)))
-            y.append((frame.forces - forces0).ravel())
-            sigma.append(np.full(3 * len(frame), sigma_forces))
-        if frame.virial is not None:
-            start = n_frames + 3 * n_atoms + 6 * index
-            rows.append(np.arange(start, start + 6))
-            y.append(frame.virial - virial0)
-            sigma.append(np.full(6, sigma_virial))
+    for index, (frame, known) in enumerate(zip(frames, references, strict=True)):
+        forces_start = n_frames + 3 * first_atom
+        virial_start = n_frames + 3 * n_atoms + 6 * index
+        starts = (index, forces_start, virial_start)
+        labels: tuple[Any, ...] = (frame.energy, frame.forces, frame.virial)
+        for start, label, explained, (group, unit) in zip(
+            starts, labels, known, noise.of(frame), strict=True
+        ):
+            if label is not None:
+                y = np.ravel(label - explained)
+                found.append((np.arange(start, start + len(y)), y, group, unit))
         first_atom += len(frame)
+    groups = sorted({group for _, _, group, _ in found})
+    sizes = [len(y) for _, y, _, _ in found]
     return Observations(
-        np.concatenate(rows).astype(np.int64), np.concatenate(y), np.concatenate(sigma)
+        np.concatenate([rows for rows, _, _, _ in found]),
+        np.concatenate([y for _, y, _, _ in found]),
+        np.repeat([unit for _, _, _, unit in found], sizes),
+        groups,
+        np.repeat([groups.index(group) for _, _, group, _ in found], sizes),
     )

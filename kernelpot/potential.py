@@ -35,7 +35,6 @@ from kernelpot.neighbors import NeighborList
 from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
-from kernelpot.regression import TriangularFactor
 from kernelpot.report import summary_text
 from kernelpot.terms import SOAPTerm
 from kernelpot.wall import Wall
@@ -191,8 +190,10 @@ class KernelPotential:
             notes += [f"term {index}: {note}" for note in found]
         _check_every_species(kernel_terms, species)
         design = Design.of(kernel_terms, species)
-        factor = TriangularFactor(design.n_columns)
-        accumulate(design, factor, frames, references, noise, n_threads=threads, progress=progress)
+        grouped = accumulate(
+            design, frames, references, noise, n_threads=threads, progress=progress
+        )
+        factor = grouped.posterior(noise.sigma)
         solution = factor.solve()
         present = sorted({z for z, _ in design.whitening})
         columns = {z: design.whitened.species(z) for z in present}

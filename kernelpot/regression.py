@@ -16,7 +16,9 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,15 +123,30 @@ class TriangularFactor:
             self._annihilate(stacked)
             self.n_rows += len(rows)
 
-    def merge(self, other: TriangularFactor) -> None:
-        """Add the rows behind another factor, which must have started from zero."""
-        self._annihilate(np.asfortranarray(other.matrix))
+    def merge(self, other: TriangularFactor, scale: FloatArray | None = None) -> None:
+        """Add the rows behind another factor, which must have started from zero.
+
+        Parameters
+        ----------
+        other : TriangularFactor
+        scale : ndarray of shape (n_features + 1,), optional
+            Multiplies its columns first.
+        """
+        stacked = np.array(other.matrix, order="F")
+        if scale is not None:
+            stacked *= scale
+        self._annihilate(stacked, trapezoidal=True)
         self.n_rows += other.n_rows
 
-    def _annihilate(self, stacked: FloatArray) -> None:
+    def _annihilate(self, stacked: FloatArray, *, trapezoidal: bool = False) -> None:
         block = min(_QR_BLOCK, len(self.matrix))
         result = scipy.linalg.lapack.dtpqrt(
-            0, block, self.matrix, stacked, overwrite_a=1, overwrite_b=1
+            len(stacked) if trapezoidal else 0,
+            block,
+            self.matrix,
+            stacked,
+            overwrite_a=1,
+            overwrite_b=1,
         )
         self.matrix, info = result[0], result[-1]
         if info != 0:
@@ -157,6 +174,121 @@ class TriangularFactor:
         rows_t = scipy.linalg.solve_triangular(self.R, unit, trans="T", overwrite_b=True)
         factor = scipy.linalg.qr(rows_t, mode="r", overwrite_a=True)[0]
         return np.ascontiguousarray(factor[: rows_t.shape[1]])
+
+
+class GroupedFactor:
+    """Rows ``[Phi | y]`` at unit noise, compressed group by group.
+
+    Groups share a noise parameter. Keeping them apart costs one triangle each, and lets
+    noise and column scales be chosen, or chosen anew, without the data. A group of
+    fewer rows than columns is kept as it came.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of Phi.
+
+    Attributes
+    ----------
+    triangles : dict of group to TriangularFactor
+        Groups of many rows.
+    rows : dict of group to ndarray of shape (n, n_features + 1)
+        Groups of few.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self.n_features = n_features
+        self.triangles: dict[Hashable, TriangularFactor] = {}
+        self.rows: dict[Hashable, FloatArray] = {}
+
+    @property
+    def groups(self) -> list[Hashable]:
+        """Groups that have rows, sorted."""
+        return sorted([*self.triangles, *self.rows])  # type: ignore[type-var]
+
+    @property
+    def counts(self) -> dict[Hashable, int]:
+        """Rows of each group."""
+        return {
+            group: self.triangles[group].n_rows
+            if group in self.triangles
+            else len(self.rows[group])
+            for group in self.groups
+        }
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all groups."""
+        return sum(self.counts.values())
+
+    def update(self, group: Hashable, rows: FloatArray, targets: FloatArray) -> None:
+        """Add rows of one group.
+
+        Parameters
+        ----------
+        group : hashable
+        rows : ndarray of shape (n, n_features)
+            Whitened features in units of the noise parameter.
+        targets : ndarray of shape (n,)
+            In the same units.
+        """
+        self._add(group, np.column_stack([rows, targets]))
+
+    def merge(self, other: GroupedFactor) -> None:
+        """Add the rows behind another grouped factor."""
+        for group, triangle in other.triangles.items():
+            self._triangle(group).merge(triangle)
+        for group, rows in other.rows.items():
+            self._add(group, rows)
+
+    def _add(self, group: Hashable, stacked: FloatArray) -> None:
+        if group not in self.triangles:
+            if group in self.rows:
+                stacked = np.concatenate([self.rows.pop(group), stacked])
+            if len(stacked) <= self.n_features:
+                self.rows[group] = stacked
+                return
+        self._triangle(group).update(stacked[:, :-1], stacked[:, -1])
+
+    def _triangle(self, group: Hashable) -> TriangularFactor:
+        """Triangle of a group, made from its rows where it had few."""
+        if group not in self.triangles:
+            triangle = TriangularFactor(self.n_features, prior=False)
+            if group in self.rows:
+                few = self.rows.pop(group)
+                triangle.update(few[:, :-1], few[:, -1])
+            self.triangles[group] = triangle
+        return self.triangles[group]
+
+    def posterior(
+        self, sigma: Callable[[Any], float], scale: FloatArray | None = None
+    ) -> TriangularFactor:
+        """Combine the groups with the unit prior.
+
+        Parameters
+        ----------
+        sigma : callable
+            Noise parameter of a group.
+        scale : ndarray of shape (n_features,), optional
+            Multiplies the columns of Phi (prior standard deviations of the weights).
+
+        Returns
+        -------
+        TriangularFactor
+            R with ``R.T @ R = I + sum_g D Phi_g^T Phi_g D / sigma_g^2``.
+        """
+        columns = np.ones(self.n_features + 1)
+        if scale is not None:
+            columns[:-1] = scale
+        result = TriangularFactor(self.n_features)
+        for group in self.groups:
+            factor = columns / sigma(group)
+            if group in self.triangles:
+                result.merge(self.triangles[group], factor)
+            else:
+                scaled = self.rows[group] * factor
+                result.update(scaled[:, :-1], scaled[:, -1])
+        return result
 
 
 @dataclass(frozen=True)

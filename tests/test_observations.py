@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kernelpot import read_dataset
-from kernelpot.observations import Noise, bulk_volume, observe
+from kernelpot.observations import ABSOLUTE, Noise, bulk_volume, observe
 
 from .conftest import label, rattled_alloy, structures
 
@@ -33,10 +33,11 @@ def test_rows_targets_and_noise(frames):
     np.testing.assert_allclose(found.y[1:13], crystal.forces.ravel() - 0.1)
     np.testing.assert_allclose(found.y[13:19], crystal.virial - 2.0)
     volume = crystal.atoms.get_volume() / 4
-    np.testing.assert_allclose(found.sigma[0], 0.002 * 2)
-    np.testing.assert_allclose(found.sigma[1:13], 0.1)
-    np.testing.assert_allclose(found.sigma[13:19], 0.005 * volume * 2)
-    np.testing.assert_allclose(found.sigma[19:], 0.3)
+    sigma = np.array([noise.sigma(group) for group in found.groups])[found.group] * found.unit
+    np.testing.assert_allclose(sigma[0], 0.002 * 2)
+    np.testing.assert_allclose(sigma[1:13], 0.1)
+    np.testing.assert_allclose(sigma[13:19], 0.005 * volume * 2)
+    np.testing.assert_allclose(sigma[19:], 0.3)
 
 
 def test_vacuum_does_not_count_as_volume(frames):
@@ -45,16 +46,20 @@ def test_vacuum_does_not_count_as_volume(frames):
     slab.info["REF_virial"] = np.eye(3)
     frame = read_dataset(slab)[0]
     bulk = bulk_volume(frames)
-    _, _, sigma = Noise(0.002, 0.1, 0.005, {}, bulk).of(frame)
-    assert sigma == pytest.approx(0.005 * bulk * 2)
+    noise = Noise(0.002, 0.1, 0.005, {}, bulk)
+    _, _, (group, unit) = noise.of(frame)
+    assert noise.sigma(group) * unit == pytest.approx(0.005 * bulk * 2)
 
 
 def test_values_of_a_structure_are_absolute(frames):
     atoms = label(rattled_alloy(0, (1, 1, 1)), "bulk")
     atoms.info.update(sigma_energy=0.7, sigma_forces=0.8, sigma_virial=0.9)
     noise = Noise(0.002, 0.1, 0.005, {"bulk": {"energy": 0.1}})
-    assert noise.of(read_dataset(atoms)[0]) == (0.7, 0.8, 0.9)
-    assert noise.of(frames[0])[0] == pytest.approx(0.1 * 2)
+    stated = noise.of(read_dataset(atoms)[0])
+    assert stated == ((ABSOLUTE, 0.7), (ABSOLUTE, 0.8), (ABSOLUTE, 0.9))
+    assert noise.sigma(ABSOLUTE) == 1.0
+    group, unit = noise.of(frames[0])[0]
+    assert noise.sigma(group) * unit == pytest.approx(0.1 * 2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct, Exponentiation
 
-from kernelpot.regression import LocalVariance, TriangularFactor, whitening
+from kernelpot.regression import GroupedFactor, LocalVariance, TriangularFactor, whitening
 
 
 @pytest.fixture
@@ -36,6 +36,33 @@ def test_weights_are_the_dense_formula(problem):
     residual = (y - K_nm @ expected) / sigma
     assert factor.residual == pytest.approx(float(y / sigma @ residual), rel=1e-10)
     assert factor.n_rows == 60
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_groups_at_unit_noise_give_the_posterior_of_any_noise(problem, rng, scaled):
+    K_mm, K_nm, y, _ = problem
+    T = whitening(K_mm)
+    phi = K_nm @ T
+    scale = 0.5 + rng.random(phi.shape[1]) if scaled else np.ones(phi.shape[1])
+    sigma = {"few": 0.3, "many": 0.05}
+    part = {"few": np.arange(4), "many": np.arange(4, 60)}
+    first, second = GroupedFactor(phi.shape[1]), GroupedFactor(phi.shape[1])
+    for group, rows in part.items():
+        halves = np.array_split(rows, 2)
+        first.update(group, phi[halves[0]], y[halves[0]])
+        second.update(group, phi[halves[1]], y[halves[1]])
+    first.merge(second)
+    assert first.counts == {"few": 4, "many": 56}
+    assert set(first.rows) == {"few"}
+    found = first.posterior(sigma.__getitem__, scale)
+    weight = np.concatenate([np.full(4, 1 / 0.3), np.full(56, 1 / 0.05)])
+    A = (phi * scale) * weight[:, None]
+    expected = np.linalg.solve(np.eye(len(scale)) + A.T @ A, A.T @ (weight * y))
+    np.testing.assert_allclose(found.solve(), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found.R.T @ found.R, np.eye(len(scale)) + A.T @ A, rtol=1e-9)
+    residual = weight * y - A @ expected
+    assert found.residual == pytest.approx(float((weight * y) @ residual), rel=1e-9)
+    assert found.n_rows == 60
 
 
 @pytest.mark.parametrize("batch", [1, 7, 60])
