@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 from kernelpot._version import __version__
 
 _HOMES = {
+    "BornMayer": "pairpotentials",
+    "Buckingham": "pairpotentials",
     "Dataset": "dataset",
     "Frame": "dataset",
     "KernelPotCalculator": "calculator",
     "KernelPotential": "potential",
     "LabelKeys": "dataset",
+    "LennardJones": "pairpotentials",
+    "Morse": "pairpotentials",
     "NeighborList": "neighbors",
+    "PairBaseline": "pairbaseline",
     "Prediction": "prediction",
     "SOAP": "descriptors",
     "SOAPTerm": "terms",
+    "Tabulated": "pairpotentials",
     "Wall": "wall",
+    "ZBL": "pairpotentials",
     "evaluate": "metrics",
     "load": "potential",
     "read_dataset": "dataset",
@@ -33,6 +40,15 @@ if TYPE_CHECKING:
     from kernelpot.descriptors import SOAP
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
+    from kernelpot.pairbaseline import PairBaseline
+    from kernelpot.pairpotentials import (
+        ZBL,
+        BornMayer,
+        Buckingham,
+        LennardJones,
+        Morse,
+        Tabulated,
+    )
     from kernelpot.potential import KernelPotential, load
     from kernelpot.prediction import Prediction
     from kernelpot.terms import SOAPTerm

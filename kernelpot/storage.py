@@ -22,6 +22,7 @@ from kernelpot.evaluation import LocalModel
 from kernelpot.fitted import FittedModel, prior_variance
 from kernelpot.kernels import DotProductKernel
 from kernelpot.observations import Noise
+from kernelpot.pairbaseline import PairBaseline
 from kernelpot.regression import LocalVariance, TriangularFactor
 from kernelpot.terms import SOAPTerm
 from kernelpot.wall import Wall
@@ -30,7 +31,7 @@ FloatArray = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 # Baseline terms by their name in model files.
-BASELINE_KINDS: dict[str, type[BaselineTerm]] = {term.kind: term for term in (Wall,)}
+BASELINE_KINDS: dict[str, type[BaselineTerm]] = {term.kind: term for term in (Wall, PairBaseline)}
 
 # Golden structure: agreement demanded when a file is loaded.
 _ENERGY_TOLERANCE = 1e-8
