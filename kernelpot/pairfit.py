@@ -304,7 +304,7 @@ def solve(
     # residual variance per degree of freedom, as for an ordinary fit with these weights
     freedom = max(1, n_rows - len(found.x))
     scale = float(weight @ residuals(found.x) ** 2) / freedom
-    covariance: FloatArray = np.linalg.pinv(curvature, rcond=1e-12, hermitian=True) * scale
+    covariance = np.asarray(np.linalg.pinv(curvature, rcond=1e-12, hermitian=True) * scale)
     before = data.targets - data.nuisance @ constants
     return Solution(
         found.x[:n],

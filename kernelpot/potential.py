@@ -16,10 +16,11 @@ from ase.units import GPa
 
 from kernelpot import defaults, storage
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
-from kernelpot.baseline import BaselineTerm, fit_terms, terms_of
+from kernelpot.baseline import BaselineTerm, terms_of
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
+from kernelpot.default_baseline import choose_baseline
 from kernelpot.evaluation import LocalModel
 from kernelpot.fitted import FittedModel, posterior_variances
 from kernelpot.fitting import (
@@ -36,8 +37,8 @@ from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
 from kernelpot.report import summary_text
+from kernelpot.scan import assemble
 from kernelpot.terms import SOAPTerm
-from kernelpot.wall import Wall
 
 if TYPE_CHECKING:
     from kernelpot.calculator import KernelPotCalculator
@@ -77,7 +78,10 @@ class KernelPotential:
         Energies of isolated atoms [eV]; by default from isolated atoms in the data,
         else by least squares.
     baseline : term or sequence of terms, optional
-        Default ``[Wall()]``; an empty sequence for none.
+        What is added to the kernels besides free atoms, such as ``[Wall(),
+        PairBaseline(...)]``; an empty sequence for nothing. By default a wall and a
+        fitted Morse function per pair of species, or the wall alone (``[Wall()]``)
+        where a small model predicts structures left out worse with them.
     sparse_points : sequence, optional
         Per term a list of ``(atoms, center)`` to use as sparse points, or None.
     seed : int, default=0
@@ -168,8 +172,17 @@ class KernelPotential:
         notes += _isolated_notes(dataset, e0)
         noise, noise_notes = self._choose_noise(dataset)
         notes += noise_notes
-        given = [Wall()] if self.baseline is None else terms_of(self.baseline)
-        reference = fit_terms(given, dataset, species, e0)
+        if self.baseline is None:
+            if progress is not None:
+                progress("baseline", 0, 1)
+            baseline, baseline_notes = choose_baseline(
+                dataset, species, e0, terms, noise, seed=self.seed
+            )
+            notes += baseline_notes
+        else:
+            baseline = terms_of(self.baseline)
+        reference, baseline_notes = assemble(baseline, dataset, species, e0)
+        notes += baseline_notes
         n_default = defaults.N_SPARSE[self.preset]
         threads = _fit_memory(memory, terms, n_default, dataset.n_atoms, threads)
 
