@@ -85,11 +85,7 @@ def atomic_energies(
         found = {z: float(np.median(values)) for z, values in isolated.items()}
         return AtomicEnergies({z: found[z] for z in species}, "isolated atoms")
     known = [0.0] * len(data) if explained is None else explained
-    energies = [
-        (f, f.energy - e)
-        for f, e in zip(data, known, strict=True)
-        if f.energy is not None
-    ]
+    energies = [(f, f.energy - e) for f, e in zip(data, known, strict=True) if f.energy is not None]
     labelled = [f for f, _ in energies]
     if not labelled:
         note = "no energies in the data: e0 = 0, energies are defined up to a constant"

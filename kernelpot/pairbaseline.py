@@ -320,6 +320,7 @@ class PairBaseline:
         high = np.where(is_length, *(np.log(x[1]) for x in (LENGTH_RANGE, ENERGY_RANGE))) + middle
         least = [opened[p].least(name, WALL_OUTER * contact[p]) for p, name in names]
         low = np.maximum(low, np.log(np.maximum(least, 1e-300)))
+        high = np.minimum(high, np.log([opened[p].most(name) for p, name in names]))
         best = min(
             (pairfit.solve(design, table, guess(e), low, high) for e in DEPTHS),
             key=lambda solution: solution.cost,

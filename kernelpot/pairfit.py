@@ -27,6 +27,8 @@ MAX_FRAMES = 200
 MAX_FORCE_ATOMS = 2000
 # Distance of the knots of the tables [Å].
 SPACING = 0.02
+# Median of the absolute value of a standard normal variable.
+MEDIAN_OF_NORMAL = 0.6745
 # Step of a parameter's logarithm for the derivative of a table.
 STEP = 1e-4
 
@@ -222,7 +224,11 @@ def _scaled(
     for kind in kinds:
         y, constants = np.concatenate(targets[kind]), np.concatenate(nuisance[kind])
         level = constants @ np.linalg.lstsq(constants, y, rcond=1e-10)[0]
-        spread = float(np.sqrt(np.mean((y - level) ** 2)))
+        # the median, so that outliers do not widen the scale by which they are judged;
+        # the root mean square where most labels vanish by symmetry
+        spread = float(np.median(np.abs(y - level))) / MEDIAN_OF_NORMAL
+        if spread < 1e-8:
+            spread = float(np.sqrt(np.mean((y - level) ** 2)))
         if spread < 1e-8:  # one frame, or perfect crystals: nothing to learn from this kind
             continue
         matrix = sparse.vstack(blocks[kind]) / spread

@@ -23,6 +23,9 @@ COULOMB = 14.399645478  # e^2 / (4 pi epsilon_0) [eV Å]
 _ZBL_AMPLITUDE = np.array([0.18175, 0.50986, 0.28022, 0.02817])
 _ZBL_RATE = np.array([3.19980, 0.94229, 0.40290, 0.20162])
 
+# Carbon monoxide is bound by 11.2 eV; a fitted well is no deeper [eV].
+STRONGEST_BOND = 12.0
+
 COMBINATIONS = ("lorentz-berthelot", "geometric")
 
 
@@ -103,6 +106,10 @@ class PairFunction:
         """Lower bound of a fitted parameter: no minimum below `shortest` [Å]."""
         return 0.0
 
+    def most(self, name: str) -> float:
+        """Upper bound of a fitted parameter."""
+        return np.inf
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file.
 
@@ -175,6 +182,10 @@ class LennardJones(PairFunction):
         """Keep the minimum from falling below `shortest`."""
         return shortest / 2 ** (1 / 6) if name == "sigma" else 0.0
 
+    def most(self, name: str) -> float:
+        """No pair binds more than the strongest bond there is."""
+        return STRONGEST_BOND if name == "epsilon" else np.inf
+
 
 @dataclass(frozen=True)
 class Morse(PairFunction):
@@ -219,6 +230,10 @@ class Morse(PairFunction):
     def least(self, name: str, shortest: float) -> float:
         """Keep the minimum from falling below `shortest`, and the bond from a needle."""
         return {"r_0": shortest, "width": 0.05 * shortest}.get(name, 0.0)
+
+    def most(self, name: str) -> float:
+        """No pair binds more than the strongest bond there is."""
+        return STRONGEST_BOND if name == "depth" else np.inf
 
 
 @dataclass(frozen=True)
@@ -450,6 +465,11 @@ class PairSum(PairFunction):
         """Lower bound of a fitted parameter."""
         part, inner = name.split(".")
         return self.parts[int(part)].least(inner, shortest)
+
+    def most(self, name: str) -> float:
+        """Upper bound of a fitted parameter."""
+        part, inner = name.split(".")
+        return self.parts[int(part)].most(inner)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file."""
