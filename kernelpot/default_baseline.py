@@ -107,7 +107,8 @@ def choose_baseline(
     """
     longest = max(terms, key=lambda term: term.r_cut)
     frames = some_frames(data)
-    if len(frames) < MINIMUM_FRAMES:
+    seen = {int(z) for frame in frames for z in frame.atoms.numbers}
+    if len(frames) < MINIMUM_FRAMES or seen != set(species):
         return [Wall()], [
             f"baseline: the wall alone; {len(frames)} structures are too few to see whether pair "
             "functions help"

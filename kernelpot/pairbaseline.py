@@ -68,7 +68,7 @@ class PairBaseline:
     combine : {"lorentz-berthelot", "geometric"}, optional
         Rule for pairs of unlike species that are not named.
     errors : mapping, optional
-        Standard errors of fitted parameters, kept by `fit`.
+        Standard errors of fitted parameters, kept by `fit`; 0 for one at its bound.
 
     References
     ----------
@@ -318,14 +318,16 @@ class PairBaseline:
         is_length = np.array([is_a_length(opened[pair], name) for pair, name in names])
         low = np.where(is_length, *(np.log(x[0]) for x in (LENGTH_RANGE, ENERGY_RANGE))) + middle
         high = np.where(is_length, *(np.log(x[1]) for x in (LENGTH_RANGE, ENERGY_RANGE))) + middle
-        least = [opened[p].least(name, WALL_OUTER * contact[p]) for p, name in names]
-        low = np.maximum(low, np.log(np.maximum(least, 1e-300)))
-        high = np.minimum(high, np.log([opened[p].most(name) for p, name in names]))
+        limits = [opened[p].bounds(name, WALL_OUTER * contact[p]) for p, name in names]
+        low = np.maximum(low, np.log(np.maximum([least for least, _ in limits], 1e-300)))
+        high = np.minimum(high, np.log([most for _, most in limits]))
         best = min(
             (pairfit.solve(design, table, guess(e), low, high) for e in DEPTHS),
             key=lambda solution: solution.cost,
         )
         spread = np.exp(best.logarithms) * np.sqrt(np.diag(best.covariance))
+        margin = np.minimum(best.logarithms - low, high - best.logarithms)
+        spread = np.where(margin < 1e-4, 0.0, spread)
         errors: dict[Pair, dict[str, float]] = {}
         for (pair, name), error in zip(names, spread, strict=True):
             errors.setdefault(pair, {})[name] = float(error)

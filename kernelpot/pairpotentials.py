@@ -64,7 +64,19 @@ class PairFunction:
         return tuple(n for n in (*self.energies, *self.lengths) if getattr(self, n) is None)
 
     def bind(self, z1: int, z2: int) -> PairFunction:
-        """Return the function for a pair of atomic numbers."""
+        """Return the function for a pair of atomic numbers.
+
+        Parameters
+        ----------
+        z1, z2 : int
+
+        Returns
+        -------
+        PairFunction
+        """
+        return self._bind(z1, z2)
+
+    def _bind(self, z1: int, z2: int) -> PairFunction:
         return self
 
     def derivatives(self, r: FloatArray) -> Derivatives:
@@ -80,6 +92,9 @@ class PairFunction:
         tuple of ndarray of shape (n,)
             [eV], [eV/Å] and [eV/Å^2].
         """
+        return self._derivatives(r)
+
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         raise NotImplementedError
 
     def start(self, length: float, energy: float) -> PairFunction:
@@ -102,12 +117,26 @@ class PairFunction:
     def _guess(self, length: float, energy: float) -> dict[str, float]:
         return {}
 
-    def least(self, name: str, shortest: float) -> float:
-        """Lower bound of a fitted parameter: no minimum below `shortest` [Å]."""
+    def bounds(self, name: str, shortest: float) -> tuple[float, float]:
+        """Bounds of a fitted parameter, so that there is no minimum below `shortest`.
+
+        Parameters
+        ----------
+        name : str
+            As in `open`.
+        shortest : float
+            [Å].
+
+        Returns
+        -------
+        tuple of float
+        """
+        return self._least(name, shortest), self._most(name)
+
+    def _least(self, name: str, shortest: float) -> float:
         return 0.0
 
-    def most(self, name: str) -> float:
-        """Upper bound of a fitted parameter."""
+    def _most(self, name: str) -> float:
         return np.inf
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,12 +162,17 @@ class PairFunction:
         -------
         str
         """
+        return self._describe(errors or {})
+
+    def _describe(self, errors: Mapping[str, float]) -> str:
         words = []
         for name in (*self.energies, *self.lengths):
             value = getattr(self, name)
-            error = (errors or {}).get(name)
+            error = errors.get(name)
             text = "to be fitted" if value is None else f"{value:.4g}"
-            words.append(f"{name} {text}" + ("" if error is None else f" ± {error:.1g}"))
+            if error is not None:
+                text += f" ± {error:.1g}" if error > 0 else " (at its bound)"
+            words.append(f"{name} {text}")
         return " ".join([type(self).__name__, ", ".join(words)]).rstrip()
 
 
@@ -162,8 +196,7 @@ class LennardJones(PairFunction):
     lengths = ("sigma",)
     energies = ("epsilon",)
 
-    def derivatives(self, r: FloatArray) -> Derivatives:
-        """Energy and derivatives; see `PairFunction`."""
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         assert self.epsilon is not None
         assert self.sigma is not None
         s6 = (self.sigma / r) ** 6
@@ -178,11 +211,11 @@ class LennardJones(PairFunction):
     def _guess(self, length: float, energy: float) -> dict[str, float]:
         return {"epsilon": energy, "sigma": length / 2 ** (1 / 6)}
 
-    def least(self, name: str, shortest: float) -> float:
+    def _least(self, name: str, shortest: float) -> float:
         """Keep the minimum from falling below `shortest`."""
         return shortest / 2 ** (1 / 6) if name == "sigma" else 0.0
 
-    def most(self, name: str) -> float:
+    def _most(self, name: str) -> float:
         """No pair binds more than the strongest bond there is."""
         return STRONGEST_BOND if name == "epsilon" else np.inf
 
@@ -210,8 +243,7 @@ class Morse(PairFunction):
     lengths = ("width", "r_0")
     energies = ("depth",)
 
-    def derivatives(self, r: FloatArray) -> Derivatives:
-        """Energy and derivatives; see `PairFunction`."""
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         assert self.depth is not None
         assert self.width is not None
         assert self.r_0 is not None
@@ -227,11 +259,11 @@ class Morse(PairFunction):
     def _guess(self, length: float, energy: float) -> dict[str, float]:
         return {"depth": energy, "width": 0.25 * length, "r_0": length}
 
-    def least(self, name: str, shortest: float) -> float:
+    def _least(self, name: str, shortest: float) -> float:
         """Keep the minimum from falling below `shortest`, and the bond from a needle."""
         return {"r_0": shortest, "width": 0.05 * shortest}.get(name, 0.0)
 
-    def most(self, name: str) -> float:
+    def _most(self, name: str) -> float:
         """No pair binds more than the strongest bond there is."""
         return STRONGEST_BOND if name == "depth" else np.inf
 
@@ -256,8 +288,7 @@ class BornMayer(PairFunction):
     lengths = ("rho",)
     energies = ("A",)
 
-    def derivatives(self, r: FloatArray) -> Derivatives:
-        """Energy and derivatives; see `PairFunction`."""
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         assert self.A is not None
         assert self.rho is not None
         value = self.A * np.exp(-r / self.rho)
@@ -266,7 +297,7 @@ class BornMayer(PairFunction):
     def _guess(self, length: float, energy: float) -> dict[str, float]:
         return {"A": energy * np.exp(8.0), "rho": length / 8.0}
 
-    def least(self, name: str, shortest: float) -> float:
+    def _least(self, name: str, shortest: float) -> float:
         """Keep the exponential from becoming a hard sphere."""
         return shortest / 30.0 if name == "rho" else 0.0
 
@@ -312,8 +343,7 @@ class Buckingham(PairFunction):
         if self.damping not in ("tang-toennies", None):
             raise ValueError(f"`damping` must be 'tang-toennies' or None, got {self.damping!r}")
 
-    def derivatives(self, r: FloatArray) -> Derivatives:
-        """Energy and derivatives; see `PairFunction`."""
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         assert self.A is not None
         assert self.rho is not None
         assert self.C is not None
@@ -336,7 +366,7 @@ class Buckingham(PairFunction):
             "A": energy * np.exp(12.0), "rho": length / 12.0, "C": 2.0 * energy * length**6,
         }  # fmt: skip
 
-    def least(self, name: str, shortest: float) -> float:
+    def _least(self, name: str, shortest: float) -> float:
         """Keep the exponential from becoming a hard sphere."""
         return shortest / 30.0 if name == "rho" else 0.0
 
@@ -358,12 +388,10 @@ class ZBL(PairFunction):
     z1: int | None = None
     z2: int | None = None
 
-    def bind(self, z1: int, z2: int) -> ZBL:
-        """Return the function for a pair of atomic numbers."""
+    def _bind(self, z1: int, z2: int) -> ZBL:
         return ZBL(z1, z2) if self.z1 is None or self.z2 is None else self
 
-    def derivatives(self, r: FloatArray) -> Derivatives:
-        """Energy and derivatives; see `PairFunction`."""
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         if self.z1 is None or self.z2 is None:
             raise ValueError("ZBL needs atomic numbers: ZBL(z1, z2)")
         length = 0.88534 * Bohr / (self.z1**0.23 + self.z2**0.23)
@@ -379,8 +407,7 @@ class ZBL(PairFunction):
             bare * (d2_screening - 2.0 * d_screening / r + 2.0 * screening / r**2),
         )
 
-    def describe(self, errors: Mapping[str, float] | None = None) -> str:
-        """Return the name."""
+    def _describe(self, errors: Mapping[str, float]) -> str:
         return "ZBL"
 
 
@@ -419,15 +446,13 @@ class Tabulated(PairFunction):
         spline = CubicSpline(r, energy, bc_type=((2, 0.0), "not-a-knot"))
         object.__setattr__(self, "_spline", spline)
 
-    def derivatives(self, r: FloatArray) -> Derivatives:
-        """Energy and derivatives; see `PairFunction`."""
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         spline: Callable[..., FloatArray] = vars(self)["_spline"]
         inside = np.maximum(r, self.r[0])
         slope = spline(inside, 1)
         return spline(inside) + slope * (r - inside), slope, spline(inside, 2)
 
-    def describe(self, errors: Mapping[str, float] | None = None) -> str:
-        """Return the extent of the table."""
+    def _describe(self, errors: Mapping[str, float]) -> str:
         return f"Tabulated at {len(self.r)} distances, {self.r[0]:.3g} to {self.r[-1]:.3g} Å"
 
 
@@ -447,12 +472,11 @@ class PairSum(PairFunction):
         """Names of the parameters that are to be fitted, prefixed by their part."""
         return tuple(f"{k}.{name}" for k, part in enumerate(self.parts) for name in part.open)
 
-    def bind(self, z1: int, z2: int) -> PairSum:
+    def _bind(self, z1: int, z2: int) -> PairSum:
         """Return the function for a pair of atomic numbers."""
         return PairSum(tuple(part.bind(z1, z2) for part in self.parts))
 
-    def derivatives(self, r: FloatArray) -> Derivatives:
-        """Energy and derivatives; see `PairFunction`."""
+    def _derivatives(self, r: FloatArray) -> Derivatives:
         found = [part.derivatives(r) for part in self.parts]
         value, slope, curvature = (np.sum(part, axis=0) for part in zip(*found, strict=True))
         return value, slope, curvature
@@ -461,24 +485,23 @@ class PairSum(PairFunction):
         """Fill open parameters with guesses; see `PairFunction`."""
         return PairSum(tuple(part.start(length, energy) for part in self.parts))
 
-    def least(self, name: str, shortest: float) -> float:
+    def _least(self, name: str, shortest: float) -> float:
         """Lower bound of a fitted parameter."""
         part, inner = name.split(".")
-        return self.parts[int(part)].least(inner, shortest)
+        return self.parts[int(part)].bounds(inner, shortest)[0]
 
-    def most(self, name: str) -> float:
+    def _most(self, name: str) -> float:
         """Upper bound of a fitted parameter."""
         part, inner = name.split(".")
-        return self.parts[int(part)].most(inner)
+        return self.parts[int(part)].bounds(inner, np.inf)[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file."""
         return {"function": "PairSum", "parts": [part.to_dict() for part in self.parts]}
 
-    def describe(self, errors: Mapping[str, float] | None = None) -> str:
-        """Return the parts with their parameters."""
+    def _describe(self, errors: Mapping[str, float]) -> str:
         own = [
-            {n.split(".")[1]: e for n, e in (errors or {}).items() if n.startswith(f"{k}.")}
+            {n.split(".")[1]: e for n, e in errors.items() if n.startswith(f"{k}.")}
             for k in range(len(self.parts))
         ]
         return " + ".join(part.describe(e) for part, e in zip(self.parts, own, strict=True))
