@@ -107,8 +107,7 @@ def choose_baseline(
     """
     longest = max(terms, key=lambda term: term.r_cut)
     frames = some_frames(data)
-    seen = {int(z) for frame in frames for z in frame.atoms.numbers}
-    if len(frames) < MINIMUM_FRAMES or seen != set(species):
+    if len(frames) < MINIMUM_FRAMES:
         return [Wall()], [
             f"baseline: the wall alone; {len(frames)} structures are too few to see whether pair "
             "functions help"
@@ -119,7 +118,7 @@ def choose_baseline(
         both, _ = assemble([Wall(), bonds], data, species, e0)
     except ValueError as error:
         return list(wall.baseline), [f"baseline: the wall alone; no pair functions: {error}"]
-    without, with_bonds = left_out_errors(frames, species, [wall, both], longest, noise, seed=seed)
+    without, with_bonds = left_out_errors(frames, [wall, both], longest, noise, seed=seed)
     ratio = with_bonds.ratio(without)
     compared = (
         f"{FOLDS}-fold on {len(frames)} training structures: {with_bonds} against {without} with "
@@ -189,7 +188,6 @@ def some_frames(data: Dataset) -> list[Frame]:
 
 def left_out_errors(
     frames: Sequence[Frame],
-    species: tuple[int, ...],
     references: Sequence[Reference],
     term: SOAPTerm,
     noise: Noise,
@@ -204,7 +202,6 @@ def left_out_errors(
     Parameters
     ----------
     frames : sequence of Frame
-    species : tuple of int
     references : sequence of Reference
     term : SOAPTerm
         Kernel; its number of sparse points is replaced by a small one.
@@ -216,6 +213,7 @@ def left_out_errors(
     list of LeftOut
         One per reference.
     """
+    species = tuple(sorted({int(z) for frame in frames for z in frame.atoms.numbers}))
     small = replace(term, n_sparse=None)
     kernel, _ = choose_sparse_points(small, species, frames, default_n_sparse=N_SPARSE, seed=seed)
     T = {(z, 0): whitening(kernel.K_mm(z)) for z in kernel.sparse}

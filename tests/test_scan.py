@@ -161,10 +161,10 @@ def default_reference(data):
     return reference, notes + more
 
 
-def assert_repulsive(reference, data, extra=()):
+def assert_repulsive(reference, data):
     species = sorted({*data.species, *extra})
     contact = contact_distances(data, data.species)
-    for pair in combinations_with_replacement(species, 2):
+    for pair in combinations_with_replacement(data.species, 2):
         r = np.linspace(0.2, 0.95 * contact[pair], 3000)
         energy, slope = pair_energy(reference.baseline, r, pair)
         assert (slope <= 0).all(), pair
@@ -175,11 +175,6 @@ def assert_repulsive(reference, data, extra=()):
 @pytest.fixture(scope="module")
 def silicon():
     return load_silicon(), *default_reference(load_silicon())
-
-
-@pytest.fixture(scope="module")
-def ethanol_baseline():
-    return load_ethanol(), *default_reference(load_ethanol())
 
 
 def test_shipped_silicon_repels_and_holds_together(silicon):
@@ -208,11 +203,18 @@ def scaled(atoms, factor):
     return result
 
 
-def test_every_pair_of_shipped_ethanol_repels(ethanol_baseline):
-    data, reference, notes = ethanol_baseline
-    assert_repulsive(reference, data)
-    # a pair never seen at all has the wall alone
-    assert any("O-O have the wall alone" in note for note in notes)
+def test_every_pair_of_shipped_ethanol_repels():
+    data = load_ethanol()
+    bonds = default_baseline.pair_functions(data, data.species, 5.0)
+    e0 = atomic_energies(data)
+    for terms in ([kp.Wall()], [kp.Wall(), bonds]):
+        reference, notes = assemble(terms, data, data.species, e0)
+        assert notes == []
+        assert_repulsive(reference, data)
+    # a pair never seen has the wall alone
+    assert bonds.pairs[8, 8] is None
+    carbon_hydrogen = reference.baseline[1].pairs[1, 6]
+    assert carbon_hydrogen.r_0 == pytest.approx(1.1, abs=0.03)
 
 
 @pytest.mark.slow
@@ -265,9 +267,17 @@ def test_the_comparison_sees_what_helps_and_what_harms(labelled):
         r_cut=3.2, r_on=3.1,
     )  # fmt: skip
     references = [assemble([kp.Wall(), *t], data, (13, 29), e0)[0] for t in ([], [harm])]
-    plain, harmed = default_baseline.left_out_errors(list(data), (13, 29), references, term, noise)
+    plain, harmed = default_baseline.left_out_errors(list(data), references, term, noise)
     assert harmed.ratio(plain) > 1.05
     assert plain.forces < 0.5 * np.concatenate([np.abs(f.forces).ravel() for f in data]).mean()
+
+
+def test_a_species_known_only_as_a_free_atom_is_no_hindrance(labelled):
+    atoms = Atoms("Ni")
+    atoms.info["REF_energy"] = -1.0
+    reference, notes = default_reference(kp.read_dataset([*labelled, atoms]))
+    assert "5-fold" in notes[0]
+    assert_repulsive(reference, kp.read_dataset([*labelled, atoms]))
 
 
 def test_errors_compare_by_their_geometric_mean():
