@@ -162,7 +162,6 @@ def default_reference(data):
 
 
 def assert_repulsive(reference, data):
-    species = sorted({*data.species, *extra})
     contact = contact_distances(data, data.species)
     for pair in combinations_with_replacement(data.species, 2):
         r = np.linspace(0.2, 0.95 * contact[pair], 3000)
