@@ -11,18 +11,25 @@ from kernelpot._version import __version__
 
 _HOMES = {
     "Committee": "committee",
+    "BornMayer": "pairpotentials",
+    "Buckingham": "pairpotentials",
     "Dataset": "dataset",
     "Ewald": "ewald",
     "Frame": "dataset",
     "KernelPotCalculator": "calculator",
     "KernelPotential": "potential",
     "LabelKeys": "dataset",
+    "LennardJones": "pairpotentials",
+    "Morse": "pairpotentials",
     "NeighborList": "neighbors",
+    "PairBaseline": "pairbaseline",
     "Prediction": "prediction",
     "SOAP": "descriptors",
     "SOAPTerm": "terms",
     "VarianceGate": "gate",
+    "Tabulated": "pairpotentials",
     "Wall": "wall",
+    "ZBL": "pairpotentials",
     "evaluate": "metrics",
     "load": "potential",
     "read_dataset": "dataset",
@@ -39,6 +46,15 @@ if TYPE_CHECKING:
     from kernelpot.gate import VarianceGate
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
+    from kernelpot.pairbaseline import PairBaseline
+    from kernelpot.pairpotentials import (
+        ZBL,
+        BornMayer,
+        Buckingham,
+        LennardJones,
+        Morse,
+        Tabulated,
+    )
     from kernelpot.potential import KernelPotential, load
     from kernelpot.prediction import Prediction
     from kernelpot.terms import SOAPTerm

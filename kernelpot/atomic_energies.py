@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,9 @@ class AtomicEnergies:
 
 
 def atomic_energies(
-    data: Dataset, given: Mapping[int, float] | str | None = None
+    data: Dataset,
+    given: Mapping[int, float] | str | None = None,
+    explained: Sequence[float] | None = None,
 ) -> AtomicEnergies:
     """Find e0 of every species of the data.
 
@@ -54,6 +56,8 @@ def atomic_energies(
     given : mapping of atomic number to float, "isolated", "least_squares" or None
         Values [eV], or where to take them from. None: isolated atoms if the data have
         one of each species, otherwise least squares.
+    explained : sequence of float, optional
+        Energy of each frame that least squares need not explain [eV].
 
     Raises
     ------
@@ -80,14 +84,16 @@ def atomic_energies(
     if not missing and given != "least_squares":
         found = {z: float(np.median(values)) for z, values in isolated.items()}
         return AtomicEnergies({z: found[z] for z in species}, "isolated atoms")
-    labelled = [f for f in data if f.energy is not None]
+    known = [0.0] * len(data) if explained is None else explained
+    energies = [(f, f.energy - e) for f, e in zip(data, known, strict=True) if f.energy is not None]
+    labelled = [f for f, _ in energies]
     if not labelled:
         note = "no energies in the data: e0 = 0, energies are defined up to a constant"
         return AtomicEnergies(dict.fromkeys(species, 0.0), "least squares", note)
     counts = np.array([[np.sum(f.atoms.numbers == z) for z in species] for f in labelled])
     size = counts.sum(axis=1)
     composition = counts / size[:, None]
-    target = np.array([f.energy for f in labelled], dtype=float) / size
+    target = np.array([energy for _, energy in energies], dtype=float) / size
     solution, _, rank, _ = np.linalg.lstsq(composition, target, rcond=1e-8)
     note = "dissociation energies mean nothing: e0 is a fit, not the energy of free atoms"
     if rank < len(species):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot.atomic_energies import AtomicEnergies
+from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
 from kernelpot.dataset import Dataset, voigt
 from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 
@@ -324,3 +324,27 @@ def without_terms(data: Dataset, reference: Reference) -> Dataset:
             frame = replace(frame, energy=frame.energy - explained)
         frames.append(frame)
     return Dataset(frames)
+
+
+def with_level_energies(reference: Reference, data: Dataset) -> Reference:
+    """Refer least-squares e0 to what the terms leave, so that the kernels fit no constant.
+
+    Parameters
+    ----------
+    reference : Reference
+    data : Dataset
+
+    Returns
+    -------
+    Reference
+        The same where e0 are energies of free atoms, or the terms vanish in the data.
+    """
+    if reference.e0.absolute or not reference.baseline:
+        return reference
+    explained = []
+    for frame in data:
+        energy = reference.labels(frame.atoms)[0]
+        explained.append(energy - reference.e0.total(frame.atoms.numbers))
+    if not np.any(np.abs(explained) > 1e-9):
+        return reference
+    return Reference(atomic_energies(data, "least_squares", explained), reference.baseline)

@@ -69,7 +69,10 @@ class KernelPotential:
         Energies of isolated atoms [eV]; by default from isolated atoms in the data,
         else by least squares.
     baseline : term or sequence of terms, optional
-        Default ``[Wall()]``; an empty sequence for none.
+        What is added to the kernels besides free atoms, such as ``[Wall(),
+        PairBaseline(...)]``; an empty sequence for nothing. By default a wall and a
+        fitted Morse function per pair of species, or the wall alone (``[Wall()]``)
+        where a small model predicts structures left out worse with them.
     sparse_points : sequence, optional
         Per term a list of ``(atoms, center)`` to use as sparse points, or None.
     seed : int, default=0

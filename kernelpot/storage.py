@@ -24,6 +24,7 @@ from kernelpot.fitted import FittedModel, prior_variance
 from kernelpot.gate import SafetyNet
 from kernelpot.kernels import DotProductKernel
 from kernelpot.observations import Noise
+from kernelpot.pairbaseline import PairBaseline
 from kernelpot.regression import LocalVariance, TriangularFactor
 from kernelpot.terms import SOAPTerm
 from kernelpot.wall import Wall
@@ -32,7 +33,9 @@ FloatArray = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 # Baseline terms by their name in model files.
-BASELINE_KINDS: dict[str, type[BaselineTerm]] = {term.kind: term for term in (Wall, Ewald)}
+BASELINE_KINDS: dict[str, type[BaselineTerm]] = {
+    term.kind: term for term in (Wall, PairBaseline, Ewald)
+}
 
 # Golden structure: agreement demanded when a file is loaded.
 _ENERGY_TOLERANCE = 1e-8

@@ -20,10 +20,11 @@ from ase.units import GPa
 from kernelpot import accumulation, defaults
 from kernelpot.accumulation import Labels, State
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
-from kernelpot.baseline import BaselineTerm, Reference, fit_terms, terms_of, without_terms
+from kernelpot.baseline import BaselineTerm, Reference, terms_of, without_terms
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame
+from kernelpot.default_baseline import choose_baseline
 from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
 from kernelpot.fitted import FittedModel, posterior_variances
@@ -41,6 +42,7 @@ from kernelpot.metrics import evaluate
 from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.regression import GroupedFactor, TriangularFactor
+from kernelpot.scan import assemble
 from kernelpot.terms import SOAPTerm
 from kernelpot.wall import Wall
 
@@ -125,16 +127,21 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         If data or parameters are unusable; the message names the remedy.
     """
     dataset = Dataset(canonical_order(data))
-    given_e0 = _given_e0(settings.e0)
-    baseline = [Wall()] if settings.baseline is None else terms_of(settings.baseline)
+    species = dataset.species
     noise, noise_notes = _choose_noise(settings, dataset)
-    e0 = atomic_energies(dataset, given_e0)
-    reference = fit_terms(baseline, dataset, dataset.species, e0)
-    # e0 by least squares and the scale of the kernels: of what the baseline leaves
-    rest = without_terms(dataset, reference)
-    e0 = atomic_energies(rest, given_e0)
-    reference = replace(reference, e0=e0)
-    terms, notes = _choose_terms(settings, rest, e0)
+    e0 = atomic_energies(dataset, _given_e0(settings.e0))
+    baseline_notes: list[str] = []
+    if settings.baseline is None:
+        terms, _ = _choose_terms(settings, dataset, e0)
+        baseline, baseline_notes = choose_baseline(
+            dataset, species, e0, terms, noise, seed=settings.seed
+        )
+    else:
+        baseline = terms_of(settings.baseline)
+    reference, found = assemble(baseline, dataset, species, e0)
+    e0 = reference.e0
+    # the scale of the kernels: of what the baseline leaves
+    terms, notes = _choose_terms(settings, without_terms(dataset, reference), e0)
     frames = canonical_order(with_isolated_atoms(dataset, e0))
     return Problem(
         dataset,
@@ -144,7 +151,7 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         reference,
         frames,
         [reference.labels(frame.atoms) for frame in frames],
-        [*notes, *_isolated_notes(dataset, e0), *noise_notes],
+        [*notes, *baseline_notes, *found, *_isolated_notes(dataset, e0), *noise_notes],
         hold_out([(frame.config_type, frame.atoms.numbers) for frame in frames]),
     )
 

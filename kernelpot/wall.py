@@ -18,42 +18,20 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from ase.data import chemical_symbols, covalent_radii
-from ase.units import Bohr
 
 from kernelpot.baseline import Contribution, Reference, System
 from kernelpot.dataset import Dataset
 from kernelpot.neighbors import neighbor_list
+from kernelpot.pairpotentials import COULOMB as COULOMB
+from kernelpot.pairpotentials import ZBL
 from kernelpot.switching import smoothstep
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Pair = tuple[int, int]
 
-COULOMB = 14.399645478  # e^2 / (4 pi epsilon_0) [eV Å]
-_ZBL_AMPLITUDE = np.array([0.18175, 0.50986, 0.28022, 0.02817])
-_ZBL_RATE = np.array([3.19980, 0.94229, 0.40290, 0.20162])
-
 # The wall acts fully below the first and not at all above the second fraction of d_min.
 WALL_INNER, WALL_OUTER = 0.7, 0.95
-
-
-def zbl(r: FloatArray, z1: IntArray, z2: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Universal screened-nuclear repulsion [eV] and d/dr [eV/Å].
-
-    Parameters
-    ----------
-    r : ndarray of shape (n,)
-        Distances [Å].
-    z1, z2 : ndarray of shape (n,)
-        Atomic numbers.
-    """
-    length = 0.88534 * Bohr / (z1**0.23 + z2**0.23)
-    x = (r / length)[:, None]
-    terms = _ZBL_AMPLITUDE * np.exp(-_ZBL_RATE * x)
-    screening = terms.sum(axis=1)
-    d_screening = -(terms * _ZBL_RATE).sum(axis=1) / length
-    bare = COULOMB * z1 * z2 / r
-    return bare * screening, bare * (d_screening - screening / r)
 
 
 @dataclass(frozen=True)
@@ -65,20 +43,26 @@ class Wall:
     d_min : mapping of (Z, Z') to float, optional
         Distance [Å] that scales the wall of each pair: full below 0.7 and zero above
         0.95 of it. Missing pairs are filled in by `fit`.
+    strength : mapping of (Z, Z') to float, optional
+        Factor of the repulsion, 1 where nothing is said.
     """
 
     d_min: Mapping[Pair, float] | None = None
+    strength: Mapping[Pair, float] | None = None
 
     kind: ClassVar[str] = "wall"
 
     def __post_init__(self) -> None:
         """Order every pair of species, check the distances."""
-        if self.d_min is not None:
-            for pair, value in self.d_min.items():
+        for name in ("d_min", "strength"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            for pair, value in values.items():
                 if not (np.isfinite(value) and value > 0):
-                    raise ValueError(f"`d_min` of {pair} must be positive, got {value!r}")
-            known = {(min(a, b), max(a, b)): float(v) for (a, b), v in self.d_min.items()}
-            object.__setattr__(self, "d_min", known)
+                    raise ValueError(f"`{name}` of {pair} must be positive, got {value!r}")
+            ordered = {(min(a, b), max(a, b)): float(v) for (a, b), v in values.items()}
+            object.__setattr__(self, name, ordered)
 
     def fit(self, data: Dataset, species: Sequence[int], known: Reference | None = None) -> Wall:
         """Take the shortest training distances, capped by chemistry.
@@ -98,18 +82,7 @@ class Wall:
         -------
         Wall
         """
-        given = self.d_min or {}
-        shortest = shortest_distances(data)
-        result = {}
-        for a in species:
-            for b in species:
-                if a > b:
-                    continue
-                touching = float(covalent_radii[a] + covalent_radii[b])
-                seen = shortest.get((a, b))
-                value = 0.8 * touching if seen is None else min(seen, 0.95 * touching)
-                result[a, b] = given.get((a, b), value)
-        return Wall(result)
+        return Wall({**contact_distances(data, species), **(self.d_min or {})}, self.strength)
 
     @property
     def r_cut(self) -> float:
@@ -138,11 +111,13 @@ class Wall:
         """
         if self.d_min is None:
             raise ValueError("the wall has no distances yet: fit it, or give `d_min`")
-        d_min = self.d_min[min(z1, z2), max(z1, z2)]
-        value, slope = zbl(r, np.full(r.shape, z1), np.full(r.shape, z2))
+        pair = min(z1, z2), max(z1, z2)
+        d_min, strength = self.d_min[pair], (self.strength or {}).get(pair, 1.0)
+        value, slope, _ = ZBL(z1, z2).derivatives(r)
         inner, outer = WALL_INNER * d_min, WALL_OUTER * d_min
         step, d_step = smoothstep((outer - r) / (outer - inner))
-        return value * step, slope * step - value * d_step / (outer - inner)
+        slope = slope * step - value * d_step / (outer - inner)
+        return strength * value * step, strength * slope
 
     def evaluate(self, system: System, result: Contribution) -> None:
         """Add energies and gradients of the pairs that feel the wall.
@@ -174,8 +149,11 @@ class Wall:
         -------
         dict
         """
-        d_min = self.d_min or {}
-        return {"kind": self.kind, "d_min": [[a, b, d] for (a, b), d in sorted(d_min.items())]}
+        return {
+            "kind": self.kind,
+            "d_min": [[a, b, d] for (a, b), d in sorted((self.d_min or {}).items())],
+            "strength": [[a, b, s] for (a, b), s in sorted((self.strength or {}).items())],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Wall:
@@ -189,7 +167,11 @@ class Wall:
         -------
         Wall
         """
-        return cls({(int(a), int(b)): float(d) for a, b, d in data["d_min"]})
+        d_min, strength = (
+            {(int(a), int(b)): float(value) for a, b, value in data.get(name, [])}
+            for name in ("d_min", "strength")
+        )
+        return cls(d_min or None, strength or None)
 
     def describe(self) -> list[str]:
         """Return a heading and one line per pair of species for reports.
@@ -198,12 +180,40 @@ class Wall:
         -------
         list of str
         """
-        lines = [
-            f"{chemical_symbols[a]}-{chemical_symbols[b]}: full below "
-            f"{WALL_INNER * d:.2f} Å, zero above {WALL_OUTER * d:.2f} Å"
-            for (a, b), d in sorted((self.d_min or {}).items())
-        ]
+        lines = []
+        for (a, b), d in sorted((self.d_min or {}).items()):
+            factor = (self.strength or {}).get((a, b), 1.0)
+            lines.append(
+                f"{chemical_symbols[a]}-{chemical_symbols[b]}: full below {WALL_INNER * d:.2f} Å, "
+                f"zero above {WALL_OUTER * d:.2f} Å" + (f", x {factor:g}" if factor != 1 else "")
+            )
         return ["Short-range wall (ZBL):", *lines]
+
+
+def contact_distances(data: Dataset, species: Sequence[int]) -> dict[Pair, float]:
+    """Distance of closest approach of every pair of species.
+
+    Parameters
+    ----------
+    data : Dataset
+    species : sequence of int
+        Atomic numbers.
+
+    Returns
+    -------
+    dict of (Z, Z') to float
+        The shortest distance in the data, at most 0.95 of the sum of covalent radii; 0.8
+        of that sum for a pair that the data do not have [Å].
+    """
+    shortest = shortest_distances(data)
+    result = {}
+    for a in sorted(species):
+        for b in sorted(species):
+            if a <= b:
+                touching = float(covalent_radii[a] + covalent_radii[b])
+                seen = shortest.get((a, b))
+                result[a, b] = 0.8 * touching if seen is None else min(seen, 0.95 * touching)
+    return result
 
 
 def shortest_distances(data: Dataset, limit: float = 4.0) -> dict[Pair, float]:

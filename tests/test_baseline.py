@@ -8,8 +8,9 @@ from ase.data import covalent_radii
 from kernelpot import Wall, read_dataset
 from kernelpot.atomic_energies import atomic_energies
 from kernelpot.baseline import Contribution, System
+from kernelpot.pairpotentials import ZBL
 from kernelpot.switching import smoothstep
-from kernelpot.wall import shortest_distances, zbl
+from kernelpot.wall import shortest_distances
 
 from .conftest import label, rattled_alloy, structures
 
@@ -27,21 +28,12 @@ def test_smoothstep_is_c2():
 def test_zbl_screening_is_the_published_function():
     # Ziegler, Biersack, Littmark: the four amplitudes sum to 1.00002, and the universal
     # screening function of x = r/a_u at x = 1 and 10
-    z = np.array([14])
     length = 0.88534 * 0.529177210903 / (2 * 14**0.23)
     for x, expected in ((1.0, 0.41645), (10.0, 0.00876)):
         r = np.array([x * length])
-        energy, _ = zbl(r, z, z)
+        energy, _, _ = ZBL(14, 14).derivatives(r)
         screening = energy[0] * r[0] / (14.399645478 * 14 * 14)
         assert screening == pytest.approx(expected, abs=2e-4)
-
-
-def test_zbl_derivative_is_a_finite_difference():
-    r = np.linspace(0.2, 2.0, 9)
-    z1, z2 = np.full(9, 13), np.full(9, 29)
-    _, slope = zbl(r, z1, z2)
-    numerical = (zbl(r + 1e-6, z1, z2)[0] - zbl(r - 1e-6, z1, z2)[0]) / 2e-6
-    np.testing.assert_allclose(slope, numerical, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
