@@ -16,7 +16,7 @@ from kernelpot.observations import Group, Noise
 from kernelpot.terms import SOAPTerm
 
 # What a process grows by when compiled loops and descriptors are loaded [bytes].
-_LIBRARIES = 0.8e8
+_LIBRARIES = 0.4e8
 # Work arrays of a thread that builds rows, besides the rows.
 _PER_THREAD = 4.5e7
 # Smallest batches and reservoirs that a tight budget leads to.
@@ -151,7 +151,7 @@ class Plan:
         batch = min(self.batch_bytes, rows_bytes)
         builders = min(self.n_threads, max(1, round(rows_bytes / batch)))
         # raw and whitened rows in the making, and those on their way into the factor
-        copies = 3.0 if rows_bytes <= self.batch_bytes else 2.5 * (builders + 1)
+        copies = 3.0 if builders == 1 else 2.5 * (builders + 1)
         building = copies * batch + builders * _PER_THREAD
         return {
             "selection": candidates + 2e7,
