@@ -1,4 +1,4 @@
-"""The ``kernelpot`` command: quickstart, check, fit, evaluate, md, info.
+"""The ``kernelpot`` command: quickstart, check, fit, update, evaluate, md, info.
 
 Every verb is a few lines over the Python interface. Wrong input ends with one
 sentence on standard error, exit status 2, and nothing written.
@@ -11,13 +11,14 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from kernelpot._version import __version__
 
 # Fields of the configuration file that go to `fit`, not to the constructor.
-_FIT_OPTIONS = ("memory", "n_threads")
+_FIT_OPTIONS = ("memory", "n_threads", "checkpoint")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,9 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kernelpot: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("kernelpot: interrupted", file=sys.stderr)
+        print(f"kernelpot: interrupted{_how_to_resume(arguments)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _how_to_resume(arguments: argparse.Namespace) -> str:
+    path = getattr(arguments, "checkpoint", None)
+    if path is None:
+        return ""
+    if os.path.exists(path):
+        return f"; the same command continues from {path}"
+    return f" before the first state was written to {path}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,10 +75,25 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
     fit.add_argument("--e0", choices=("isolated", "least_squares"))
     fit.add_argument("--memory", help="memory budget, such as 2GB")
+    fit.add_argument(
+        "--checkpoint", metavar="FILE",
+        help="keep the state of the fit here; the same command continues from it",
+    )  # fmt: skip
     fit.add_argument("--seed", type=int)
     _add_keys(fit)
     _add_common(fit)
     fit.set_defaults(run=_fit)
+
+    update = verbs.add_parser("update", help="let a potential learn from more structures")
+    update.add_argument("model", metavar="MODEL")
+    update.add_argument("new", nargs="+", metavar="NEW", help="structures it has not seen")
+    update.add_argument("-o", "--output", required=True, metavar="MODEL2", help="file to write")
+    update.add_argument("--add-sparse", type=int, default=0, metavar="N",
+        help="sparse points to add per term; needs --data and costs a whole fit")  # fmt: skip
+    update.add_argument("--data", nargs="+", help="all structures the potential was fitted to")
+    _add_keys(update)
+    _add_common(update)
+    update.set_defaults(run=_update)
 
     check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
     check.add_argument("data", nargs="+", metavar="DATA")
@@ -261,7 +286,13 @@ def _fit(arguments: argparse.Namespace) -> None:
         options["memory"] = arguments.memory
     if arguments.threads is not None:
         options["n_threads"] = arguments.threads
+    if arguments.checkpoint is not None:
+        options["checkpoint"] = arguments.checkpoint
+    arguments.checkpoint = options.get("checkpoint")  # for the message after an interruption
+    if arguments.checkpoint is not None:
+        _check_writable(arguments.checkpoint)
     out = _out(arguments)
+    _print_log(out)
     data = read_dataset(arguments.train, keys=keys)
     print(f"read {data}", file=out, flush=True)
     bars = _Bars(arguments.quiet)
@@ -297,6 +328,59 @@ def _fit(arguments: argparse.Namespace) -> None:
             "training": model["training"],
         },
     )  # fmt: skip
+
+
+def _print_log(out: TextIO) -> None:
+    """Print what the library has to say before long work starts."""
+    import logging
+
+    log = logging.getLogger("kernelpot")
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler(out)]
+
+
+def _update(arguments: argparse.Namespace) -> None:
+    from kernelpot.dataset import read_dataset
+    from kernelpot.potential import load
+
+    started = time.perf_counter()
+    _check_writable(arguments.output)
+    keys, out = _keys(arguments), _out(arguments)
+    potential = load(arguments.model)
+    new = read_dataset(arguments.new, keys=keys)
+    print(f"read {new}", file=out, flush=True)
+    data = None if arguments.data is None else read_dataset(arguments.data, keys=keys)
+    bars = _Bars(arguments.quiet)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*an update leaves in place")  # in the summary
+        try:
+            potential.update(
+                new,
+                add_sparse=arguments.add_sparse,
+                data=data,
+                n_threads=arguments.threads,
+                progress=bars,
+            )
+        finally:
+            bars.close()
+    potential.save(arguments.output)
+    wall, memory = time.perf_counter() - started, _peak_memory_bytes()
+    print(potential.summary(), file=out)
+    print(
+        f"\nwrote {arguments.output} in {wall:.1f} s, peak memory {memory / 1e9:.2f} GB",
+        file=out,
+    )
+    model = potential.describe()
+    _write_json(
+        arguments,
+        {
+            "model": arguments.output,
+            "n_sparse": {str(t): term["n_sparse"] for t, term in enumerate(model["terms"])},
+            "wall_seconds": wall,
+            "peak_memory_bytes": memory,
+            "training": model["training"],
+        },
+    )
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:

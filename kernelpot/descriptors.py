@@ -452,15 +452,17 @@ class SOAP:
             )
 
     def touched_features(self, channel: int) -> IntArray:
-        """Features that a neighbor in a density channel enters, ascending.
+        """Features that a neighbor in a density channel enters.
 
         Parameters
         ----------
         channel : int
+            Of `PairBatch.channels`: the species index, 0 for all with mu2.
 
         Returns
         -------
         ndarray of int
+            Ascending.
         """
         return self._touched[channel][2]
 

@@ -16,9 +16,9 @@ from kernelpot.observations import Group, Noise
 from kernelpot.terms import SOAPTerm
 
 # What a process grows by when compiled loops and descriptors are loaded [bytes].
-_LIBRARIES = 1.5e8
+_LIBRARIES = 0.4e8
 # Work arrays of a thread that builds rows, besides the rows.
-_PER_THREAD = 6e7
+_PER_THREAD = 4.5e7
 # Smallest batches and reservoirs that a tight budget leads to.
 _MINIMUM_BATCH = 4e6
 _MINIMUM_CANDIDATES = 20e6
@@ -147,8 +147,12 @@ class Plan:
             4.0 * w.n_features * min(w.n_candidates, w.n_species * MAX_CANDIDATES),
             0.5 * self.candidate_bytes,
         )
-        batch = min(self.batch_bytes, 8.0 * columns * sum(w.group_rows))
-        building = self.n_threads * (3.0 * batch + _PER_THREAD) + 4.0 * batch
+        rows_bytes = 8.0 * columns * sum(w.group_rows)
+        batch = min(self.batch_bytes, rows_bytes)
+        builders = min(self.n_threads, max(1, round(rows_bytes / batch)))
+        # raw and whitened rows in the making, and those on their way into the factor
+        copies = 3.0 if builders == 1 else 2.5 * (builders + 1)
+        building = copies * batch + builders * _PER_THREAD
         return {
             "selection": candidates + 2e7,
             "labels": levels * groups + (square if levels > 1 else 0.0) + building,
@@ -212,7 +216,7 @@ class Plan:
         why = {
             "selection": "environments the sparse points are chosen among",
             "labels": f"factors and rows of {self.workload.n_sparse} sparse points",
-            "solution": f"solving for {self.workload.n_sparse} sparse points",
+            "solution": f"solution for {self.workload.n_sparse} sparse points",
         }[largest]
         text = (
             f"needs about {self.needed / 1e9:.2f} GB of memory at its peak, most of it for the "

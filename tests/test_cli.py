@@ -112,6 +112,51 @@ def test_errors_are_plain_statistics(fitted, folder):
     assert found["stress_mae_gpa"] == pytest.approx(np.mean(stress) * 160.21766, rel=1e-6)
 
 
+def test_update_is_the_python_interface(fitted, folder, tmp_path, capsys):
+    arguments = [
+        "update", str(fitted), str(folder / "test.xyz"), "-o", str(tmp_path / "new.kpot"),
+        "--quiet", "--json", str(tmp_path / "update.json"),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert "updated with 4 structures" in capsys.readouterr().out
+    report = json.loads((tmp_path / "update.json").read_text())
+    assert report["training"]["n_structures"] == 28
+    expected = kp.load(fitted)
+    expected.update(folder / "test.xyz")
+    atoms = rattled_alloy(1, (1, 1, 1))
+    assert kp.load(tmp_path / "new.kpot").predict(atoms).energy == expected.predict(atoms).energy
+    more = [*arguments, "--add-sparse", "3"]
+    refused(more, capsys, "`add_sparse` needs `data`")
+    assert main([*more, "--data", str(folder / "train.xyz")]) == 0
+    report = json.loads((tmp_path / "update.json").read_text())
+    assert sum(report["n_sparse"]["1"].values()) == 43
+
+
+def test_an_interrupted_fit_says_how_to_continue(folder, tmp_path, capsys, monkeypatch):
+    from kernelpot import checkpoint, memory
+
+    monkeypatch.setattr(memory, "BATCH_BYTES", 1e5)
+    command = [
+        "fit", str(folder / "train.xyz"), "-o", str(tmp_path / "m.kpot"), "--quiet",
+        "--config", str(folder / "fit.toml"), "--checkpoint", str(tmp_path / "state"),
+    ]  # fmt: skip
+    save = checkpoint.Checkpoint.save
+
+    def save_and_interrupt(self, state):
+        save(self, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save_and_interrupt)
+    assert main(command) == 130
+    assert f"the same command continues from {tmp_path / 'state'}" in capsys.readouterr().err
+    assert not (tmp_path / "m.kpot").exists()
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+    assert main(command) == 0
+    assert "the fit needs about" in capsys.readouterr().out
+    assert not (tmp_path / "state").exists()
+    assert (tmp_path / "m.kpot").exists()
+
+
 def test_evaluate_says_null_without_labels(fitted, folder, tmp_path, capsys):
     atoms = label(rattled_alloy(1, (1, 1, 1)))
     del atoms.info["REF_virial"], atoms.arrays["REF_forces"]
@@ -205,7 +250,7 @@ def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
     refused(["fit", train, "-o", out, "--n-sparse", "99999"], capsys, "exceeds the", out)
     refused(["fit", train, "-o", out, "--threads", "0"], capsys, "`n_threads` must be", out)
     for text, message in (
-        ("sigma_energie = 1.0", "unknown sigma_energie; known are config_type_sigma"),
+        ("sigma_energie = 1.0", "unknown sigma_energie; known are checkpoint, config_type_sigma"),
         ("[[terms]]\nrcut = 3", "[[terms]]: "),
         ("[[terms]]\nr_cut = 0.5", "`r_cut` must be larger"),
         ("a = = 1", "is not valid TOML"),
