@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"kernelpot: {message}", file=sys.stderr)
         return 2
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
+    evaluate.add_argument("--gated", action="store_true", help="through the variance gate")
     _add_keys(evaluate)
     _add_common(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -121,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     md.add_argument("--trajectory", metavar="FILE", help="write frames (.traj, .xyz, ...)")
     md.add_argument("--log", metavar="FILE", help="write the log as CSV")
     md.add_argument("--seed", type=int, default=0)
+    md.add_argument("--no-gate", action="store_true", help="kernels alone, wherever they lead")
+    md.add_argument(
+        "--on-gate",
+        choices=("warn", "stop"),
+        default="warn",
+        help="where the model does not know: say so once and go on, or stop",
+    )
     _add_common(md)
     md.set_defaults(run=_md)
 
@@ -420,7 +428,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     data = read_dataset(arguments.data, keys=_keys(arguments))
     bars = _Bars(arguments.quiet)
     try:
-        errors = evaluate(potential, data, n_threads=arguments.threads, progress=bars)
+        errors = evaluate(
+            potential, data, gate=arguments.gated, n_threads=arguments.threads, progress=bars
+        )
     finally:
         bars.close()
     wall, memory = time.perf_counter() - started, _peak_memory_bytes()
@@ -446,6 +456,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _md(arguments: argparse.Namespace) -> None:
     from kernelpot.dataset import read_structures
     from kernelpot.dynamics import COLUMNS, run_dynamics
+    from kernelpot.gate import VarianceGate
     from kernelpot.potential import load
     from kernelpot.report import table
 
@@ -461,6 +472,7 @@ def _md(arguments: argparse.Namespace) -> None:
             raise ValueError("--supercell needs a structure periodic in three directions")
         atoms = atoms.repeat(arguments.supercell)
     out = _out(arguments)
+    gate = None if arguments.no_gate else VarianceGate(on_gate=arguments.on_gate)
     print(
         f"{len(atoms)} atoms, {arguments.ensemble} at {arguments.temperature:g} K, "
         f"{arguments.steps} steps of {arguments.timestep:g} fs",
@@ -471,7 +483,7 @@ def _md(arguments: argparse.Namespace) -> None:
     try:
         result = run_dynamics(
             atoms,
-            potential.calculator(n_threads=arguments.threads),
+            potential.calculator(gate=gate, n_threads=arguments.threads),
             ensemble=arguments.ensemble,
             temperature=arguments.temperature,
             pressure=arguments.pressure,
@@ -490,12 +502,19 @@ def _md(arguments: argparse.Namespace) -> None:
             for row in result.rows:
                 stream.write(",".join(f"{value:.9g}" for value in row) + "\n")
     shown = result.rows[:: max(1, len(result.rows) // 20)]
-    header = ["time [ps]", "E total [eV/atom]", "E pot [eV/atom]", "T [K]", "max std [eV]"]
+    header = ["time [ps]", "E total [eV/atom]", "E pot [eV/atom]", "T [K]", "max std [eV]", "gated"]
     print(
         table(
             header,
             [
-                [f"{r[0]:.3f}", f"{r[1]:.6f}", f"{r[2]:.6f}", f"{r[4]:.0f}", f"{r[5]:.4f}"]
+                [
+                    f"{r[0]:.3f}",
+                    f"{r[1]:.6f}",
+                    f"{r[2]:.6f}",
+                    f"{r[4]:.0f}",
+                    f"{r[5]:.4f}",
+                    f"{r[8]:.0f}",
+                ]
                 for r in shown
             ],
         ),

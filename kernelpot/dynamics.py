@@ -25,6 +25,8 @@ COLUMNS = (
     "max_energies_std_ev",
     "mean_energies_std_ev",
     "volume_ang3",
+    "n_gated",
+    "max_gate_weight",
 )
 
 
@@ -60,7 +62,7 @@ class Dynamics:
 
     Attributes
     ----------
-    rows : ndarray of shape (n_log, 8)
+    rows : ndarray of shape (n_log, 10)
         Values of `COLUMNS`.
     atoms : ase.Atoms
         Final state.
@@ -88,6 +90,8 @@ class Dynamics:
             else None,
             "mean_temperature_k": float(self.rows[len(self.rows) // 2 :, 4].mean()),
             "max_energies_std": float(self.rows[:, 5].max()),
+            "max_n_gated": int(self.rows[:, 8].max()),
+            "max_gate_weight": float(self.rows[:, 9].max()),
             "us_per_atom_step": 1e6 * per_step,
             "wall_seconds": self.wall_seconds,
         }
@@ -208,6 +212,7 @@ def run_dynamics(
                 float(std.max()),
                 float(std.mean()),
                 atoms.get_volume() if atoms.pbc.all() else np.nan,
+                *gate_state(calculator),
             )
         )
         if trajectory is not None:
@@ -242,3 +247,11 @@ def _append_frame(path: str, atoms: Atoms, std: FloatArray, array_names: Sequenc
 def potential_std(calculator: KernelPotCalculator, atoms: Atoms) -> FloatArray:
     """Local standard deviations of a configuration, without its forces again."""
     return calculator.model.local_std(atoms, n_threads=calculator.n_threads)
+
+
+def gate_state(calculator: KernelPotCalculator) -> tuple[float, float]:
+    """Number of gated atoms and largest weight of the last configuration; 0 without a gate."""
+    weights = calculator.results.get("gate_weights")
+    if weights is None:
+        return 0.0, 0.0
+    return float(calculator.results["n_gated"]), float(weights.max())

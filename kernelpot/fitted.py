@@ -18,7 +18,7 @@ from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
-from kernelpot.gate import GatedEnergies, SafetyNet, VarianceGate
+from kernelpot.gate import CLOSED_FACTOR, GatedEnergies, SafetyNet, VarianceGate
 from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
@@ -381,6 +381,7 @@ class FittedModel:
             "gate": {
                 "std_low": dict(zip(symbols, self.safety.std_low.tolist(), strict=True)),
                 "fallback": dict(zip(symbols, self.safety.fallback.tolist(), strict=True)),
+                "closed_factor": CLOSED_FACTOR,
                 "origin": self.safety.note,
             },
             "virial_offset": self.virial_offset,

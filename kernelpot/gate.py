@@ -489,13 +489,13 @@ def learn_safety_net(
         low[z] = 1e-3 * prior_std
         counts = []
         for is_unseen, name in ((True, "left out of"), (False, "in")):
-            if (is_unseen, z) in stds:
-                values = np.concatenate(stds[is_unseen, z])
+            values = np.concatenate(stds.get((is_unseen, z), [np.empty(0)]))
+            if len(values):
                 factor = QUANTILE_FACTOR * (1.0 if is_unseen else CHOSEN_FROM_FACTOR)
                 low[z] = max(low[z], factor * float(np.quantile(values, QUANTILE)))
-                counts.append(
-                    f"{factor:g} x that of {len(values)} atoms {name} the choice of sparse points"
-                )
+                counts.append(f"{factor:g} x that of {len(values)} atoms {name} the choice")
+            if len(values) >= ENOUGH_ATOMS:
+                break
         limit = LARGEST_SHARE_OF_PRIOR * prior_std
         if low[z] > limit:
             low[z] = limit

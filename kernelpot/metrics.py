@@ -23,6 +23,7 @@ class Predictor(Protocol):
         self,
         structures: Sequence[Atoms],
         *,
+        gate: Any = ...,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -34,6 +35,7 @@ def evaluate(
     data: Any,
     *,
     keys: LabelKeys | None = None,
+    gate: Any = False,
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -45,6 +47,8 @@ def evaluate(
     data : path, Dataset, ...
         Whatever `read_dataset` takes.
     keys : LabelKeys, optional
+    gate : bool or VarianceGate, default=False
+        As in `KernelPotential.predict`.
     n_threads : int, optional
     progress : callable, optional
 
@@ -60,7 +64,8 @@ def evaluate(
     errors = []
     structures = [frame.atoms for frame in dataset]
     names = [frame.name for frame in dataset]
-    predictions = potential.predict_many(structures, n_threads=n_threads, names=names)
+    options = {"gate": gate} if gate else {}
+    predictions = potential.predict_many(structures, n_threads=n_threads, names=names, **options)
     for done, (frame, predicted) in enumerate(zip(dataset, predictions, strict=True)):
         energy = forces = stress = None
         if frame.energy is not None:

@@ -95,6 +95,14 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     for term in baseline:
         heading, *facts = term.describe()
         lines += ["", heading, *[f"  {fact}" for fact in facts]]
+    gate = model["gate"]
+    lines += ["", "Variance gate (on in calculators): local energies give way to a fallback"]
+    lines += [
+        f"  {s}: from a local std of {low:.4f} eV, wholly at {gate['closed_factor'] * low:.4f} eV; "
+        f"fallback {gate['fallback'][s]:.3f} eV above the free atom and the baseline"
+        for s, low in gate["std_low"].items()
+    ]
+    lines.append(f"  {gate['origin']}")
     if training["notes"]:
         lines += ["", "Choices made from the data, and what to know:"]
         lines += [f"  - {note}" for note in training["notes"]]

@@ -8,6 +8,7 @@ import sys
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 
 import kernelpot as kp
 from kernelpot.cli import main, read_config
@@ -168,6 +169,31 @@ def test_evaluate_says_null_without_labels(fitted, folder, tmp_path, capsys):
     assert report["energy_mae_mev_per_atom"] is not None
 
 
+def test_md_can_stop_at_the_gate_or_go_without(fitted, tmp_path, capsys):
+    apart = Atoms("CuAl", [[0, 0, 0], [0, 0, 1.2]])
+    ase.io.write(tmp_path / "apart.xyz", apart)
+    arguments = ["md", str(fitted), str(tmp_path / "apart.xyz"), "--steps", "2", "--quiet"]
+    assert main([*arguments, "--on-gate", "stop"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "atoms are outside the training data" in message
+    report = tmp_path / "md.json"
+    assert main([*arguments, "--no-gate", "--json", str(report)]) == 0
+    assert json.loads(report.read_text())["max_gate_weight"] == 0
+
+
+def test_evaluation_through_the_gate(fitted, folder, tmp_path):
+    results = []
+    for options in ([], ["--gated"]):
+        report = tmp_path / "errors.json"
+        arguments = ["evaluate", str(fitted), str(folder / "train.xyz"), "--json", str(report)]
+        assert main([*arguments, *options]) == 0
+        results.append(json.loads(report.read_text()))
+    assert results[0]["forces_mae_ev_per_ang"] == pytest.approx(
+        results[1]["forces_mae_ev_per_ang"], rel=0.05
+    )
+
+
 def test_md_runs_and_logs(fitted, folder, tmp_path, capsys):
     log, trajectory, report = (tmp_path / n for n in ("md.csv", "md.traj", "md.json"))
     status = main(
@@ -181,7 +207,7 @@ def test_md_runs_and_logs(fitted, folder, tmp_path, capsys):
     assert result["n_atoms"] == 16
     assert result["time_ps"] == pytest.approx(0.02)
     rows = np.loadtxt(log, delimiter=",", skiprows=1)
-    assert rows.shape == (5, 8)
+    assert rows.shape == (5, 10)
     assert len(ase.io.read(trajectory, ":")) == 5
 
 
