@@ -307,25 +307,3 @@ def accumulate(
             if progress is not None:
                 progress("fit", done, total)
     return factor
-
-
-def peak_bytes(n_sparse: int, n_threads: int) -> float:
-    """Memory a fit needs at its peak, about [bytes].
-
-    Parameters
-    ----------
-    n_sparse : int
-        Sparse points of all terms and species.
-    n_threads : int
-
-    Returns
-    -------
-    float
-        The triangular factor, its inverse and work copies, whitening of each block, the
-        rows under way in every thread, features during selection, and the interpreter
-        with its libraries.
-    """
-    interpreter = 4e8
-    matrices = 6.0 * 8.0 * (n_sparse + 1) ** 2
-    under_way = (n_threads + 1) * 2.5 * BATCH_BYTES
-    return interpreter + max(matrices + under_way, 1.5 * MAX_CANDIDATE_BYTES)

@@ -5,33 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols
-from ase.units import GPa
 
-from kernelpot import defaults, storage
-from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
-from kernelpot.checks import label_sources
-from kernelpot.covariance import KernelTerm
-from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
-from kernelpot.evaluation import LocalModel
-from kernelpot.fitted import FittedModel, Reference, posterior_variances
-from kernelpot.fitting import (
-    Design,
-    Progress,
-    accumulate,
-    canonical_order,
-    choose_sparse_points,
-    peak_bytes,
-)
-from kernelpot.metrics import evaluate
+from kernelpot import storage, training
+from kernelpot.baseline import Wall
+from kernelpot.dataset import LabelKeys, read_dataset
+from kernelpot.fitted import FittedModel
+from kernelpot.fitting import Design, Progress
+from kernelpot.memory import affordable_threads
 from kernelpot.neighbors import NeighborList
-from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
 from kernelpot.report import summary_text
@@ -159,127 +146,25 @@ class KernelPotential:
         """
         started = time.perf_counter()
         threads = thread_count(n_threads)
-        dataset = Dataset(canonical_order(read_dataset(data, keys=keys)))
-        species = dataset.species
-        e0 = atomic_energies(dataset, self._given_e0())
-        terms, notes = self._choose_terms(dataset, e0)
-        notes += _isolated_notes(dataset, e0)
-        noise, noise_notes = self._choose_noise(dataset)
-        notes += noise_notes
-        given = [Wall()] if self.baseline is None else self.baseline
-        walls = [given] if isinstance(given, Wall) else list(given)
-        reference = Reference(e0, [wall.fit(dataset, species) for wall in walls])
-        n_default = defaults.N_SPARSE[self.preset]
-        threads = _fit_memory(memory, terms, n_default, dataset.n_atoms, threads)
-
-        frames = canonical_order(_with_isolated_atoms(dataset, e0))
-        references = [reference.labels(frame.atoms) for frame in frames]
-        kernel_terms = []
-        for index, term in enumerate(terms):
-            kernel_term, found = choose_sparse_points(
-                term,
-                species,
-                frames,
-                given=None if self.sparse_points is None else self.sparse_points[index],
-                default_n_sparse=n_default,
-                seed=self.seed,
-                progress=progress,
-            )
-            kernel_terms.append(kernel_term)
-            notes += [f"term {index}: {note}" for note in found]
-        _check_every_species(kernel_terms, species)
-        design = Design.of(kernel_terms, species)
-        grouped = accumulate(
-            design, frames, references, noise, n_threads=threads, progress=progress
+        settings = self._settings()
+        problem = training.prepare(read_dataset(data, keys=keys), settings)
+        threads = affordable_threads(
+            memory, problem.terms, settings.default_n_sparse, problem.dataset.n_atoms, threads
         )
-        factor = grouped.posterior(noise.sigma)
-        solution = factor.solve()
-        present = sorted({z for z, _ in design.whitening})
-        columns = {z: design.whitened.species(z) for z in present}
-        local = LocalModel(
-            kernel_terms,
-            design.weights(solution),
-            design.whitening,
-            posterior_variances(kernel_terms, factor, columns),
-        )
-        offset = design.virial_offset(solution)
-        training: dict[str, Any] = {
-            "n_structures": len(dataset),
-            "n_atoms": dataset.n_atoms,
-            "n_rows": factor.n_rows,
-            "config_types": dataset.config_types,
-            "sources": label_sources(dataset),
-            "notes": notes + _virial_note(offset, dataset),
-        }
-        fitted = FittedModel(species, reference, local, factor, noise, offset, training)
-        if progress is not None:
-            progress("training errors", 0, 1)
-        training["errors"] = evaluate(fitted, dataset, n_threads=threads)
-        training["wall_seconds"] = time.perf_counter() - started
+        terms, notes = training.select(problem, settings, progress=progress)
+        design = Design.of(terms, problem.species)
+        grouped = training.accumulate(problem, design, n_threads=threads, progress=progress)
+        fitted = training.solve(problem, design, grouped, notes)
+        training.record_errors(fitted, problem.dataset, n_threads=threads, progress=progress)
+        fitted.training["wall_seconds"] = time.perf_counter() - started
         self.fitted_ = fitted
-        self._golden = storage.smallest([frame.atoms for frame in frames])
+        self._golden = storage.smallest([frame.atoms for frame in problem.frames])
         return self
 
-    def _given_e0(self) -> Mapping[int, float] | str | None:
-        if self.e0 is None or isinstance(self.e0, str):
-            if self.e0 not in (None, "isolated", "least_squares"):
-                raise ValueError(
-                    f"`e0` must be a mapping, 'isolated' or 'least_squares', got {self.e0!r}"
-                )
-            return self.e0
-        wrong = [symbol for symbol in self.e0 if symbol not in atomic_numbers]
-        if wrong:
-            raise ValueError(f"`e0`: not a chemical symbol: {', '.join(map(repr, wrong))}")
-        return {atomic_numbers[symbol]: float(e) for symbol, e in self.e0.items()}
-
-    def _choose_terms(self, data: Dataset, e0: AtomicEnergies) -> tuple[list[SOAPTerm], list[str]]:
-        if self.preset not in defaults.N_SPARSE:
-            raise ValueError(
-                f"`preset` must be one of {', '.join(defaults.N_SPARSE)}, got {self.preset!r}"
-            )
-        if self.terms is not None:
-            if not self.terms:
-                raise ValueError("`terms` must hold at least one SOAPTerm, got none")
-            terms = list(self.terms)
-            if self.n_sparse is not None:
-                if all(t.n_sparse is not None for t in terms):
-                    raise ValueError(
-                        "`n_sparse` has no effect: every term names its own number; change "
-                        "the terms, or leave n_sparse out of them"
-                    )
-                terms = [
-                    t if t.n_sparse is not None else replace(t, n_sparse=self.n_sparse)
-                    for t in terms
-                ]
-            if self.sparse_points is not None and len(self.sparse_points) != len(self.terms):
-                raise ValueError(
-                    "`sparse_points` must have one entry per term, got "
-                    f"{len(self.sparse_points)} for {len(self.terms)}"
-                )
-            return terms, []
-        if self.sparse_points is not None:
-            raise ValueError("`sparse_points` needs explicit `terms`")
-        return defaults.terms(data, e0, n_sparse=self.n_sparse)
-
-    def _choose_noise(self, data: Dataset) -> tuple[Noise, list[str]]:
-        sigmas, notes = defaults.sigmas(data)
-        for name in ("sigma_energy", "sigma_forces", "sigma_stress"):
-            value = getattr(self, name)
-            if value is not None:
-                sigmas[name] = float(value)
-                notes = [note for note in notes if not note.startswith(name)]
-        unknown = set(self.config_type_sigma or {}) - set(data.config_types)
-        if unknown:
-            raise ValueError(
-                f"`config_type_sigma` names {', '.join(sorted(unknown))}; the data have "
-                f"{', '.join(sorted(data.config_types))}"
-            )
-        noise = Noise(
-            **sigmas,
-            config_types=dict(self.config_type_sigma or {}),
-            bulk_volume=bulk_volume(list(data)),
+    def _settings(self) -> training.Settings:
+        return training.Settings(
+            **{f.name: getattr(self, f.name) for f in fields(training.Settings)}
         )
-        return noise, notes
 
     # ---- prediction ----------------------------------------------------------------
 
@@ -460,10 +345,7 @@ class KernelPotential:
 
     def _parameters(self) -> dict[str, Any]:
         """Arguments of the constructor (given sparse points are not kept in files)."""
-        names = (
-            "terms", "preset", "n_sparse", "sigma_energy", "sigma_forces", "sigma_stress",
-            "config_type_sigma", "e0", "baseline", "seed",
-        )  # fmt: skip
+        names = [f.name for f in fields(training.Settings) if f.name != "sparse_points"]
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -508,113 +390,3 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> KernelPotentia
     KernelPotential
     """
     return KernelPotential.load(path, verify=verify)
-
-
-def parse_memory(memory: float | str) -> float:
-    """Bytes meant by a number or by text such as ``"2GB"`` or ``"500 MB"``.
-
-    Raises
-    ------
-    ValueError
-        If the text is not a size.
-    """
-    if isinstance(memory, str):
-        text = memory.strip().upper().removesuffix("B").removesuffix("I")
-        units = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-        scale = units.get(text[-1:], 1.0)
-        try:
-            value = float(text.rstrip("KMGT").strip()) * scale
-        except ValueError:
-            value = -1.0
-    else:
-        value = float(memory)
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"`memory` must be a size such as '2GB' or bytes, got {memory!r}")
-    return value
-
-
-def _fit_memory(
-    memory: float | str | None, terms: Sequence[SOAPTerm], default: int, n_atoms: int, threads: int
-) -> int:
-    """Threads that a memory budget allows; refuse where not even one does."""
-    if memory is None:
-        return threads
-    budget = parse_memory(memory)
-    counts = [t.n_sparse or min(default, n_atoms) for t in terms]
-    while threads > 1 and peak_bytes(sum(counts), threads) > budget:
-        threads -= 1
-    needed = peak_bytes(sum(counts), threads)
-    if needed > budget:
-        affordable = next((m for m in range(sum(counts), 0, -10) if peak_bytes(m, 1) <= budget), 0)
-        remedy = (
-            f"the budget holds {affordable // len(counts)} points per term: lower n_sparse or "
-            "raise the budget"
-            if affordable
-            else "any fit needs more: raise the budget"
-        )
-        raise ValueError(
-            f"{sum(counts)} sparse points need {needed / 1e9:.2f} GB, the memory budget is "
-            f"{budget / 1e9:.2f} GB; {remedy}"
-        )
-    return threads
-
-
-def _with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
-    """Frames to fit; each species with a known e0 gets one isolated atom of that energy."""
-    frames = [f for f in data if not (f.is_isolated_atom and e0.absolute)]
-    if e0.absolute:
-        for z, energy in e0.e0.items():
-            atoms = Atoms(numbers=[z], positions=np.zeros((1, 3)))
-            frames.append(
-                Frame(
-                    atoms,
-                    energy,
-                    None,
-                    None,
-                    "isolated_atom",
-                    f"isolated {chemical_symbols[z]}",
-                    {"energy": e0.origin},
-                    {"energy": SIGMA_ISOLATED},
-                )
-            )
-    return frames
-
-
-def _check_every_species(terms: Sequence[KernelTerm], species: Sequence[int]) -> None:
-    missing = [
-        chemical_symbols[number]
-        for z, number in enumerate(species)
-        if not any(z in term.sparse for term in terms)
-    ]
-    if missing:
-        raise ValueError(
-            f"`sparse_points` has no environment of {', '.join(missing)} in any term: add one, "
-            "or leave a term's list out to have it selected"
-        )
-
-
-def _isolated_notes(data: Dataset, e0: AtomicEnergies) -> list[str]:
-    """Say so where isolated atoms in the data contradict the e0 used."""
-    notes = []
-    for frame in data:
-        if frame.is_isolated_atom and frame.energy is not None and e0.absolute:
-            number = int(frame.atoms.numbers[0])
-            if abs(frame.energy - e0.e0[number]) > 0.01:
-                notes.append(
-                    f"{frame.name}: the isolated {chemical_symbols[number]} of "
-                    f"{frame.energy:.4f} eV is not used; e0 is {e0.e0[number]:.4f} eV ({e0.origin})"
-                )
-    return notes
-
-
-def _virial_note(offset: float, data: Dataset) -> list[str]:
-    """Say so where virials contradict energies by a constant (above 20 meV/atom)."""
-    labelled = [f for f in data if f.virial is not None]
-    if abs(offset) < 0.02 or not labelled:
-        return []
-    volume = float(np.median([f.atoms.get_volume() / len(f) for f in labelled]))
-    return [
-        f"virial labels contradict the energies by a constant {offset:+.3f} eV/atom (about "
-        f"{offset / volume / GPa:+.2f} GPa of pressure; an unconverged basis does this). The "
-        "energies were followed: predicted stresses differ from the labels by that much"
-    ]

@@ -546,7 +546,7 @@ def test_every_way_to_evaluate_refuses_what_is_unsound(potential):
 
 
 def test_a_tight_memory_budget_costs_threads_before_it_refuses(labelled, small_terms):
-    from kernelpot.fitting import peak_bytes
+    from kernelpot.memory import peak_bytes
 
     few = peak_bytes(120, 1) * 1.01
     assert peak_bytes(120, 12) > few

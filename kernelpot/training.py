@@ -1,0 +1,336 @@
+"""The stages of a fit, from labelled frames to a fitted model.
+
+`prepare` fixes everything known before the kernels (e0, terms, noise, baseline),
+`select` chooses the sparse points, `accumulate` streams the labels into triangular
+factors, `solve` turns these into a model. What passes between stages is immutable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from ase.units import GPa
+
+from kernelpot import defaults, fitting
+from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
+from kernelpot.checks import label_sources
+from kernelpot.covariance import KernelTerm
+from kernelpot.dataset import Dataset, Frame
+from kernelpot.evaluation import LocalModel
+from kernelpot.fitted import FittedModel, Reference, posterior_variances
+from kernelpot.fitting import (
+    Design,
+    KnownLabels,
+    Progress,
+    canonical_order,
+    choose_sparse_points,
+)
+from kernelpot.metrics import evaluate
+from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
+from kernelpot.regression import GroupedFactor
+from kernelpot.terms import SOAPTerm
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for: the parameters of `KernelPotential`."""
+
+    terms: Sequence[SOAPTerm] | None = None
+    preset: str = "default"
+    n_sparse: int | None = None
+    sigma_energy: float | None = None
+    sigma_forces: float | None = None
+    sigma_stress: float | None = None
+    config_type_sigma: Mapping[str, Mapping[str, float]] | None = None
+    e0: Mapping[str, float] | str | None = None
+    baseline: Wall | Sequence[Wall] | None = None
+    sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None
+    seed: int = 0
+
+    @property
+    def default_n_sparse(self) -> int:
+        """Sparse points of a term that names no number."""
+        return defaults.N_SPARSE[self.preset]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything known before the kernels.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        In canonical order.
+    species : tuple of int
+    terms : list of SOAPTerm
+    noise : Noise
+    reference : Reference
+        What the kernels need not explain.
+    frames : list of Frame
+        What is fitted: the data, and one isolated atom per species where e0 is known.
+    references : list of KnownLabels
+        Energy, forces and virial of `reference` for each of `frames`.
+    notes : list of str
+        Choices made, for the user.
+    """
+
+    dataset: Dataset
+    species: tuple[int, ...]
+    terms: Sequence[SOAPTerm]
+    noise: Noise
+    reference: Reference
+    frames: Sequence[Frame]
+    references: Sequence[KnownLabels]
+    notes: Sequence[str]
+
+
+# ---- stages ----------------------------------------------------------------------------
+
+
+def prepare(data: Dataset, settings: Settings) -> Problem:
+    """Choose e0, terms, noise and baseline; cheap, so that every refusal comes first.
+
+    Raises
+    ------
+    ValueError
+        If data or parameters are unusable; the message names the remedy.
+    """
+    dataset = Dataset(canonical_order(data))
+    e0 = atomic_energies(dataset, _given_e0(settings.e0))
+    terms, notes = _choose_terms(settings, dataset, e0)
+    noise, noise_notes = _choose_noise(settings, dataset)
+    given = [Wall()] if settings.baseline is None else settings.baseline
+    walls = [given] if isinstance(given, Wall) else list(given)
+    reference = Reference(e0, [wall.fit(dataset, dataset.species) for wall in walls])
+    frames = canonical_order(with_isolated_atoms(dataset, e0))
+    return Problem(
+        dataset,
+        dataset.species,
+        terms,
+        noise,
+        reference,
+        frames,
+        [reference.labels(frame.atoms) for frame in frames],
+        [*notes, *_isolated_notes(dataset, e0), *noise_notes],
+    )
+
+
+def select(
+    problem: Problem, settings: Settings, *, progress: Progress | None = None
+) -> tuple[list[KernelTerm], list[str]]:
+    """Choose the sparse points of every term.
+
+    Returns
+    -------
+    terms : list of KernelTerm
+    notes : list of str
+
+    Raises
+    ------
+    ValueError
+        If more points are asked for than there are environments, or given ones leave
+        out a species.
+    """
+    kernel_terms, notes = [], []
+    for index, term in enumerate(problem.terms):
+        kernel_term, found = choose_sparse_points(
+            term,
+            problem.species,
+            problem.frames,
+            given=None if settings.sparse_points is None else settings.sparse_points[index],
+            default_n_sparse=settings.default_n_sparse,
+            seed=settings.seed,
+            progress=progress,
+        )
+        kernel_terms.append(kernel_term)
+        notes += [f"term {index}: {note}" for note in found]
+    _check_every_species(kernel_terms, problem.species)
+    return kernel_terms, notes
+
+
+def accumulate(
+    problem: Problem, design: Design, *, n_threads: int = 1, progress: Progress | None = None
+) -> GroupedFactor:
+    """Stream the labels of all frames into the factors of their groups."""
+    return fitting.accumulate(
+        design,
+        problem.frames,
+        problem.references,
+        problem.noise,
+        n_threads=n_threads,
+        progress=progress,
+    )
+
+
+def solve(
+    problem: Problem, design: Design, grouped: GroupedFactor, notes: Sequence[str] = ()
+) -> FittedModel:
+    """Combine the factors with the prior, and make a model of the solution.
+
+    The training record holds what was fitted; `record_errors` adds the errors.
+    """
+    factor = grouped.posterior(problem.noise.sigma)
+    solution = factor.solve()
+    present = sorted({z for z, _ in design.whitening})
+    columns = {z: design.whitened.species(z) for z in present}
+    local = LocalModel(
+        design.terms,
+        design.weights(solution),
+        design.whitening,
+        posterior_variances(design.terms, factor, columns),
+    )
+    offset = design.virial_offset(solution)
+    dataset = problem.dataset
+    training: dict[str, Any] = {
+        "n_structures": len(dataset),
+        "n_atoms": dataset.n_atoms,
+        "n_rows": factor.n_rows,
+        "config_types": dataset.config_types,
+        "sources": label_sources(dataset),
+        "notes": [*problem.notes, *notes, *_virial_note(offset, dataset)],
+    }
+    return FittedModel(
+        problem.species, problem.reference, local, factor, problem.noise, offset, training
+    )
+
+
+def record_errors(
+    model: FittedModel,
+    dataset: Dataset,
+    *,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Put the errors on the training data into the model's training record."""
+    if progress is not None:
+        progress("training errors", 0, 1)
+    model.training["errors"] = evaluate(model, dataset, n_threads=n_threads)
+
+
+# ---- choices ---------------------------------------------------------------------------
+
+
+def _given_e0(e0: Mapping[str, float] | str | None) -> Mapping[int, float] | str | None:
+    if e0 is None or isinstance(e0, str):
+        if e0 not in (None, "isolated", "least_squares"):
+            raise ValueError(f"`e0` must be a mapping, 'isolated' or 'least_squares', got {e0!r}")
+        return e0
+    wrong = [symbol for symbol in e0 if symbol not in atomic_numbers]
+    if wrong:
+        raise ValueError(f"`e0`: not a chemical symbol: {', '.join(map(repr, wrong))}")
+    return {atomic_numbers[symbol]: float(e) for symbol, e in e0.items()}
+
+
+def _choose_terms(
+    settings: Settings, data: Dataset, e0: AtomicEnergies
+) -> tuple[list[SOAPTerm], list[str]]:
+    if settings.preset not in defaults.N_SPARSE:
+        raise ValueError(
+            f"`preset` must be one of {', '.join(defaults.N_SPARSE)}, got {settings.preset!r}"
+        )
+    if settings.terms is None:
+        if settings.sparse_points is not None:
+            raise ValueError("`sparse_points` needs explicit `terms`")
+        return defaults.terms(data, e0, n_sparse=settings.n_sparse)
+    terms = list(settings.terms)
+    if not terms:
+        raise ValueError("`terms` must hold at least one SOAPTerm, got none")
+    if settings.n_sparse is not None:
+        if all(t.n_sparse is not None for t in terms):
+            raise ValueError(
+                "`n_sparse` has no effect: every term names its own number; change "
+                "the terms, or leave n_sparse out of them"
+            )
+        terms = [
+            t if t.n_sparse is not None else replace(t, n_sparse=settings.n_sparse) for t in terms
+        ]
+    if settings.sparse_points is not None and len(settings.sparse_points) != len(terms):
+        raise ValueError(
+            "`sparse_points` must have one entry per term, got "
+            f"{len(settings.sparse_points)} for {len(terms)}"
+        )
+    return terms, []
+
+
+def _choose_noise(settings: Settings, data: Dataset) -> tuple[Noise, list[str]]:
+    sigmas, notes = defaults.sigmas(data)
+    for name in ("sigma_energy", "sigma_forces", "sigma_stress"):
+        value = getattr(settings, name)
+        if value is not None:
+            sigmas[name] = float(value)
+            notes = [note for note in notes if not note.startswith(name)]
+    config_types = dict(settings.config_type_sigma or {})
+    unknown = set(config_types) - set(data.config_types)
+    if unknown:
+        raise ValueError(
+            f"`config_type_sigma` names {', '.join(sorted(unknown))}; the data have "
+            f"{', '.join(sorted(data.config_types))}"
+        )
+    noise = Noise(**sigmas, config_types=config_types, bulk_volume=bulk_volume(list(data)))
+    return noise, notes
+
+
+def with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
+    """Frames to fit; each species with a known e0 gets one isolated atom of that energy."""
+    frames = [f for f in data if not (f.is_isolated_atom and e0.absolute)]
+    if e0.absolute:
+        for z, energy in e0.e0.items():
+            atoms = Atoms(numbers=[z], positions=np.zeros((1, 3)))
+            frames.append(
+                Frame(
+                    atoms,
+                    energy,
+                    None,
+                    None,
+                    "isolated_atom",
+                    f"isolated {chemical_symbols[z]}",
+                    {"energy": e0.origin},
+                    {"energy": SIGMA_ISOLATED},
+                )
+            )
+    return frames
+
+
+def _check_every_species(terms: Sequence[KernelTerm], species: Sequence[int]) -> None:
+    missing = [
+        chemical_symbols[number]
+        for z, number in enumerate(species)
+        if not any(z in term.sparse for term in terms)
+    ]
+    if missing:
+        raise ValueError(
+            f"`sparse_points` has no environment of {', '.join(missing)} in any term: add one, "
+            "or leave a term's list out to have it selected"
+        )
+
+
+def _isolated_notes(data: Dataset, e0: AtomicEnergies) -> list[str]:
+    """Say so where isolated atoms in the data contradict the e0 used."""
+    notes = []
+    for frame in data:
+        if frame.is_isolated_atom and frame.energy is not None and e0.absolute:
+            number = int(frame.atoms.numbers[0])
+            if abs(frame.energy - e0.e0[number]) > 0.01:
+                notes.append(
+                    f"{frame.name}: the isolated {chemical_symbols[number]} of "
+                    f"{frame.energy:.4f} eV is not used; e0 is {e0.e0[number]:.4f} eV ({e0.origin})"
+                )
+    return notes
+
+
+def _virial_note(offset: float, data: Dataset) -> list[str]:
+    """Say so where virials contradict energies by a constant (above 20 meV/atom)."""
+    labelled = [f for f in data if f.virial is not None]
+    if abs(offset) < 0.02 or not labelled:
+        return []
+    volume = float(np.median([f.atoms.get_volume() / len(f) for f in labelled]))
+    return [
+        f"virial labels contradict the energies by a constant {offset:+.3f} eV/atom (about "
+        f"{offset / volume / GPa:+.2f} GPa of pressure; an unconverged basis does this). The "
+        "energies were followed: predicted stresses differ from the labels by that much"
+    ]
