@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from kernelpot._version import __version__
 
 # Fields of the configuration file that go to `fit`, not to the constructor.
-_FIT_OPTIONS = ("memory", "n_threads")
+_FIT_OPTIONS = ("memory", "n_threads", "optimize")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")
     fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
     fit.add_argument("--e0", choices=("isolated", "least_squares"))
+    fit.add_argument(
+        "--optimize",
+        choices=("loo", "evidence", "none"),
+        help="how noise that is not given is chosen (default: leave one structure out)",
+    )
     fit.add_argument("--memory", help="memory budget, such as 2GB")
     fit.add_argument("--seed", type=int)
     _add_keys(fit)
@@ -186,7 +191,7 @@ def read_config(path: str) -> dict[str, Any]:
 
     Tables ``[[terms]]`` hold the fields of `SOAPTerm`, ``[keys]`` those of
     `LabelKeys`; everything else is a parameter of `KernelPotential` (or ``memory``,
-    ``n_threads`` of `fit`).
+    ``n_threads``, ``optimize`` of `fit`).
 
     Raises
     ------
@@ -255,6 +260,10 @@ def _fit(arguments: argparse.Namespace) -> None:
         if value is not None:
             config[name] = value
     options = {name: config.pop(name) for name in _FIT_OPTIONS if name in config}
+    if arguments.optimize is not None:
+        options["optimize"] = arguments.optimize
+    if options.get("optimize") == "none":
+        options["optimize"] = None
     if arguments.memory is not None:
         options["memory"] = arguments.memory
     if arguments.threads is not None:

@@ -177,7 +177,6 @@ def select_columns(grouped: GroupedFactor, columns: IntArray) -> GroupedFactor:
             smaller.n_rows = triangle.n_rows
             result.triangles[group] = smaller
         else:
-            result.update(
-                group, grouped.rows[group][:, columns], grouped.rows[group][:, -1]
-            )
+            rows = grouped.rows[group]
+            result.update(group, rows[:, columns], rows[:, -1])
     return result

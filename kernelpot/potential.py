@@ -23,6 +23,7 @@ from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
 from kernelpot.report import summary_text
 from kernelpot.terms import SOAPTerm
+from kernelpot.tuning import METHODS
 
 if TYPE_CHECKING:
     from kernelpot.calculator import KernelPotCalculator
@@ -114,6 +115,7 @@ class KernelPotential:
         data: Any,
         *,
         keys: LabelKeys | None = None,
+        optimize: str | None = "loo",
         memory: float | str | None = None,
         n_threads: int | None = None,
         progress: Progress | None = None,
@@ -126,6 +128,10 @@ class KernelPotential:
             Whatever `read_dataset` takes.
         keys : LabelKeys, optional
             Names of the labels.
+        optimize : {"loo", "evidence", None}, default="loo"
+            How noise (and, of default terms, delta) is chosen where not given: by the
+            error of leaving one structure out, by the evidence (the marginal
+            likelihood), or not at all. `summary` shows the values before and after.
         memory : float or str, optional
             Budget in bytes, or such as ``"2GB"``; refused before any work where the
             factor of the chosen number of sparse points does not fit.
@@ -145,6 +151,8 @@ class KernelPotential:
             If data or parameters are unusable; the message names the remedy.
         """
         started = time.perf_counter()
+        if optimize not in METHODS:
+            raise ValueError(f"`optimize` must be 'loo', 'evidence' or None, got {optimize!r}")
         threads = thread_count(n_threads)
         settings = self._settings()
         problem = training.prepare(read_dataset(data, keys=keys), settings)
@@ -154,7 +162,10 @@ class KernelPotential:
         terms, notes = training.select(problem, settings, progress=progress)
         design = Design.of(terms, problem.species)
         grouped = training.accumulate(problem, design, n_threads=threads, progress=progress)
-        fitted = training.solve(problem, design, grouped, notes)
+        choice = training.choose_hyperparameters(
+            optimize, problem, settings, design, grouped, n_threads=threads, progress=progress
+        )
+        fitted = training.solve(problem, choice, grouped, notes)
         training.record_errors(fitted, problem.dataset, n_threads=threads, progress=progress)
         fitted.training["wall_seconds"] = time.perf_counter() - started
         self.fitted_ = fitted

@@ -86,6 +86,7 @@ def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
     for name, sigmas in model["config_type_sigma"].items():
         values = ", ".join(f"{kind} {value:g}" for kind, value in sigmas.items())
         lines.append(f"  {name}: {values}")
+    lines += _hyperparameter_lines(training.get("hyperparameters", {}))
     lines += ["", f"Isolated atoms ({model['e0_origin']}):"]
     lines += [f"  {s} {e:.4f} eV" for s, e in model["e0"].items()]
     if model["e0_note"]:
@@ -99,6 +100,35 @@ def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
     if "errors" in training:
         lines += ["", "Errors on the training data:", error_table(training["errors"])]
     return "\n".join(lines)
+
+
+def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:
+    """How noise and prior scales were chosen, before and after."""
+    if not record.get("method"):
+        return []
+    how = {
+        "loo": "leaving one structure out",
+        "evidence": "the evidence",
+    }[record["method"]]
+    changed = [
+        f"{name} {before:.3g} -> {after:.3g}"
+        for name, (before, after) in record["sigmas"].items()
+        if before != after
+    ] + [f"delta of term {t} x {f:.3g}" for t, f in enumerate(record["delta_factors"]) if f != 1.0]
+    lines = [
+        f"  Chosen by {how} ({record['n_structures']} structures): "
+        + (", ".join(changed) if changed else "the defaults are as good as any"),
+        f"  Effective number of parameters: {record['n_parameters']:.0f}",
+    ]
+    before, after = record["loo"]["before"], record["loo"]["after"]
+    shown = (("energy", 1e3, 2, "meV/atom"), ("forces", 1.0, 4, "eV/Å"), ("stress", 1.0, 5, "eV/Å^3"))
+    errors = [
+        f"{kind} {scale * before[kind]:.{digits}f} -> {scale * after[kind]:.{digits}f} {unit}"
+        for kind, scale, digits, unit in shown
+        if before[kind] is not None
+    ]
+    lines.append(f"  Error of structures left out (mean absolute): {', '.join(errors)}")
+    return lines
 
 
 def _extent(values: Sequence[float] | None, digits: int) -> str:

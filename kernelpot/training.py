@@ -2,7 +2,8 @@
 
 `prepare` fixes everything known before the kernels (e0, terms, noise, baseline),
 `select` chooses the sparse points, `accumulate` streams the labels into triangular
-factors, `solve` turns these into a model. What passes between stages is immutable.
+factors, `choose_hyperparameters` looks for noise and prior scales that the data prefer,
+`solve` turns all this into a model. What passes between stages is immutable.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.units import GPa
@@ -30,10 +32,14 @@ from kernelpot.fitting import (
     canonical_order,
     choose_sparse_points,
 )
+from kernelpot.leave_one_out import StructureRows, build_rows, choose_structures
 from kernelpot.metrics import evaluate
-from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
+from kernelpot.observations import KINDS, SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.regression import GroupedFactor
 from kernelpot.terms import SOAPTerm
+from kernelpot.tuning import Free, column_scale, tune
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -167,14 +173,105 @@ def accumulate(
     )
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Hyper-parameters chosen after the labels were accumulated.
+
+    Attributes
+    ----------
+    noise : Noise
+    design : Design
+        With the delta chosen.
+    scale : ndarray of shape (n_columns,)
+        Of the columns of the accumulated rows, to those of `design`.
+    structures : list of StructureRows
+        Rows of some structures, by the design before the choice.
+    record : dict
+        What was chosen, how, and the leave-one-structure-out errors.
+    notes : list of str
+    """
+
+    noise: Noise
+    design: Design
+    scale: FloatArray
+    structures: Sequence[StructureRows]
+    record: dict[str, Any]
+    notes: Sequence[str]
+
+
+def choose_hyperparameters(
+    method: str | None,
+    problem: Problem,
+    settings: Settings,
+    design: Design,
+    grouped: GroupedFactor,
+    *,
+    n_threads: int = 1,
+    progress: Progress | None = None,
+) -> Choice:
+    """Choose noise and prior scales that the user did not give.
+
+    Parameters
+    ----------
+    method : {"loo", "evidence", None}
+    problem, settings, design, grouped
+        What the earlier stages made.
+    n_threads : int
+    progress : callable, optional
+
+    Returns
+    -------
+    Choice
+    """
+    labelled = {kind for kind, config_type in grouped.groups if not config_type}  # type: ignore[misc]
+    free = Free(
+        tuple(
+            kind
+            for kind in KINDS
+            if kind in labelled and getattr(settings, f"sigma_{kind}") is None
+        ),
+        tuple(range(len(problem.terms))) if settings.terms is None else (),
+    )
+    structures: list[StructureRows] = []
+    if method is not None and free.names:
+        chosen = choose_structures(problem.frames, design.n_columns, seed=settings.seed)
+        structures = build_rows(
+            design,
+            problem.frames,
+            problem.references,
+            problem.noise,
+            chosen,
+            n_threads=n_threads,
+        )
+    tuned = tune(
+        method,
+        grouped,
+        design.whitened,
+        problem.noise,
+        free,
+        structures,
+        n_threads=n_threads,
+        progress=progress,
+    )
+    return Choice(
+        tuned.noise,
+        design.rescaled(tuned.delta),
+        column_scale(design.whitened, tuned.delta),
+        structures,
+        tuned.record,
+        tuned.notes,
+    )
+
+
 def solve(
-    problem: Problem, design: Design, grouped: GroupedFactor, notes: Sequence[str] = ()
+    problem: Problem, choice: Choice, grouped: GroupedFactor, notes: Sequence[str] = ()
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
     The training record holds what was fitted; `record_errors` adds the errors.
     """
-    factor = grouped.posterior(problem.noise.sigma)
+    design, noise = choice.design, choice.noise
+    factor = grouped.posterior(noise.sigma, choice.scale)
     solution = factor.solve()
     present = sorted({z for z, _ in design.whitening})
     columns = {z: design.whitened.species(z) for z in present}
@@ -192,11 +289,15 @@ def solve(
         "n_rows": factor.n_rows,
         "config_types": dataset.config_types,
         "sources": label_sources(dataset),
-        "notes": [*problem.notes, *notes, *_virial_note(offset, dataset)],
+        "hyperparameters": choice.record,
+        "notes": [
+            *_still_true(problem.notes, problem.noise, noise),
+            *notes,
+            *choice.notes,
+            *_virial_note(offset, dataset),
+        ],
     }
-    return FittedModel(
-        problem.species, problem.reference, local, factor, problem.noise, offset, training
-    )
+    return FittedModel(problem.species, problem.reference, local, factor, noise, offset, training)
 
 
 def record_errors(
@@ -321,6 +422,13 @@ def _isolated_notes(data: Dataset, e0: AtomicEnergies) -> list[str]:
                     f"{frame.energy:.4f} eV is not used; e0 is {e0.e0[number]:.4f} eV ({e0.origin})"
                 )
     return notes
+
+
+def _still_true(notes: Sequence[str], before: Noise, after: Noise) -> list[str]:
+    """Notes without those on defaults that were replaced."""
+    names = ("sigma_energy", "sigma_forces", "sigma_stress")
+    changed = tuple(n for n in names if getattr(before, n) != getattr(after, n))
+    return [note for note in notes if not (changed and note.startswith(changed))]
 
 
 def _virial_note(offset: float, data: Dataset) -> list[str]:
