@@ -10,8 +10,11 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from kernelpot.dataset import check_cell
-from kernelpot.neighbors import SkinList
+from kernelpot.neighbors import NeighborList, SkinList
 from kernelpot.potential import KernelPotential, load
+
+# Standard deviations computed only where they are asked for.
+_FULL_STD = ("energy_std", "forces_std", "stress_std")
 
 
 class KernelPotCalculator(Calculator):
@@ -42,7 +45,10 @@ class KernelPotCalculator(Calculator):
     results : dict
         ``energy``, ``free_energy`` (equal), ``energies`` [eV], ``forces`` [eV/Å],
         ``stress`` (6, [eV/Å^3], only with three-dimensional periodicity), and on
-        request ``energies_std`` [eV] and ``spilling``.
+        request ``energies_std`` [eV] and ``spilling``, ``energy_std`` [eV],
+        ``forces_std`` [eV/Å] and ``stress_std`` [eV/Å^3, periodic only]. The last three
+        cost many times the rest and are computed for a configuration only when asked
+        for: ``calc.get_property("forces_std", atoms)``.
     n_evaluations : int
         How many configurations were evaluated.
 
@@ -61,6 +67,7 @@ class KernelPotCalculator(Calculator):
         "stress",
         "energies_std",
         "spilling",
+        *_FULL_STD,
     ]
 
     def __init__(
@@ -90,7 +97,10 @@ class KernelPotCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Evaluate everything at once; called by ASE when atoms have changed.
+        """Evaluate everything at once; called by ASE when something is missing.
+
+        Results that the configuration already has are kept: asking for `forces_std`
+        later adds the standard deviations alone.
 
         Parameters
         ----------
@@ -99,18 +109,27 @@ class KernelPotCalculator(Calculator):
         system_changes : sequence of str
         """
         super().calculate(atoms, properties, system_changes)
-        if {"energies_std", "spilling"} & set(properties):
-            self.with_std = True
+        local_std = bool({"energies_std", "spilling"} & set(properties))
+        self.with_std = self.with_std or local_std
         check_cell(self.atoms, "structure")
         neighbors = self._list.update(self.atoms)
+        if system_changes:
+            self.results = {}
+        if not self.results or local_std:
+            self._evaluate(neighbors)
+        if set(_FULL_STD) & set(properties):
+            full = self.model.full_std(self.atoms, neighbors=neighbors, n_threads=self.n_threads)
+            self.results.update({k: v for k, v in full.items() if v is not None})
+
+    def _evaluate(self, neighbors: NeighborList) -> None:
         predicted = self.model.predict(
             self.atoms,
-            return_std=self.with_std,
+            return_std="local" if self.with_std else False,
             neighbors=neighbors,
             n_threads=self.n_threads,
         )
         self.n_evaluations += 1
-        self.results = {
+        self.results |= {
             "energy": predicted.energy,
             "free_energy": predicted.energy,
             "energies": predicted.energies,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,15 @@ from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, pair_forces
 from kernelpot.neighbors import NeighborList, neighbor_list
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
+from kernelpot.posterior import Posterior
 from kernelpot.prediction import Prediction
 from kernelpot.regression import LocalVariance, TriangularFactor
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+# What `return_std` may be.
+ReturnStd = bool | Literal["local"]
 
 # Small structures are evaluated together up to so many atoms: matrix products of a few
 # rows are bound by memory.
@@ -140,7 +145,7 @@ class FittedModel:
         self,
         atoms: Atoms,
         *,
-        return_std: bool = False,
+        return_std: ReturnStd = False,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
     ) -> Prediction:
@@ -149,7 +154,7 @@ class FittedModel:
         Parameters
         ----------
         atoms : ase.Atoms
-        return_std : bool
+        return_std : bool or "local"
         neighbors : NeighborList, optional
         n_threads : int, optional
 
@@ -166,7 +171,7 @@ class FittedModel:
         self,
         structures: Sequence[Atoms],
         *,
-        return_std: bool = False,
+        return_std: ReturnStd = False,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -175,7 +180,7 @@ class FittedModel:
         Parameters
         ----------
         structures : sequence of ase.Atoms
-        return_std : bool
+        return_std : bool or "local"
         n_threads : int, optional
         names : sequence of str, optional
             For messages.
@@ -195,15 +200,18 @@ class FittedModel:
         structures: Sequence[Atoms],
         pairs: NeighborList,
         *,
-        return_std: bool,
+        return_std: ReturnStd,
         n_threads: int | None,
     ) -> list[Prediction]:
         """Evaluate structures whose atoms are numbered through in `pairs`."""
+        local_only = return_std == "local"
+        if not (local_only or isinstance(return_std, bool | np.bool_)):
+            raise ValueError(f"`return_std` must be False, True or 'local', got {return_std!r}")
         numbers = np.concatenate([atoms.numbers for atoms in structures])
         displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
         check_distances(pairs, displacements, "structure")
         found = self._evaluate(
-            numbers, pairs, displacements, variance=return_std, n_threads=n_threads
+            numbers, pairs, displacements, variance=bool(return_std), n_threads=n_threads
         )
         energies, gradient = found.energies, found.pair_gradient
         assert gradient is not None
@@ -222,18 +230,66 @@ class FittedModel:
             stress = None
             if np.all(atoms.pbc):
                 stress = voigt(displacements[p].T @ gradient[p]) / atoms.get_volume()
-            result.append(
-                Prediction(
-                    float(energies[own].sum()),
-                    energies[own],
-                    forces[own],
-                    stress,
-                    None if std is None else std[own],
-                    None if spilling is None else spilling[own],
-                )
+            predicted = Prediction(
+                float(energies[own].sum()),
+                energies[own],
+                forces[own],
+                stress,
+                None if std is None else std[own],
+                None if spilling is None else spilling[own],
             )
+            if return_std and not local_only:
+                part = NeighborList(
+                    pairs.first[own.start : own.stop + 1] - p.start,
+                    pairs.neighbors[p] - own.start,
+                    pairs.shifts[p],
+                )
+                full = self.full_std(atoms, neighbors=part, n_threads=n_threads)
+                predicted = replace(predicted, **full)
+            result.append(predicted)
             start = own.stop
         return result
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """Posterior of total energies, forces and virials."""
+        return Posterior(self.local.terms, self.local.whitening, self.factor)
+
+    def full_std(
+        self,
+        atoms: Atoms,
+        *,
+        neighbors: NeighborList | None = None,
+        n_threads: int | None = None,
+    ) -> dict[str, Any]:
+        """Standard deviations that need the posterior of all species together.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        neighbors : NeighborList, optional
+        n_threads : int, optional
+
+        Returns
+        -------
+        dict
+            ``energy_std``, ``forces_std`` and ``stress_std`` as in `Prediction`.
+        """
+        if neighbors is None:
+            neighbors, _ = self._pairs(atoms)
+        periodic = bool(np.all(atoms.pbc))
+        found = self.posterior.std(
+            species_index(atoms.numbers, self.species),
+            neighbors,
+            neighbors.displacements(atoms.positions),
+            virial=periodic,
+            n_threads=thread_count(n_threads),
+        )
+        return {
+            "energy_std": found.energy,
+            "forces_std": found.forces,
+            "stress_std": None if found.virial is None else found.virial / atoms.get_volume(),
+        }
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Standard deviation of local energies; see `KernelPotential.local_std`.

@@ -82,6 +82,13 @@ class DotProductKernel:
         _kernel.kernel_slopes(cosine, *self._args, out)
         return out
 
+    def curvatures(self, cosine: FloatArray) -> FloatArray:
+        """Second derivative of the kernel with respect to the dot product, same shape."""
+        zeta = self.zeta
+        if zeta == 1:
+            return np.zeros_like(cosine)
+        return zeta * (zeta - 1.0) * self.diagonal() * cosine ** (zeta - 2)
+
     def weigh_slopes(self, cosine: FloatArray, cotangent: FloatArray) -> FloatArray:
         """Turn a cotangent of the kernel into one of the cosine, in place.
 

@@ -15,7 +15,7 @@ from ase import Atoms
 from kernelpot import storage, training
 from kernelpot.baseline import Wall
 from kernelpot.dataset import LabelKeys, read_dataset
-from kernelpot.fitted import FittedModel
+from kernelpot.fitted import FittedModel, ReturnStd
 from kernelpot.fitting import Design, Progress
 from kernelpot.memory import affordable_threads
 from kernelpot.neighbors import NeighborList
@@ -27,6 +27,7 @@ from kernelpot.tuning import METHODS
 
 if TYPE_CHECKING:
     from kernelpot.calculator import KernelPotCalculator
+    from kernelpot.committee import Committee
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -197,7 +198,7 @@ class KernelPotential:
         self,
         atoms: Atoms,
         *,
-        return_std: bool = False,
+        return_std: ReturnStd = False,
         gate: bool = False,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
@@ -208,8 +209,11 @@ class KernelPotential:
         ----------
         atoms : ase.Atoms
             Any periodicity; not modified.
-        return_std : bool, default=False
-            Also compute `energies_std` and `spilling`.
+        return_std : bool or "local", default=False
+            Also compute standard deviations. ``"local"``: `energies_std` and `spilling`
+            only, at about the cost of the prediction itself. True: `energy_std`,
+            `forces_std` and `stress_std` too, at the cost of training rows, some
+            hundred times a prediction.
         gate : bool, default=False
             Only False: this version has no variance gate.
         neighbors : NeighborList, optional
@@ -236,7 +240,7 @@ class KernelPotential:
         self,
         structures: Sequence[Atoms],
         *,
-        return_std: bool = False,
+        return_std: ReturnStd = False,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -245,7 +249,7 @@ class KernelPotential:
         Parameters
         ----------
         structures : sequence of ase.Atoms
-        return_std : bool, default=False
+        return_std : bool or "local", default=False
             As in `predict`.
         n_threads : int, optional
             As in `fit`.
@@ -314,6 +318,39 @@ class KernelPotential:
         from kernelpot.calculator import KernelPotCalculator
 
         return KernelPotCalculator(self, **options)
+
+    def sample(self, n: int, rng: np.random.Generator | int | None = None) -> Committee:
+        r"""Draw potentials from the posterior, to give any property an error bar.
+
+        The weights of each are :math:`w + R^{-1} z` with standard normal z. Their spread
+        is what the data leave open between the sparse points; what the sparse points do
+        not span (`spilling`) is zero in all of them.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        rng : numpy.random.Generator or int, optional
+            Generator, or seed of one.
+
+        Returns
+        -------
+        Committee
+
+        Raises
+        ------
+        ValueError
+            If `n` is not positive.
+
+        Examples
+        --------
+        >>> committee = pot.sample(20, rng=0)  # doctest: +SKIP
+        >>> committee.predict(atoms).forces.std(axis=0, ddof=1)  # doctest: +SKIP
+        >>> [relaxed_energy(member.calculator()) for member in committee]  # doctest: +SKIP
+        """
+        from kernelpot.committee import Committee
+
+        return Committee.draw(self, n, np.random.default_rng(rng))
 
     # ---- reports -------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ def dimer_scan(potential: KernelPotential) -> FloatArray:
     """Rows of distance [Å], energy over two free atoms [eV], largest local std [eV]."""
     rows = []
     for r in np.linspace(1.6, 7.0, 37):
-        found = potential.predict(Atoms("Si2", [[0, 0, 0], [0, 0, r]]), return_std=True)
+        found = potential.predict(Atoms("Si2", [[0, 0, 0], [0, 0, r]]), return_std="local")
         assert found.energies_std is not None
         rows.append((r, found.energy - 2 * potential.fitted_.e0.e0[14], found.energies_std.max()))
     return np.array(rows)
@@ -107,7 +107,7 @@ def stretch_scan(potential: KernelPotential) -> FloatArray:
     """Rows of linear strain factor, energy per atom over free atoms [eV], local std [eV]."""
     rows = []
     for factor in np.linspace(0.8, 1.4, 25):
-        found = potential.predict(bulk("Si", a=5.469 * factor), return_std=True)
+        found = potential.predict(bulk("Si", a=5.469 * factor), return_std="local")
         assert found.energies_std is not None
         energy = found.energy / 2 - potential.fitted_.e0.e0[14]
         rows.append((factor, energy, found.energies_std.max()))

@@ -156,6 +156,41 @@ class TriangularFactor:
         """Posterior mean of the whitened weights, shape (n_features,)."""
         return scipy.linalg.solve_triangular(self.R, self.matrix[:-1, -1])
 
+    def open_variance(self, phi: FloatArray) -> FloatArray:
+        r"""Variance the data leave open, :math:`|R^{-\top} \phi|^2`.
+
+        Parameters
+        ----------
+        phi : ndarray of shape (n, n_columns)
+            Whitened features of linear functionals; columns left out at the end are
+            zero.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
+        # Forward substitution never looks ahead: with the targets' column of `matrix`
+        # as well, the leading unknowns are the same and nothing is copied.
+        padded = np.zeros((len(phi), len(self.matrix)))
+        padded[:, : phi.shape[1]] = phi
+        solved = scipy.linalg.blas.dtrsm(1.0, self.matrix, padded.T, trans_a=1, overwrite_b=1)
+        return np.einsum("mn,mn->n", solved[:-1], solved[:-1])
+
+    def deviations(self, n: int, rng: np.random.Generator) -> FloatArray:
+        r"""Draw :math:`R^{-1} z`: posterior samples of the weights minus their mean.
+
+        Parameters
+        ----------
+        n : int
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
+        """
+        z = rng.standard_normal((n, self.n_features))
+        return scipy.linalg.solve_triangular(self.R, z.T).T
+
     def posterior_factor(self, columns: slice) -> FloatArray:
         """Triangular S with ``S.T @ S`` the posterior covariance of some weights.
 

@@ -121,7 +121,11 @@ def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:
         f"  Effective number of parameters: {record['n_parameters']:.0f}",
     ]
     before, after = record["loo"]["before"], record["loo"]["after"]
-    shown = (("energy", 1e3, 2, "meV/atom"), ("forces", 1.0, 4, "eV/Å"), ("stress", 1.0, 5, "eV/Å^3"))
+    shown = (
+        ("energy", 1e3, 2, "meV/atom"),
+        ("forces", 1.0, 4, "eV/Å"),
+        ("stress", 1.0, 5, "eV/Å^3"),
+    )
     errors = [
         f"{kind} {scale * before[kind]:.{digits}f} -> {scale * after[kind]:.{digits}f} {unit}"
         for kind, scale, digits, unit in shown

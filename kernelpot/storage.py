@@ -194,7 +194,7 @@ def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str, Array]]:
-    predicted = model.predict(atoms, return_std=True, n_threads=1)
+    predicted = model.predict(atoms, return_std="local", n_threads=1)
     assert predicted.energies_std is not None
     arrays: dict[str, Array] = {
         "golden_numbers": atoms.numbers.astype(np.int64),
@@ -215,7 +215,7 @@ def _verify(
     arrays: Mapping[str, Array],
     name: str,
 ) -> None:
-    found = model.predict(atoms, return_std=True, n_threads=1)
+    found = model.predict(atoms, return_std="local", n_threads=1)
     wrong = []
     energy = abs(found.energy - header["energy"])
     if not energy <= _ENERGY_TOLERANCE * max(1.0, abs(header["energy"])):

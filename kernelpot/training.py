@@ -223,7 +223,8 @@ def choose_hyperparameters(
     -------
     Choice
     """
-    labelled = {kind for kind, config_type in grouped.groups if not config_type}  # type: ignore[misc]
+    groups: list[Any] = grouped.groups
+    labelled = {kind for kind, config_type in groups if not config_type}
     free = Free(
         tuple(
             kind

@@ -152,7 +152,8 @@ class Candidates:
     def evidence(self, x: FloatArray) -> tuple[float, FloatArray]:
         """Minus twice the log evidence and its gradient."""
         noise = self.noise_at(x)
-        sigma = {group: noise.sigma(group) for group in self.grouped.groups}  # type: ignore[arg-type]
+        groups: list[Any] = self.grouped.groups
+        sigma = {group: noise.sigma(group) for group in groups}
         blocks = [
             np.concatenate([np.arange(s.start, s.stop) for (_, u), s in self.layout.blocks.items()
                             if u == t])
@@ -160,8 +161,8 @@ class Candidates:
         ]  # fmt: skip
         found = evidence(self.grouped, sigma, self.scale_at(x), blocks)
         gradient = np.zeros(len(x))
-        for group, slope in found.by_sigma.items():
-            kind, config_type = group  # type: ignore[misc]
+        for group in groups:
+            (kind, config_type), slope = group, found.by_sigma[group]
             if kind in self.free.kinds and not config_type:
                 gradient[self.free.kinds.index(kind)] += slope
         gradient[len(self.free.kinds) :] = found.by_scale
@@ -176,9 +177,7 @@ class Candidates:
             key: int(np.count_nonzero((columns >= s.start) & (columns < s.stop)))
             for key, s in self.layout.blocks.items()
         }
-        return replace(
-            self, grouped=select_columns(self.grouped, columns), layout=Layout.of(sizes)
-        )
+        return replace(self, grouped=select_columns(self.grouped, columns), layout=Layout.of(sizes))
 
 
 def column_scale(layout: Layout, delta: Sequence[float]) -> FloatArray:
@@ -441,7 +440,7 @@ def _minimize_loo(
             x,
             _directions(n, n_sigma, start.free.kinds),
             value=best,
-            steps=np.log(STEPS),
+            steps=[float(np.log(step)) for step in STEPS],
             bound=np.log(BOUND),
             max_evaluations=budget - used,
         )
@@ -453,7 +452,7 @@ def _minimize_loo(
             x,
             [direction],
             value=best,
-            steps=np.log(STEPS[:1]),
+            steps=[float(np.log(STEPS[0]))],
             bound=np.log(BOUND),
             max_evaluations=budget - used,
         )

@@ -1,0 +1,481 @@
+r"""Predictive variance of total energies, forces and virials (DTC [1]_).
+
+Each is a linear functional of the local energies. With :math:`\phi` its whitened
+covariance with the sparse points and :math:`k_{**}` its prior variance,
+
+.. math:: v = k_{**} - |\phi|^2 + |R^{-\top} \phi|^2 .
+
+Let x be a coordinate (of an atom, or a strain), u_i the unit features of environment i
+and :math:`g_i = \partial u_i / \partial x`. A derivative by x has
+
+.. math::
+    \phi = -T^\top \sum_i k'(u_i \cdot q) \, g_i \cdot q, \qquad
+    k_{**} = \sum_{ij} k''(c_{ij}) (g_i \cdot u_j)(u_i \cdot g_j)
+             + k'(c_{ij}) \, g_i \cdot g_j, \quad c_{ij} = u_i \cdot u_j
+
+over pairs of environments of the same species, and all terms; an energy has
+:math:`k_{**} = \sum_{ij} k(c_{ij})`. Only an atom's own environment and its neighbors'
+depend on its position, all depend on a strain.
+
+References
+----------
+.. [1] Quiñonero-Candela, Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005), section 5
+   (with the prior variance of the full process: "DTC").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from kernelpot.covariance import KernelTerm, Layout
+from kernelpot.descriptors import SOAP, PairBatch
+from kernelpot.kernels import DotProductKernel, normalize
+from kernelpot.neighbors import NeighborList
+from kernelpot.parallel import map_in_order, single_blas_thread
+from kernelpot.regression import TriangularFactor
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+# Atoms whose force rows are under way together, and environments of one Gram block.
+ATOMS = 32
+BLOCK = 256
+
+# Cartesian axes of the strain components xx yy zz yz xz xy.
+_VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
+
+# Novelty k** - |phi|^2 below this share of k** is rounding. Whitening divides by square
+# roots of eigenvalues down to 1e-12 of the largest, and k** of a total energy sums over
+# all pairs of atoms.
+RESOLUTION = 1e-12
+# Whitened features are off by what the smallest kept eigenvalues are off, relatively
+# 1e-16 M / 1e-12 at worst, of the small share that these directions explain.
+ROUNDING = 1e-8
+
+
+@dataclass(frozen=True)
+class PredictiveStd:
+    """Posterior standard deviations of one structure.
+
+    Attributes
+    ----------
+    energy : float
+        Of the total energy [eV].
+    forces : ndarray of shape (n_atoms, 3)
+        Of each force component [eV/Å].
+    virial : ndarray of shape (6,) or None
+        Of xx yy zz yz xz xy [eV], if it was asked for.
+    """
+
+    energy: float
+    forces: FloatArray
+    virial: FloatArray | None
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior over functions: variances of linear functionals of local energies.
+
+    Parameters
+    ----------
+    terms : sequence of KernelTerm
+    whitening : mapping of (species, term) to ndarray of shape (n_sparse, rank)
+    factor : TriangularFactor
+        Of all species together: total energies and forces couple them.
+    """
+
+    terms: Sequence[KernelTerm]
+    whitening: Mapping[tuple[int, int], FloatArray]
+    factor: TriangularFactor
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Whitened columns of each species and term."""
+        return Layout.of({key: T.shape[1] for key, T in self.whitening.items()})
+
+    def std(
+        self,
+        z_index: IntArray,
+        pairs: NeighborList,
+        displacements: FloatArray,
+        *,
+        virial: bool,
+        n_threads: int = 1,
+    ) -> PredictiveStd:
+        """Standard deviations of energy, forces and virial of one structure.
+
+        Memory beyond that of the pairs: features of all atoms, their derivatives by
+        strain if `virial` (48 bytes per atom and feature, one species of one term at a
+        time), and some megabytes per thread.
+
+        Parameters
+        ----------
+        z_index : ndarray of shape (n_atoms,)
+            Species index of each atom.
+        pairs : NeighborList
+            All pairs within the largest cutoff (longer ones are skipped).
+        displacements : ndarray of shape (n_pairs, 3)
+            Vectors from center to neighbor [Å].
+        virial : bool
+            Whether that of the virial is wanted.
+        n_threads : int
+            The result does not depend on it.
+
+        Returns
+        -------
+        PredictiveStd
+
+        Raises
+        ------
+        FloatingPointError
+            If a variance is negative beyond rounding (a bug, never clipped silently).
+        """
+        with single_blas_thread():
+            terms = [_Environments.of(term, z_index, pairs, displacements) for term in self.terms]
+            n_atoms = len(z_index)
+            starts = range(0, n_atoms, ATOMS)
+
+            def work(start: int) -> FloatArray:
+                return self._forces(terms, np.arange(start, min(start + ATOMS, n_atoms)))
+
+            forces = np.concatenate(list(map_in_order(work, starts, min(n_threads, len(starts)))))
+            whole = np.sqrt(self._whole(terms, virial, n_threads))
+        return PredictiveStd(
+            float(whole[0]),
+            np.sqrt(forces).reshape(-1, 3),
+            whole[1:] if virial else None,
+        )
+
+    def _forces(self, terms: Sequence[_Environments], atoms: IntArray) -> FloatArray:
+        """Variances of the force components of some atoms, shape (3 n,)."""
+        phi = np.zeros((3 * len(atoms), self.layout.size))
+        prior, scale = np.zeros(len(phi)), np.zeros(len(phi))
+        for t, environments in enumerate(terms):
+            term = environments.term
+            rows = {z: np.zeros((len(phi), len(points))) for z, points in term.sparse.items()}
+            for k, atom in enumerate(atoms):
+                own = slice(3 * k, 3 * k + 3)
+                members, tangents = environments.moved_by(int(atom))
+                for z, points in term.sparse.items():
+                    chosen = environments.z_index[members] == z
+                    if chosen.any():
+                        unit, g = environments.unit[members[chosen]], tangents[:, chosen]
+                        rows[z][own] = -covariance_of_derivative(term.kernel, unit, g, points)
+                        prior[own] += derivative_prior(term.kernel, unit, g)
+                        scale[own] += largest_prior(term.kernel, g)
+            for z, K in rows.items():
+                phi[:, self.layout.blocks[z, t]] = K @ self.whitening[z, t]
+        return self.variances(phi, prior, scale)
+
+    def _whole(self, terms: Sequence[_Environments], virial: bool, n_threads: int) -> FloatArray:
+        """Variance of the energy, and of the six virial components if wanted."""
+        n_rows = 7 if virial else 1
+        phi = np.zeros((n_rows, self.layout.size))
+        prior, scale = np.zeros(n_rows), np.zeros(n_rows)
+        for t, environments in enumerate(terms):
+            term = environments.term
+            for z, points in term.sparse.items():
+                members = np.flatnonzero(environments.z_index == z)
+                if not len(members):
+                    continue
+                columns = self.layout.blocks[z, t]
+                T = self.whitening[z, t]
+                unit = environments.unit[members]
+                phi[0, columns] = sum_of_kernels(term.kernel, unit, points) @ T
+                prior[0] += energy_prior(term.kernel, unit)
+                scale[0] += term.kernel.diagonal() * len(unit) ** 2
+                if virial:
+                    g = environments.strained(members, n_threads)
+                    phi[1:, columns] = -covariance_of_derivative(term.kernel, unit, g, points) @ T
+                    prior[1:] += derivative_prior(term.kernel, unit, g)
+                    scale[1:] += largest_prior(term.kernel, g)
+        return self.variances(phi, prior, scale)
+
+    def variances(self, phi: FloatArray, prior: FloatArray, scale: FloatArray) -> FloatArray:
+        """Posterior variances of linear functionals.
+
+        Parameters
+        ----------
+        phi : ndarray of shape (n, n_columns)
+            Whitened covariances with the sparse points.
+        prior : ndarray of shape (n,)
+            Prior variances.
+        scale : ndarray of shape (n,)
+            What they would be were nothing to cancel: rounding is relative to this
+            (every force in a perfect crystal cancels).
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Not negative. Novelty below numerical resolution counts as zero.
+
+        Raises
+        ------
+        FloatingPointError
+            If the novelty is negative beyond rounding.
+        """
+        novelty = prior - np.einsum("nm,nm->n", phi, phi)
+        if np.any(novelty < -ROUNDING * scale):
+            worst = int(np.argmin(novelty + ROUNDING * scale))
+            raise FloatingPointError(
+                f"negative variance {novelty[worst]:.3g} (prior {prior[worst]:.3g}): the "
+                "whitened features explain more than there is"
+            )
+        novelty[novelty < RESOLUTION * scale] = 0.0
+        return novelty + self.factor.open_variance(phi)
+
+
+@dataclass(frozen=True)
+class _Environments:
+    """The environments of a structure in one term, and what they depend on.
+
+    Attributes
+    ----------
+    outgoing, incoming : ndarray
+        Pairs within the cutoff, by center and by neighbor.
+    outgoing_first, incoming_first : ndarray of shape (n_atoms + 1,)
+        Where those of each atom start.
+    """
+
+    term: KernelTerm
+    z_index: IntArray
+    batch: PairBatch
+    coefficients: FloatArray
+    unit: FloatArray
+    norm: FloatArray
+    centers: IntArray
+    neighbors: IntArray
+    outgoing: IntArray
+    outgoing_first: IntArray
+    incoming: IntArray
+    incoming_first: IntArray
+
+    @classmethod
+    def of(
+        cls,
+        term: KernelTerm,
+        z_index: IntArray,
+        pairs: NeighborList,
+        displacements: FloatArray,
+    ) -> _Environments:
+        soap = term.soap
+        n_atoms = len(z_index)
+        batch = soap.pairs(pairs.first, pairs.neighbors, displacements, z_index)
+        coefficients = soap.expansion(batch, 0, n_atoms)
+        unit, norm = normalize(soap.features(coefficients))
+        squared = np.einsum("pc,pc->p", displacements, displacements)
+        outgoing = np.flatnonzero(squared < soap.term.r_cut**2)
+        # stable: those of one neighbor stay sorted by center
+        incoming = outgoing[np.argsort(pairs.neighbors[outgoing], kind="stable")]
+        return cls(
+            term,
+            z_index,
+            batch,
+            coefficients,
+            unit,
+            norm,
+            pairs.centers,
+            pairs.neighbors,
+            outgoing,
+            np.searchsorted(outgoing, pairs.first),
+            incoming,
+            np.searchsorted(pairs.neighbors[incoming], np.arange(n_atoms + 1)),
+        )
+
+    @property
+    def soap(self) -> SOAP:
+        return self.term.soap
+
+    def _jacobian(self, pairs: IntArray) -> FloatArray:
+        return self.soap.jacobian(self.batch, pairs, self.centers[pairs], self.coefficients)
+
+    def _of_unit(self, atoms: IntArray, derivative_ecf: FloatArray) -> FloatArray:
+        """Derivatives of unit features from those of features, shape (c, e, f)."""
+        unit = self.unit[atoms]
+        derivative_ecf -= np.einsum("ecf,ef->ec", derivative_ecf, unit)[:, :, None] * unit[:, None]
+        derivative_ecf /= self.norm[atoms, None, None]
+        return np.ascontiguousarray(derivative_ecf.transpose(1, 0, 2))
+
+    def moved_by(self, atom: int) -> tuple[IntArray, FloatArray]:
+        """Environments that depend on an atom's position, and how.
+
+        An environment may hold several images of the atom: their derivatives add up.
+        Images of the atom in its own environment move with it.
+
+        Returns
+        -------
+        atoms : ndarray of shape (n_env,)
+            Their centers, the atom itself first.
+        tangents : ndarray of shape (3, n_env, n_features)
+            Derivatives of unit features [1/Å].
+        """
+        out = self.outgoing[self.outgoing_first[atom] : self.outgoing_first[atom + 1]]
+        into = self.incoming[self.incoming_first[atom] : self.incoming_first[atom + 1]]
+        out, into = out[self.neighbors[out] != atom], into[self.centers[into] != atom]
+        others, runs = np.unique(self.centers[into], return_index=True)
+        derivative = np.empty((1 + len(others), 3, self.soap.n_features))
+        derivative[0] = -self._jacobian(out).sum(axis=0)
+        if len(others):
+            derivative[1:] = np.add.reduceat(self._jacobian(into), runs, axis=0)
+        atoms = np.concatenate([[atom], others])
+        return atoms, self._of_unit(atoms, derivative)
+
+    def strained(self, atoms: IntArray, n_threads: int) -> FloatArray:
+        """Derivatives of unit features by strain, shape (6, len(atoms), n_features)."""
+        n_features = self.soap.n_features
+        tangents = np.empty((6, len(atoms), n_features))
+
+        def work(start: int) -> None:
+            some = atoms[start : start + ATOMS]
+            derivative = np.empty((len(some), 6, n_features))
+            for k, atom in enumerate(some):
+                out = self.outgoing[self.outgoing_first[atom] : self.outgoing_first[atom + 1]]
+                jacobian = self._jacobian(out).reshape(len(out), 3 * n_features)
+                full = self.batch.displacements[out].T @ jacobian
+                derivative[k] = full.reshape(3, 3, -1)[_VOIGT_ROWS, _VOIGT_COLUMNS]
+            tangents[:, start : start + ATOMS] = self._of_unit(some, derivative)
+
+        starts = range(0, len(atoms), ATOMS)
+        for _ in map_in_order(work, starts, min(n_threads, len(starts))):
+            pass
+        return tangents
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    for start in range(0, n, BLOCK):
+        yield slice(start, min(start + BLOCK, n))
+
+
+def sum_of_kernels(kernel: DotProductKernel, unit: FloatArray, points: FloatArray) -> FloatArray:
+    """Covariance of a sum of local energies with sparse points.
+
+    Parameters
+    ----------
+    kernel : DotProductKernel
+    unit : ndarray of shape (n_env, n_features)
+    points : ndarray of shape (n_sparse, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_sparse,)
+        [eV^2].
+    """
+    total = np.zeros(len(points))
+    for part in _chunks(len(unit)):
+        total += kernel(unit[part], points).sum(axis=0)
+    return total
+
+
+def covariance_of_derivative(
+    kernel: DotProductKernel, unit: FloatArray, tangents: FloatArray, points: FloatArray
+) -> FloatArray:
+    """Covariance of derivatives of summed local energies with sparse points.
+
+    Parameters
+    ----------
+    kernel : DotProductKernel
+    unit : ndarray of shape (n_env, n_features)
+    tangents : ndarray of shape (n, n_env, n_features)
+        Derivatives of `unit` by n coordinates.
+    points : ndarray of shape (n_sparse, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n, n_sparse)
+        [eV^2 / unit of the coordinate].
+    """
+    total = np.zeros((len(tangents), len(points)))
+    for part in _chunks(len(unit)):
+        slopes = kernel.slopes(kernel.cosine(unit[part], points))
+        for row, g in zip(total, tangents, strict=True):
+            row += np.einsum("em,em->m", slopes, g[part] @ points.T)
+    return total
+
+
+def _block_pairs(n: int) -> Iterator[tuple[slice, slice, float]]:
+    """Blocks of the upper triangle of a symmetric matrix, with their multiplicity."""
+    for a in _chunks(n):
+        for b in _chunks(n):
+            if b.start >= a.start:
+                yield a, b, 1.0 if a == b else 2.0
+
+
+def energy_prior(kernel: DotProductKernel, unit: FloatArray) -> float:
+    r"""Prior variance of a sum of local energies of one species.
+
+    For zeta = 2 and more environments than features it is
+    :math:`\delta^2 |U^\top U|_F^2`, linear in their number; else Gram blocks.
+
+    Parameters
+    ----------
+    kernel : DotProductKernel
+    unit : ndarray of shape (n_env, n_features)
+
+    Returns
+    -------
+    float
+        [eV^2].
+    """
+    n, n_features = unit.shape
+    if kernel.zeta == 2 and n > n_features:
+        return kernel.diagonal() * float(np.square(unit.T @ unit).sum())
+    return sum(m * float(kernel(unit[a], unit[b]).sum()) for a, b, m in _block_pairs(n))
+
+
+def derivative_prior(
+    kernel: DotProductKernel, unit: FloatArray, tangents: FloatArray
+) -> FloatArray:
+    r"""Prior variances of derivatives of summed local energies of one species.
+
+    For zeta = 2 and more environments than features it is
+    :math:`\delta^2 |\partial_x U^\top U|_F^2`; else Gram blocks of the formula above.
+
+    Parameters
+    ----------
+    kernel : DotProductKernel
+    unit : ndarray of shape (n_env, n_features)
+    tangents : ndarray of shape (n, n_env, n_features)
+        Derivatives of `unit` by n coordinates.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        [eV^2 / unit of the coordinate squared].
+    """
+    n, n_features = unit.shape
+    total = np.zeros(len(tangents))
+    if kernel.zeta == 2 and n > n_features:
+        for k, g in enumerate(tangents):
+            moved = unit.T @ g
+            total[k] = kernel.diagonal() * np.square(moved + moved.T).sum()
+        return total
+    for a, b, multiplicity in _block_pairs(n):
+        cosine = kernel.cosine(unit[a], unit[b])
+        slopes, curvatures = kernel.slopes(cosine), kernel.curvatures(cosine)
+        for k, g in enumerate(tangents):
+            part = np.vdot(slopes, g[a] @ g[b].T)
+            if kernel.zeta != 1:
+                part += np.vdot(curvatures, (g[a] @ unit[b].T) * (unit[a] @ g[b].T))
+            total[k] += multiplicity * part
+    return total
+
+
+def largest_prior(kernel: DotProductKernel, tangents: FloatArray) -> FloatArray:
+    r"""What `derivative_prior` is at most, :math:`k'(1) (\sum_i |g_i|)^2`.
+
+    Parameters
+    ----------
+    kernel : DotProductKernel
+    tangents : ndarray of shape (n, n_env, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n,)
+    """
+    lengths = np.sqrt(np.einsum("cef,cef->ce", tangents, tangents))
+    return kernel.diagonal() * kernel.zeta * lengths.sum(axis=1) ** 2
