@@ -13,10 +13,11 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.baseline import AtomicEnergies, Wall
-from kernelpot.covariance import KernelTerm
+from kernelpot.covariance import KernelTerm, Layout
 from kernelpot.dataset import check_cell, check_distances
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, pair_forces
+from kernelpot.fitting import Design
 from kernelpot.neighbors import NeighborList, neighbor_list
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
@@ -250,6 +251,18 @@ class FittedModel:
             start = own.stop
         return result
 
+    @property
+    def design(self) -> Design:
+        """What rows of the regression are made of, as they are in `factor`."""
+        whitening = self.local.whitening
+        return Design(
+            self.local.terms,
+            self.species,
+            Layout.of({key: len(T) for key, T in whitening.items()}),
+            Layout.of({key: T.shape[1] for key, T in whitening.items()}),
+            whitening,
+        )
+
     @cached_property
     def posterior(self) -> Posterior:
         """Posterior of total energies, forces and virials."""
@@ -406,7 +419,7 @@ class FittedModel:
             "e0_note": self.e0.note,
             "baseline": [wall.to_dict() for wall in self.baseline],
             "virial_offset": self.virial_offset,
-            "training": self.training,
+            "training": {k: v for k, v in self.training.items() if k != "fingerprints"},
         }
 
 

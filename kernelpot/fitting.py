@@ -54,6 +54,17 @@ def canonical_order(data: Sequence[Frame]) -> list[Frame]:
     return sorted(data, key=digest)
 
 
+def fingerprint(frame: Frame) -> str:
+    """Sixteen hexadecimal digits of a frame's structure and labels."""
+    h = hashlib.sha256()
+    labels = (frame.forces, frame.virial)
+    atoms = frame.atoms
+    for array in (atoms.numbers, atoms.positions, atoms.cell.array, *labels):
+        h.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    h.update(repr(frame.energy).encode())
+    return h.hexdigest()[:16]
+
+
 def candidate_environments(
     frames: Sequence[Frame],
     species: int,

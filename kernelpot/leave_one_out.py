@@ -25,7 +25,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -218,20 +218,21 @@ def build_rows(
 
 
 def leave_one_out(
-    structures: Sequence[StructureRows],
+    structures: Iterable[StructureRows],
     factor: TriangularFactor,
     sigma: Callable[[Group], float] | Mapping[Group, float],
     scale: FloatArray | None = None,
     *,
     variance: bool = False,
+    included: Callable[[StructureRows], bool] | None = None,
     n_threads: int = 1,
 ) -> Iterator[LeftOut]:
     """Residuals of structures under fits without each of them.
 
     Parameters
     ----------
-    structures : sequence of StructureRows
-        Structures that `factor` holds.
+    structures : iterable of StructureRows
+        Structures that `factor` holds; consumed some at a time.
     factor : TriangularFactor
         Posterior of all data at these `sigma` and `scale`.
     sigma : callable or mapping
@@ -240,6 +241,8 @@ def leave_one_out(
         Multiplies the columns, as in `GroupedFactor.posterior`.
     variance : bool
         Also the predictive variance.
+    included : callable, optional
+        Whether `factor` holds a structure; the residuals of others are taken as they are.
     n_threads : int
         The result does not depend on it.
 
@@ -250,7 +253,7 @@ def leave_one_out(
     """
 
     def work(chunk: list[StructureRows]) -> list[LeftOut]:
-        return _leave_chunk(chunk, factor, sigma, scale, variance)
+        return _leave_chunk(chunk, factor, sigma, scale, variance, included)
 
     # many small matrices: nested threads would only fight
     with single_blas_thread():
@@ -264,6 +267,7 @@ def _leave_chunk(
     sigma: Callable[[Group], float] | Mapping[Group, float],
     scale: FloatArray | None,
     variance: bool,
+    included: Callable[[StructureRows], bool] | None,
 ) -> list[LeftOut]:
     noise = [rows.noise(sigma) for rows in chunk]
     inverse = 1.0 / np.concatenate(noise)
@@ -282,7 +286,11 @@ def _leave_chunk(
     for rows, sigmas in zip(chunk, noise, strict=True):
         part = slice(start, start + len(rows.y))
         start = part.stop
-        residual, var, resolved = _without(Z[:, part], e[part], variance)
+        if included is None or included(rows):
+            residual, var, resolved = _without(Z[:, part], e[part], variance)
+        else:
+            residual, resolved = e[part], True
+            var = np.einsum("mb,mb->b", Z[:, part], Z[:, part]) if variance else None
         unit = sigmas * rows.unit
         result.append(
             LeftOut(
@@ -319,7 +327,7 @@ def _without(
     return residual, open_, resolved
 
 
-def _chunks(structures: Sequence[StructureRows]) -> Iterator[list[StructureRows]]:
+def _chunks(structures: Iterable[StructureRows]) -> Iterator[list[StructureRows]]:
     chunk: list[StructureRows] = []
     size = 0
     for rows in structures:

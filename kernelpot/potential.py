@@ -22,6 +22,7 @@ from kernelpot.neighbors import NeighborList
 from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
 from kernelpot.report import summary_text
+from kernelpot.suspects import Suspects, find_suspects
 from kernelpot.terms import SOAPTerm
 from kernelpot.tuning import METHODS
 
@@ -351,6 +352,45 @@ class KernelPotential:
         from kernelpot.committee import Committee
 
         return Committee.draw(self, n, np.random.default_rng(rng))
+
+    def suspicious(
+        self,
+        data: Any,
+        *,
+        keys: LabelKeys | None = None,
+        n_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Suspects:
+        """Rank labels by how much they contradict what all other data say.
+
+        Frames that were fitted are left out one at a time, in closed form; others are
+        compared with the prediction.
+
+        Parameters
+        ----------
+        data : path, Dataset, ...
+            Whatever `read_dataset` takes: the training data, or any other.
+        keys : LabelKeys, optional
+        n_threads : int, optional
+            As in `fit`.
+        progress : callable, optional
+
+        Returns
+        -------
+        Suspects
+            Worst first; ``print`` it, or take the ``.flagged`` ones.
+
+        Examples
+        --------
+        >>> for suspect in pot.suspicious(train).flagged:  # doctest: +SKIP
+        ...     print(suspect.name, suspect.quantity, suspect.error)
+        """
+        return find_suspects(
+            self.model,
+            read_dataset(data, keys=keys),
+            n_threads=thread_count(n_threads),
+            progress=progress,
+        )
 
     # ---- reports -------------------------------------------------------------------
 

@@ -251,6 +251,7 @@ def choose_hyperparameters(
         problem.noise,
         free,
         structures,
+        [problem.frames[rows.index].config_type for rows in structures],
         n_threads=n_threads,
         progress=progress,
     )
@@ -291,6 +292,8 @@ def solve(
         "config_types": dataset.config_types,
         "sources": label_sources(dataset),
         "hyperparameters": choice.record,
+        # tell whether data are those of the fit (`KernelPotential.suspicious`)
+        "fingerprints": [fitting.fingerprint(frame) for frame in problem.frames],
         "notes": [
             *_still_true(problem.notes, problem.noise, noise),
             *notes,

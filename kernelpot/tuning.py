@@ -39,14 +39,19 @@ MINIMUM_STRUCTURES = 10
 BOUND = 100.0
 # A factor of ten away from the start must lower the score by at least this much.
 PULL = 0.01
-# Share of the stress error in the score: stresses follow from energies, and labels often
-# carry an offset or few digits.
-STRESS_WEIGHT = 0.2
+# Weights of the logarithms of errors in the score, judged on validation splits. Forces are
+# what dynamics follow, and their error is an average of many labels, where that of energies
+# is one of few structures: at equal weights energies gain less than forces lose. Stresses
+# follow from energies, and labels often carry an offset or few digits.
+WEIGHTS = {"energy": 1.0, "forces": 2.0, "stress": 0.1}
 # Structure errors count at most so many times the 90 % quantile of those at the start: a
 # wrong label must not decide.
 CAP = 10.0
-# Gains of the score (sum of logs of errors) below this are noise: the start stays.
+# Errors below this share of the mean over all config types are small enough.
+FLOOR = 0.2
+# The start stays unless the score falls by this much, and by this many standard errors.
 MINIMUM_GAIN = 0.01
+SIGNIFICANCE = 1.5
 # Prior scales change only for a gain that is beyond doubt (they hardly matter).
 MINIMUM_GAIN_DELTA = 0.02
 # Steps of the two sweeps of the search, as factors.
@@ -188,42 +193,81 @@ def column_scale(layout: Layout, delta: Sequence[float]) -> FloatArray:
     return scale
 
 
-def errors(left_out: Sequence[LeftOut]) -> dict[str, FloatArray]:
-    """Mean absolute error of each structure by kind (per atom, component, component)."""
-    found = {kind: [left.of(kind) for left in left_out] for kind in KINDS}
-    return {
-        kind: np.array([np.abs(e).mean() for e in values if len(e)])
-        for kind, values in found.items()
-    }
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute errors of structures left out, by kind of label.
+
+    Attributes
+    ----------
+    values : dict of kind to ndarray
+        Per atom, per force component, per stress component.
+    members : dict of kind to ndarray of int
+        Which structure each belongs to.
+    """
+
+    values: dict[str, FloatArray]
+    members: dict[str, IntArray]
+
+    @classmethod
+    def of(cls, left_out: Sequence[LeftOut]) -> Errors:
+        """Summarize structures left out."""
+        found = {kind: [left.of(kind) for left in left_out] for kind in KINDS}
+        return cls(
+            {k: np.array([np.abs(e).mean() for e in es if len(e)]) for k, es in found.items()},
+            {k: np.array([i for i, e in enumerate(es) if len(e)]) for k, es in found.items()},
+        )
+
+    def mean(self) -> dict[str, float | None]:
+        """Over structures; None without labels."""
+        return {k: float(e.mean()) if len(e) else None for k, e in self.values.items()}
 
 
 class Score:
     """Leave-one-structure-out score: what the search lowers.
 
     The sum over kinds of weight times log of the mean absolute error: free of units and
-    scales, 10 % of the energy error worth as much as 10 % of the force error. Structures
-    count equally, none more than `CAP` times the 90 % quantile at the start.
+    scales. The logarithm is taken config type by config type (each counting by its number
+    of structures), or the type with the largest errors alone would decide; an error below
+    `FLOOR` of the mean over all types is small enough. No structure counts more than `CAP`
+    times the 90 % quantile at the start.
 
     Parameters
     ----------
-    at_start : mapping of kind to ndarray
-        Errors of the structures at the start.
+    at_start : Errors
+    config_types : sequence of str
+        Of the structures.
     """
 
-    def __init__(self, at_start: dict[str, FloatArray]) -> None:
-        self._caps = {
-            kind: CAP * float(np.quantile(e, 0.9)) for kind, e in at_start.items() if len(e)
-        }
+    def __init__(self, at_start: Errors, config_types: Sequence[str]) -> None:
+        self._n = len(config_types)
+        self._types: dict[str, list[IntArray]] = {}
+        self._cap: dict[str, float] = {}
+        self._floor: dict[str, float] = {}
+        names = np.array(config_types)
+        for kind, e in at_start.values.items():
+            # all zero: by symmetry, or nothing to learn
+            if len(e) and e.max() > 0:
+                own = names[at_start.members[kind]]
+                self._types[kind] = [np.flatnonzero(own == name) for name in np.unique(own)]
+                self._cap[kind] = CAP * max(float(np.quantile(e, 0.9)), 1e-3 * float(e.max()))
+                self._floor[kind] = FLOOR * float(np.minimum(e, self._cap[kind]).mean())
 
-    def __call__(self, found: dict[str, FloatArray]) -> float:
+    def __call__(self, found: Errors) -> float:
         """Score of errors."""
-        weights = {"energy": 1.0, "forces": 1.0, "stress": STRESS_WEIGHT}
-        total = 0.0
-        for kind, cap in self._caps.items():
-            if cap > 0:  # zero: by symmetry, or nothing to learn
-                mean = float(np.minimum(found[kind], cap).mean())
-                total += weights[kind] * float(np.log(max(mean, 1e-12 * cap)))
-        return total
+        return float(self.influence(found).sum()) / self._n
+
+    def influence(self, found: Errors) -> FloatArray:
+        """Terms, one per structure, whose mean is the score and whose scatter its error."""
+        result = np.zeros(self._n)
+        for kind, cap in self._cap.items():
+            e = np.minimum(found.values[kind], cap) + self._floor[kind]
+            share = WEIGHTS[kind] * self._n / len(e)
+            for members in self._types[kind]:
+                mean = e[members].mean()
+                # first-order change of log(mean) with each member, about its value
+                terms = np.log(mean) + e[members] / mean - 1.0
+                result[found.members[kind][members]] += share * terms
+        return result
 
 
 def pull(x: FloatArray) -> float:
@@ -306,6 +350,7 @@ def tune(
     noise: Noise,
     free: Free,
     structures: Sequence[StructureRows],
+    config_types: Sequence[str],
     *,
     n_threads: int = 1,
     progress: Progress | None = None,
@@ -324,6 +369,8 @@ def tune(
     free : Free
     structures : sequence of StructureRows
         Some of the structures in `grouped`, which are left out one at a time.
+    config_types : sequence of str
+        Their config types.
     n_threads : int
     progress : callable, optional
 
@@ -348,7 +395,7 @@ def tune(
             x = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS))
             used = 0
         else:
-            x, used = _minimize_loo(start, structures, n_threads, progress)
+            x, used = _minimize_loo(start, structures, config_types, n_threads, progress)
     x = _rounded(start, x)
     notes = []
     if method == "evidence" and layout.size > EVIDENCE_COLUMNS:
@@ -365,8 +412,7 @@ def tune(
     loo = {}
     for name, point in (("before", zero), ("after", x)):
         factor = start.posterior(point)
-        found = errors(list(_left_out(start, point, factor, structures, n_threads)))
-        loo[name] = {kind: float(e.mean()) if len(e) else None for kind, e in found.items()}
+        loo[name] = Errors.of(_left_out(start, point, factor, structures, n_threads)).mean()
     after = start.noise_at(x)
     delta = start.delta_at(x)
     record = {
@@ -405,6 +451,7 @@ def _maximize_evidence(candidates: Candidates) -> FloatArray:
 def _minimize_loo(
     start: Candidates,
     structures: Sequence[StructureRows],
+    config_types: Sequence[str],
     n_threads: int,
     progress: Progress | None,
 ) -> tuple[FloatArray, int]:
@@ -414,16 +461,16 @@ def _minimize_loo(
     zero = np.zeros(n)
     used = 0
 
-    def found_errors(x: FloatArray) -> dict[str, FloatArray]:
+    def found_errors(x: FloatArray) -> Errors:
         nonlocal used
         used += 1
         if progress is not None:
             progress("hyper-parameters", min(used, budget), budget)
         factor = start.posterior(x)
-        return errors(list(_left_out(start, x, factor, structures, n_threads)))
+        return Errors.of(_left_out(start, x, factor, structures, n_threads))
 
     at_zero = found_errors(zero)
-    score = Score(at_zero)
+    score = Score(at_zero, config_types)
 
     def objective(x: FloatArray) -> float:
         return score(found_errors(x)) + pull(x)
@@ -458,7 +505,11 @@ def _minimize_loo(
         )
         if value < best - MINIMUM_GAIN_DELTA:
             x, best = y, value
-    return (zero if best > at_start - MINIMUM_GAIN else x), used
+    if best > at_start - MINIMUM_GAIN:
+        return zero, used
+    difference = score.influence(at_zero) - score.influence(found_errors(x))
+    error = float(difference.std()) / np.sqrt(len(difference))
+    return (x if difference.mean() > SIGNIFICANCE * error else zero), used
 
 
 def _directions(n: int, n_sigma: int, kinds: Sequence[str]) -> list[FloatArray]:
