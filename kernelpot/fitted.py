@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.calibration import Calibration
 from kernelpot.covariance import KernelTerm, Layout
 from kernelpot.dataset import check_cell, check_distances
 from kernelpot.descriptors import species_index
@@ -117,6 +118,8 @@ class FittedModel:
         energies [eV/atom]; kept out of predictions.
     training : dict
         Counts, timing, choices made and errors on the training data.
+    calibration : Calibration or None
+        From standard deviations to intervals.
     """
 
     species: tuple[int, ...]
@@ -126,6 +129,7 @@ class FittedModel:
     noise: Noise
     virial_offset: float
     training: dict[str, Any]
+    calibration: Calibration | None = None
 
     @property
     def e0(self) -> AtomicEnergies:
@@ -238,6 +242,8 @@ class FittedModel:
                 stress,
                 None if std is None else std[own],
                 None if spilling is None else spilling[own],
+                numbers=atoms.numbers,
+                calibration=self.calibration,
             )
             if return_std and not local_only:
                 part = NeighborList(
@@ -419,6 +425,7 @@ class FittedModel:
             "e0_note": self.e0.note,
             "baseline": [wall.to_dict() for wall in self.baseline],
             "virial_offset": self.virial_offset,
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "training": {k: v for k, v in self.training.items() if k != "fingerprints"},
         }
 

@@ -118,6 +118,7 @@ class KernelPotential:
         *,
         keys: LabelKeys | None = None,
         optimize: str | None = "loo",
+        calibrate: bool = True,
         memory: float | str | None = None,
         n_threads: int | None = None,
         progress: Progress | None = None,
@@ -134,6 +135,9 @@ class KernelPotential:
             How noise (and, of default terms, delta) is chosen where not given: by the
             error of leaving one structure out, by the evidence (the marginal
             likelihood), or not at all. `summary` shows the values before and after.
+        calibrate : bool, default=True
+            Find factors on standard deviations with which intervals hold structures left
+            out (`Prediction.interval`).
         memory : float or str, optional
             Budget in bytes, or such as ``"2GB"``; refused before any work where the
             factor of the chosen number of sparse points does not fit.
@@ -165,9 +169,25 @@ class KernelPotential:
         design = Design.of(terms, problem.species)
         grouped = training.accumulate(problem, design, n_threads=threads, progress=progress)
         choice = training.choose_hyperparameters(
-            optimize, problem, settings, design, grouped, n_threads=threads, progress=progress
+            optimize,
+            problem,
+            settings,
+            design,
+            grouped,
+            n_threads=threads,
+            calibrate=calibrate,
+            progress=progress,
         )
         fitted = training.solve(problem, choice, grouped, notes)
+        if calibrate:
+            fitted = training.calibrate(
+                fitted,
+                problem,
+                choice.structures,
+                scale=choice.scale,
+                n_threads=threads,
+                progress=progress,
+            )
         training.record_errors(fitted, problem.dataset, n_threads=threads, progress=progress)
         fitted.training["wall_seconds"] = time.perf_counter() - started
         self.fitted_ = fitted

@@ -15,6 +15,7 @@ from ase import Atoms
 from kernelpot import modelfile
 from kernelpot._version import __version__
 from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.calibration import Calibration
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
@@ -82,6 +83,7 @@ def save(
         "baseline": [wall.to_dict() for wall in model.baseline],
         "virial_offset": model.virial_offset,
         "training": model.training,
+        "calibration": None if model.calibration is None else model.calibration.to_dict(),
         "golden": golden_header,
         "parameters": _pack_parameters(parameters),
         "versions": _versions(),
@@ -161,6 +163,9 @@ def _restore(
         noise=Noise(**noise),
         virial_offset=float(header["virial_offset"]),
         training=header["training"],
+        calibration=Calibration.from_dict(header["calibration"])
+        if header.get("calibration")
+        else None,
     )
     golden = Atoms(
         arrays["golden_numbers"],

@@ -20,6 +20,7 @@ from ase.units import GPa
 
 from kernelpot import defaults, fitting
 from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
+from kernelpot.calibration import Calibration
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame
@@ -32,12 +33,18 @@ from kernelpot.fitting import (
     canonical_order,
     choose_sparse_points,
 )
-from kernelpot.leave_one_out import StructureRows, build_rows, choose_structures
+from kernelpot.leave_one_out import (
+    StructureRows,
+    build_rows,
+    choose_structures,
+    leave_one_out,
+)
 from kernelpot.metrics import evaluate
 from kernelpot.observations import KINDS, SIGMA_ISOLATED, Noise, bulk_volume
+from kernelpot.parallel import thread_count
 from kernelpot.regression import GroupedFactor
 from kernelpot.terms import SOAPTerm
-from kernelpot.tuning import Free, column_scale, tune
+from kernelpot.tuning import MINIMUM_STRUCTURES, Free, column_scale, tune
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -207,6 +214,7 @@ def choose_hyperparameters(
     grouped: GroupedFactor,
     *,
     n_threads: int = 1,
+    calibrate: bool = True,
     progress: Progress | None = None,
 ) -> Choice:
     """Choose noise and prior scales that the user did not give.
@@ -217,6 +225,8 @@ def choose_hyperparameters(
     problem, settings, design, grouped
         What the earlier stages made.
     n_threads : int
+    calibrate : bool
+        Whether `structures` will be wanted even if nothing is to be chosen.
     progress : callable, optional
 
     Returns
@@ -234,7 +244,7 @@ def choose_hyperparameters(
         tuple(range(len(problem.terms))) if settings.terms is None else (),
     )
     structures: list[StructureRows] = []
-    if method is not None and free.names:
+    if calibrate or (method is not None and free.names):
         chosen = choose_structures(problem.frames, design.n_columns, seed=settings.seed)
         structures = build_rows(
             design,
@@ -302,6 +312,83 @@ def solve(
         ],
     }
     return FittedModel(problem.species, problem.reference, local, factor, noise, offset, training)
+
+
+def calibrate(
+    model: FittedModel,
+    problem: Problem,
+    structures: Sequence[StructureRows],
+    *,
+    scale: FloatArray | None = None,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> FittedModel:
+    """Calibrate a model with some of the structures it was fitted to, each left out.
+
+    The posterior variance without a structure is that of its rows, in closed form, plus
+    their novelty: what of the prior variance the sparse points do not span, from the
+    model's own standard deviations. Structures among which sparse points were chosen have
+    too little novelty: those left out of the selection are the better choice.
+
+    Parameters
+    ----------
+    model : FittedModel
+    problem : Problem
+    structures : sequence of StructureRows
+        Rows of frames of `problem`.
+    scale : ndarray of shape (n_columns,), optional
+        Of the columns of these rows to those of the model.
+    n_threads : int, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    FittedModel
+        With its `calibration`; unchanged where there are fewer than ten structures.
+    """
+    if len(structures) < MINIMUM_STRUCTURES:
+        return model
+    frames = [problem.frames[rows.index] for rows in structures]
+    threads = thread_count(n_threads)
+    left_out = leave_one_out(
+        structures, model.factor, model.noise.sigma, scale, variance=True, n_threads=threads
+    )
+    predicted = model.predict_many([f.atoms for f in frames], return_std=True, n_threads=n_threads)
+    residuals: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
+    std: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
+    numbers: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    for done, (frame, left, found) in enumerate(zip(frames, left_out, predicted, strict=True)):
+        assert found.forces_std is not None
+        assert left.variance is not None
+        assert left.included is not None
+        whole: dict[str, Any] = {
+            "energy": [found.energy_std],
+            "forces": found.forces_std.ravel(),
+            "stress": None if found.stress_std is None else found.stress_std,
+        }
+        for kind in KINDS:
+            own = left.rows.kind == KINDS.index(kind)
+            if not own.any() or whole[kind] is None:
+                continue
+            unit = frame.atoms.get_volume() if kind == "stress" else 1.0
+            # what the model says with the structure fitted = novelty + included
+            novelty = np.maximum((np.asarray(whole[kind]) * unit) ** 2 - left.included[own], 0.0)
+            std[kind].append(np.sqrt(left.variance[own] + novelty))
+            residuals[kind].append(left.residual[own])
+            numbers[kind].append(
+                np.repeat(frame.atoms.numbers, 3)
+                if kind == "forces"
+                else np.zeros(own.sum(), dtype=np.int64)
+            )
+        if progress is not None:
+            progress("calibration", done + 1, len(frames))
+    labelled = [kind for kind in KINDS if residuals[kind]]
+
+    def joined(parts: Mapping[str, list[Any]]) -> dict[str, Any]:
+        return {kind: np.concatenate(parts[kind]) for kind in labelled}
+
+    calibration = Calibration.of(joined(residuals), joined(std), joined(numbers), len(frames))
+    return replace(model, calibration=calibration)
 
 
 def record_errors(
