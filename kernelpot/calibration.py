@@ -30,6 +30,8 @@ IntArray = npt.NDArray[np.int64]
 LEVELS = (0.5, 0.6827, 0.8, 0.9, 0.95, 0.99)
 # Labels below which a species shares the factors of all species.
 MINIMUM_LABELS = 100
+# Standard deviations below this share of their root mean square are zero.
+ZERO = 1e-3
 # Key of the factors of all species together.
 ALL = 0
 QUANTITIES = ("energy", "forces", "stress")
@@ -109,8 +111,8 @@ class Calibration:
         """
         factors: dict[str, dict[int, Factors]] = {}
         for quantity, e in residuals.items():
-            # zero by symmetry: nothing is uncertain, nothing to learn
-            used = std[quantity] > 1e-12
+            # zero by symmetry: what is left of the residual is rounding of the label
+            used = std[quantity] > ZERO * np.sqrt(np.mean(std[quantity] ** 2))
             if not used.any():
                 continue
             ratio = e[used] / std[quantity][used]

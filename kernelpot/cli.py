@@ -77,13 +77,19 @@ def _parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
     check.add_argument("data", nargs="+", metavar="DATA")
-    check.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    check.add_argument(
+        "--model", metavar="MODEL", help="rank frames by how much they contradict this model"
+    )
     _add_keys(check)
+    _add_common(check)
     check.set_defaults(run=_check)
 
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
+    evaluate.add_argument(
+        "--uncertainty", action="store_true", help="coverage of calibrated intervals too (slow)"
+    )
     _add_keys(evaluate)
     _add_common(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -327,28 +333,51 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from kernelpot.dataset import read_dataset
 
-    report = read_dataset(arguments.data, keys=_keys(arguments)).check()
+    potential = None
+    if arguments.model is not None:
+        from kernelpot.potential import load
+
+        potential = load(arguments.model)
+    data = read_dataset(arguments.data, keys=_keys(arguments))
+    report = data.check()
     print(report, file=_out(arguments))
-    _write_json(arguments, report.to_dict())
+    content = report.to_dict()
+    if potential is not None:
+        bars = _Bars(arguments.quiet)
+        try:
+            found = potential.suspicious(data, n_threads=arguments.threads, progress=bars)
+        finally:
+            bars.close()
+        print(f"\n{found}", file=_out(arguments))
+        content = {**content, "suspects": found.to_dict()}
+    _write_json(arguments, content)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from kernelpot.dataset import read_dataset
     from kernelpot.metrics import evaluate
     from kernelpot.potential import load
-    from kernelpot.report import error_table
+    from kernelpot.report import error_table, uncertainty_table
 
     started = time.perf_counter()
     potential = load(arguments.model)
     data = read_dataset(arguments.data, keys=_keys(arguments))
     bars = _Bars(arguments.quiet)
     try:
-        errors = evaluate(potential, data, n_threads=arguments.threads, progress=bars)
+        errors = evaluate(
+            potential,
+            data,
+            uncertainty=arguments.uncertainty,
+            n_threads=arguments.threads,
+            progress=bars,
+        )
     finally:
         bars.close()
     wall, memory = time.perf_counter() - started, _peak_memory_bytes()
     out = _out(arguments)
     print(error_table(errors), file=out)
+    if arguments.uncertainty:
+        print(f"\n{uncertainty_table(errors)}", file=out)
     print(
         f"\n{errors['n_structures']} structures, {errors['n_atoms']} atoms in {wall:.1f} s, "
         f"peak memory {memory / 1e9:.2f} GB",

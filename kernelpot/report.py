@@ -52,6 +52,31 @@ def error_table(errors: Mapping[str, Any]) -> str:
     return table(header, [*rows, row("all", errors)])
 
 
+def uncertainty_table(errors: Mapping[str, Any]) -> str:
+    """Table of what `kernelpot.metrics.evaluate` says of calibrated intervals."""
+    header = ["", "within 68 %", "within 95 %", "rank correlation", "NLL", "NLL constant"]
+
+    def rows(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+        return [
+            [
+                f"{name} {kind}",
+                *(
+                    _number(None if judged[k] is None else 100 * judged[k], 1)
+                    for k in ("coverage_68", "coverage_95")
+                ),
+                *(_number(judged.get(k), 2) for k in ("spearman", "nll", "nll_constant")),
+            ]
+            for kind, judged in found.items()
+        ]
+
+    groups = errors["by_config_type"]
+    result = []
+    if len(groups) > 1:
+        for name, group in groups.items():
+            result += rows(name, group["uncertainty"])
+    return table(header, [*result, *rows("all", errors["uncertainty"])])
+
+
 def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
     """Explain a model (`KernelPotential.describe`) in plain words with units."""
     training = model["training"]
