@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING, Any
 from kernelpot._version import __version__
 
 _HOMES = {
+    "Committee": "committee",
+    "BornMayer": "pairpotentials",
+    "Buckingham": "pairpotentials",
     "Dataset": "dataset",
+    "Ewald": "ewald",
     "Frame": "dataset",
     "KernelPotCalculator": "calculator",
     "KernelPotential": "potential",
     "LabelKeys": "dataset",
+    "LennardJones": "pairpotentials",
+    "Morse": "pairpotentials",
     "NeighborList": "neighbors",
+    "PairBaseline": "pairbaseline",
     "Prediction": "prediction",
     "SOAP": "descriptors",
     "SOAPTerm": "terms",
-    "Wall": "baseline",
+    "VarianceGate": "gate",
+    "Tabulated": "pairpotentials",
+    "Wall": "wall",
+    "ZBL": "pairpotentials",
     "evaluate": "metrics",
     "load": "potential",
     "read_dataset": "dataset",
@@ -28,15 +38,27 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from kernelpot.baseline import Wall
     from kernelpot.calculator import KernelPotCalculator
+    from kernelpot.committee import Committee
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
     from kernelpot.descriptors import SOAP
+    from kernelpot.ewald import Ewald
+    from kernelpot.gate import VarianceGate
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
+    from kernelpot.pairbaseline import PairBaseline
+    from kernelpot.pairpotentials import (
+        ZBL,
+        BornMayer,
+        Buckingham,
+        LennardJones,
+        Morse,
+        Tabulated,
+    )
     from kernelpot.potential import KernelPotential, load
     from kernelpot.prediction import Prediction
     from kernelpot.terms import SOAPTerm
+    from kernelpot.wall import Wall
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,14 @@ def kernel_values(cosine_em, zeta, integer_zeta, delta2, values_em):
 
 
 @numba.njit(**_OPTIONS)
+def fill_kernel(cosine_em, zeta, integer_zeta, delta2, columns_m, out):
+    """Fill ``out[e, columns_m[m]] = delta^2 cosine_em[e, m]^zeta`` for the given columns."""
+    for e in range(cosine_em.shape[0]):
+        for m in range(columns_m.shape[0]):
+            out[e, columns_m[m]] = delta2 * _power(cosine_em[e, m], zeta, integer_zeta)
+
+
+@numba.njit(**_OPTIONS)
 def kernel_slopes(cosine_em, zeta, integer_zeta, delta2, slopes_em):
     """Fill ``slopes_em = d kernel / d cosine``."""
     factor = delta2 * zeta

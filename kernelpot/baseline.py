@@ -1,327 +1,350 @@
-r"""What the Gaussian process does not have to learn: free atoms and a repulsive wall.
+"""The baseline: what the Gaussian process does not have to learn.
 
-The wall is the universal screened-nuclear repulsion of Ziegler, Biersack and
-Littmark [1]_ times a C2 switch that ends inside the shortest distance of the
-training data: where there are data it is exactly zero.
-
-References
-----------
-.. [1] Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
+A baseline is the energy of isolated atoms and a sum of terms. Every term adds its
+energies and derivatives to common accumulators, so that a sum of terms costs one
+search for neighbors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from ase.data import chemical_symbols, covalent_radii
-from ase.units import Bohr
+from ase import Atoms
 
-from kernelpot.dataset import Dataset
-from kernelpot.neighbors import NeighborList, neighbor_list
+from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
+from kernelpot.dataset import Dataset, voigt
+from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Pair = tuple[int, int]
-
-COULOMB = 14.399645478  # e^2 / (4 pi epsilon_0) [eV Å]
-_ZBL_AMPLITUDE = np.array([0.18175, 0.50986, 0.28022, 0.02817])
-_ZBL_RATE = np.array([3.19980, 0.94229, 0.40290, 0.20162])
-
-# The wall acts fully below the first and not at all above the second fraction of d_min.
-WALL_INNER, WALL_OUTER = 0.7, 0.95
-
-
-def smoothstep(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """C2 step from 0 at x <= 0 to 1 at x >= 1, and its derivative."""
-    x = np.clip(x, 0.0, 1.0)
-    return x**3 * (10.0 + x * (6.0 * x - 15.0)), 30.0 * x**2 * (1.0 - x) ** 2
-
-
-def zbl(r: FloatArray, z1: IntArray, z2: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Universal screened-nuclear repulsion [eV] and d/dr [eV/Å].
-
-    Parameters
-    ----------
-    r : ndarray of shape (n,)
-        Distances [Å].
-    z1, z2 : ndarray of shape (n,)
-        Atomic numbers.
-    """
-    length = 0.88534 * Bohr / (z1**0.23 + z2**0.23)
-    x = (r / length)[:, None]
-    terms = _ZBL_AMPLITUDE * np.exp(-_ZBL_RATE * x)
-    screening = terms.sum(axis=1)
-    d_screening = -(terms * _ZBL_RATE).sum(axis=1) / length
-    bare = COULOMB * z1 * z2 / r
-    return bare * screening, bare * (d_screening - screening / r)
 
 
 @dataclass(frozen=True)
-class Wall:
-    """Short-range repulsion of every pair of species.
+class System:
+    """Structures numbered through, with all pairs within the reach of the terms.
 
-    Parameters
+    Attributes
     ----------
-    d_min : mapping of (Z, Z') to float, optional
-        Distance [Å] that scales the wall of each pair: full below 0.7 and zero above
-        0.95 of it. Missing pairs are filled in by `fit`.
+    structures : sequence of ase.Atoms
+    numbers : ndarray of shape (n_atoms,)
+        Atomic numbers.
+    pairs : NeighborList
+        Both directions of every pair, possibly with pairs beyond the reach of a term.
+    displacements : ndarray of shape (n_pairs, 3)
+        From center to neighbor [Å].
+    distances : ndarray of shape (n_pairs,)
+        [Å].
     """
 
-    d_min: Mapping[Pair, float] | None = None
+    structures: Sequence[Atoms]
+    numbers: IntArray
+    pairs: NeighborList
+    displacements: FloatArray
+    distances: FloatArray
 
-    def __post_init__(self) -> None:
-        """Order every pair of species, check the distances."""
-        if self.d_min is not None:
-            for pair, value in self.d_min.items():
-                if not (np.isfinite(value) and value > 0):
-                    raise ValueError(f"`d_min` of {pair} must be positive, got {value!r}")
-            known = {(min(a, b), max(a, b)): float(v) for (a, b), v in self.d_min.items()}
-            object.__setattr__(self, "d_min", known)
+    @classmethod
+    def of(
+        cls,
+        structures: Sequence[Atoms],
+        r_cut: float,
+        *,
+        pairs: NeighborList | None = None,
+        displacements: FloatArray | None = None,
+    ) -> System:
+        """Number structures through, and find their pairs unless they are given.
 
-    def fit(self, data: Dataset, species: Sequence[int]) -> Wall:
-        """Take the shortest training distances, capped by chemistry.
+        Parameters
+        ----------
+        structures : sequence of ase.Atoms
+        r_cut : float
+            Reach of the terms [Å].
+        pairs : NeighborList, optional
+            All pairs to at least `r_cut`.
+        displacements : ndarray of shape (n_pairs, 3), optional
+            Of these pairs [Å].
+        """
+        if pairs is None:
+            pairs = neighbor_list(structures, max(r_cut, 0.1))
+        if displacements is None:
+            displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
+        return cls(
+            structures,
+            np.concatenate([atoms.numbers for atoms in structures]),
+            pairs,
+            displacements,
+            np.sqrt(np.einsum("pc,pc->p", displacements, displacements)),
+        )
 
-        A pair of species seen in the data gets its shortest distance, at most 0.95 of
-        the sum of covalent radii; a pair never seen gets 0.8 of that sum.
+    @cached_property
+    def first_atom(self) -> IntArray:
+        """Atoms of structure ``s`` are ``first_atom[s] .. first_atom[s + 1] - 1``."""
+        return np.concatenate([[0], np.cumsum([len(atoms) for atoms in self.structures])])
+
+    def forces(self, result: Contribution) -> FloatArray:
+        """Forces of what has been accumulated [eV/Å], shape (n_atoms, 3)."""
+        return pair_forces(self.pairs, result.gradient) + result.forces
+
+    def virials(self, result: Contribution) -> list[FloatArray]:
+        """Virial (-dE/d strain) of every structure [eV], each of shape (3, 3)."""
+        bounds = self.pairs.first[self.first_atom]
+        return [
+            virial - self.displacements[start:stop].T @ result.gradient[start:stop]
+            for start, stop, virial in zip(bounds[:-1], bounds[1:], result.virials, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What terms add to, in place.
+
+    Attributes
+    ----------
+    energies : ndarray of shape (n_atoms,)
+        Energy of each atom [eV].
+    gradient : ndarray of shape (n_pairs, 3)
+        Derivative of the total energy by each pair displacement [eV/Å].
+    forces : ndarray of shape (n_atoms, 3)
+        Forces that are no derivative by pair displacements (reciprocal space) [eV/Å].
+    virials : ndarray of shape (n_structures, 3, 3)
+        Virials (-dE/d strain) that are no derivative by pair displacements [eV].
+    """
+
+    energies: FloatArray
+    gradient: FloatArray
+    forces: FloatArray
+    virials: FloatArray
+
+    @classmethod
+    def zero(cls, system: System) -> Contribution:
+        """Nothing yet."""
+        n_atoms = len(system.numbers)
+        return cls.onto(system, np.zeros(n_atoms), np.zeros((system.pairs.n_pairs, 3)))
+
+    @classmethod
+    def onto(cls, system: System, energies: FloatArray, gradient: FloatArray) -> Contribution:
+        """Add to energies and pair gradients that are there already."""
+        n_atoms, n_structures = len(system.numbers), len(system.structures)
+        return cls(energies, gradient, np.zeros((n_atoms, 3)), np.zeros((n_structures, 3, 3)))
+
+
+@runtime_checkable
+class BaselineTerm(Protocol):
+    """A term of the baseline.
+
+    Attributes
+    ----------
+    kind : str
+        Its name in model files.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def r_cut(self) -> float:
+        """Reach of the pairs it needs [Å]."""
+
+    def fit(self, data: Dataset, species: Sequence[int], known: Reference) -> BaselineTerm:
+        """Return a copy with everything known that was left open.
 
         Parameters
         ----------
         data : Dataset
         species : sequence of int
-            Atomic numbers that need a wall.
-
-        Returns
-        -------
-        Wall
+            Atomic numbers the term must be able to serve.
+        known : Reference
+            Free atoms and the terms before it: ``known.labels(atoms)`` is explained.
         """
-        known = self.d_min or {}
-        shortest = shortest_distances(data)
-        result = {}
-        for a in species:
-            for b in species:
-                if a > b:
-                    continue
-                touching = float(covalent_radii[a] + covalent_radii[b])
-                seen = shortest.get((a, b))
-                value = 0.8 * touching if seen is None else min(seen, 0.95 * touching)
-                result[a, b] = known.get((a, b), value)
-        return Wall(result)
+
+    def evaluate(self, system: System, result: Contribution) -> None:
+        """Add energies and derivatives of all structures to `result`."""
+
+    def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
+        """Energy [eV] and d/dr [eV/Å] of one isolated pair, for scans and plots."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model file, ``"kind"`` among them."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BaselineTerm:
+        """Inverse of `to_dict`."""
+
+    def describe(self) -> list[str]:
+        """Return a heading and one line per fact, for reports."""
+
+
+@runtime_checkable
+class ReadsAtoms(Protocol):
+    """A term that needs more of a structure than its species and pairs.
+
+    Attributes
+    ----------
+    array_names : tuple of str
+        Arrays of ``atoms.arrays`` it reads.
+    """
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` it reads."""
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Raise ValueError, with the name, for a structure it cannot be evaluated for."""
+
+
+def terms_of(baseline: BaselineTerm | Sequence[BaselineTerm]) -> list[BaselineTerm]:
+    """List the terms of a baseline given as one term or a sequence.
+
+    Raises
+    ------
+    TypeError
+        If something is not a term.
+    """
+    terms = list(baseline) if isinstance(baseline, Sequence) else [baseline]
+    for term in terms:
+        if isinstance(term, type) or not isinstance(term, BaselineTerm):
+            raise TypeError(
+                "`baseline` must be one term such as kernelpot.Wall() or a sequence of terms, "
+                f"got {term!r}"
+            )
+    return terms
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the kernels need not explain: free atoms and baseline.
+
+    Attributes
+    ----------
+    e0 : AtomicEnergies
+    baseline : sequence of BaselineTerm
+    """
+
+    e0: AtomicEnergies
+    baseline: Sequence[BaselineTerm] = field(default_factory=tuple)
 
     @property
     def r_cut(self) -> float:
-        """Largest distance at which any pair feels the wall [Å]."""
-        return WALL_OUTER * max((self.d_min or {}).values(), default=0.0)
+        """Reach of the baseline [Å]."""
+        return max((term.r_cut for term in self.baseline), default=0.0)
 
-    def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
-        """Energy of one pair and its derivative.
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` that the terms read."""
+        names = [n for t in self.baseline if isinstance(t, ReadsAtoms) for n in t.array_names]
+        return tuple(dict.fromkeys(names))
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Refuse a structure that a term cannot be evaluated for.
 
         Parameters
         ----------
-        r : ndarray of shape (n,)
-            Distances [Å].
-        z1, z2 : int
-            Atomic numbers.
-
-        Returns
-        -------
-        energy, derivative : ndarray of shape (n,)
-            [eV] and [eV/Å].
+        atoms : ase.Atoms
+        name : str
+            For the message.
 
         Raises
         ------
         ValueError
-            Before the wall has distances.
         """
-        if self.d_min is None:
-            raise ValueError("the wall has no distances yet: fit it, or give `d_min`")
-        d_min = self.d_min[min(z1, z2), max(z1, z2)]
-        value, slope = zbl(r, np.full(r.shape, z1), np.full(r.shape, z2))
-        inner, outer = WALL_INNER * d_min, WALL_OUTER * d_min
-        step, d_step = smoothstep((outer - r) / (outer - inner))
-        return value * step, slope * step - value * d_step / (outer - inner)
+        for term in self.baseline:
+            if isinstance(term, ReadsAtoms):
+                term.check(atoms, name)
 
-    def evaluate(
-        self,
-        numbers: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
-        distances: FloatArray,
-    ) -> tuple[FloatArray, FloatArray, IntArray]:
-        """Energy per atom and gradient of the pairs that feel the wall.
+    def add_to(self, system: System, result: Contribution) -> None:
+        """Add energies and derivatives of free atoms and all terms, in place.
 
         Parameters
         ----------
-        numbers : ndarray of shape (n_atoms,)
-            Atomic numbers.
-        pairs : NeighborList
-        displacements : ndarray of shape (n_pairs, 3)
-            [Å].
-        distances : ndarray of shape (n_pairs,)
-            [Å].
-
-        Returns
-        -------
-        energies : ndarray of shape (n_atoms,)
-            [eV]; a pair is shared half and half.
-        gradient : ndarray of shape (n_close, 3)
-            Derivative of the energy by the displacement of each close pair [eV/Å].
-        close : ndarray of shape (n_close,)
-            Indices of those pairs.
+        system : System
+        result : Contribution
         """
-        energies = np.zeros(len(numbers))
-        close = np.flatnonzero(distances < self.r_cut)
-        gradient = np.zeros((len(close), 3))
-        if len(close):
-            i, j = pairs.centers[close], pairs.neighbors[close]
-            low, high = np.minimum(numbers[i], numbers[j]), np.maximum(numbers[i], numbers[j])
-            for a, b in {(int(a), int(b)) for a, b in zip(low, high, strict=True)}:
-                mine = np.flatnonzero((low == a) & (high == b))
-                r = distances[close[mine]]
-                value, slope = self.pair_energy(r, a, b)
-                energies += 0.5 * np.bincount(i[mine], value, len(numbers))
-                gradient[mine] = (0.5 * slope / r)[:, None] * displacements[close[mine]]
-        return energies, gradient, close
+        result.energies[:] += [self.e0.e0[int(z)] for z in system.numbers]
+        for term in self.baseline:
+            term.evaluate(system, result)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the model file.
+    def evaluate(self, system: System) -> Contribution:
+        """Energies and derivatives of free atoms and all terms."""
+        result = Contribution.zero(system)
+        self.add_to(system, result)
+        return result
 
-        Returns
-        -------
-        dict
-        """
-        d_min = self.d_min or {}
-        return {"kind": "wall", "d_min": [[a, b, d] for (a, b), d in sorted(d_min.items())]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Wall:
-        """Inverse of `to_dict`.
-
-        Parameters
-        ----------
-        data : mapping
-
-        Returns
-        -------
-        Wall
-        """
-        return cls({(int(a), int(b)): float(d) for a, b, d in data["d_min"]})
-
-    def describe(self) -> list[str]:
-        """Return one line per pair of species for reports.
-
-        Returns
-        -------
-        list of str
-        """
-        return [
-            f"{chemical_symbols[a]}-{chemical_symbols[b]}: full below "
-            f"{WALL_INNER * d:.2f} Å, zero above {WALL_OUTER * d:.2f} Å"
-            for (a, b), d in sorted((self.d_min or {}).items())
-        ]
+    def labels(self, atoms: Atoms) -> tuple[float, FloatArray, FloatArray]:
+        """Energy, forces and virial (Voigt) to subtract from the labels of a structure."""
+        system = System.of([atoms], self.r_cut)
+        result = self.evaluate(system)
+        virial = voigt(system.virials(result)[0])
+        return float(result.energies.sum()), system.forces(result), virial
 
 
-def shortest_distances(data: Dataset, limit: float = 4.0) -> dict[Pair, float]:
-    """Shortest distance of each pair of species below `limit` in the data [Å]."""
-    result: dict[Pair, float] = {}
-    for frame in data:
-        pairs = neighbor_list(frame.atoms, limit)
-        if not pairs.n_pairs:
-            continue
-        distance = np.linalg.norm(pairs.displacements(frame.atoms.positions), axis=1)
-        numbers = frame.atoms.numbers
-        z1, z2 = numbers[pairs.centers], numbers[pairs.neighbors]
-        code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
-        for value in np.unique(code):
-            key = (int(value // 1000), int(value % 1000))
-            nearest = float(distance[code == value].min())
-            result[key] = min(nearest, result.get(key, np.inf))
-    return result
+def fit_terms(
+    terms: Sequence[BaselineTerm], data: Dataset, species: Sequence[int], e0: AtomicEnergies
+) -> Reference:
+    """Fit terms one after the other, each to what the ones before leave.
 
-
-@dataclass(frozen=True)
-class AtomicEnergies:
-    """Energies of isolated atoms, and how they were found.
-
-    Attributes
+    Parameters
     ----------
-    e0 : dict of int to float
-        Atomic number to energy [eV].
-    origin : str
-        "isolated atoms", "given" or "least squares".
-    note : str
-        What the user should know about them.
+    terms : sequence of BaselineTerm
+    data : Dataset
+    species : sequence of int
+    e0 : AtomicEnergies
+
+    Returns
+    -------
+    Reference
     """
-
-    e0: Mapping[int, float]
-    origin: str
-    note: str = ""
-
-    @property
-    def absolute(self) -> bool:
-        """Whether they are energies of free atoms (dissociation means something)."""
-        return self.origin in ("isolated atoms", "given")
-
-    def total(self, numbers: IntArray) -> float:
-        """Sum over the atoms of a structure [eV]."""
-        return float(sum(self.e0[int(z)] for z in numbers))
+    reference = Reference(e0)
+    for term in terms:
+        fitted = term.fit(data, species, reference)
+        reference = Reference(e0, (*reference.baseline, fitted))
+    return reference
 
 
-def atomic_energies(
-    data: Dataset, given: Mapping[int, float] | str | None = None
-) -> AtomicEnergies:
-    """Find e0 of every species of the data.
+def without_terms(data: Dataset, reference: Reference) -> Dataset:
+    """Take what the terms explain, but not the free atoms, off the energies of the data.
 
     Parameters
     ----------
     data : Dataset
-    given : mapping of atomic number to float, "isolated", "least_squares" or None
-        Values [eV], or where to take them from. None: isolated atoms if the data have
-        one of each species, otherwise least squares.
+    reference : Reference
 
-    Raises
-    ------
-    ValueError
-        If values or isolated atoms are missing for a species, or no frame has an
-        energy.
+    Returns
+    -------
+    Dataset
+        Other labels as they are.
     """
-    species = data.species
-    if isinstance(given, Mapping):
-        missing = [chemical_symbols[z] for z in species if z not in given]
-        if missing:
-            raise ValueError(f"`e0` has no value for {', '.join(missing)}")
-        return AtomicEnergies({z: float(given[z]) for z in species}, "given")
-    isolated: dict[int, list[float]] = {}
+    frames = []
     for frame in data:
-        if frame.is_isolated_atom and frame.energy is not None:
-            isolated.setdefault(int(frame.atoms.numbers[0]), []).append(frame.energy)
-    missing = [chemical_symbols[z] for z in species if z not in isolated]
-    if given == "isolated" and missing:
-        raise ValueError(
-            f"no isolated atom of {', '.join(missing)} in the data; add one, give e0, or "
-            "use e0='least_squares'"
-        )
-    if not missing and given != "least_squares":
-        found = {z: float(np.median(values)) for z, values in isolated.items()}
-        return AtomicEnergies({z: found[z] for z in species}, "isolated atoms")
-    labelled = [f for f in data if f.energy is not None]
-    if not labelled:
-        note = "no energies in the data: e0 = 0, energies are defined up to a constant"
-        return AtomicEnergies(dict.fromkeys(species, 0.0), "least squares", note)
-    counts = np.array([[np.sum(f.atoms.numbers == z) for z in species] for f in labelled])
-    size = counts.sum(axis=1)
-    composition = counts / size[:, None]
-    target = np.array([f.energy for f in labelled], dtype=float) / size
-    solution, _, rank, _ = np.linalg.lstsq(composition, target, rcond=1e-8)
-    note = "dissociation energies mean nothing: e0 is a fit, not the energy of free atoms"
-    if rank < len(species):
-        note += (
-            f"; the compositions determine only {rank} of {len(species)} values "
-            "(minimum norm taken)"
-        )
-    return AtomicEnergies(
-        {z: float(e) for z, e in zip(species, solution, strict=True)}, "least squares", note
-    )
+        if frame.energy is not None:
+            explained = reference.labels(frame.atoms)[0]
+            explained -= reference.e0.total(frame.atoms.numbers)
+            frame = replace(frame, energy=frame.energy - explained)
+        frames.append(frame)
+    return Dataset(frames)
+
+
+def with_level_energies(reference: Reference, data: Dataset) -> Reference:
+    """Refer least-squares e0 to what the terms leave, so that the kernels fit no constant.
+
+    Parameters
+    ----------
+    reference : Reference
+    data : Dataset
+
+    Returns
+    -------
+    Reference
+        The same where e0 are energies of free atoms, or the terms vanish in the data.
+    """
+    if reference.e0.absolute or not reference.baseline:
+        return reference
+    explained = []
+    for frame in data:
+        energy = reference.labels(frame.atoms)[0]
+        explained.append(energy - reference.e0.total(frame.atoms.numbers))
+    if not np.any(np.abs(explained) > 1e-9):
+        return reference
+    return Reference(atomic_energies(data, "least_squares", explained), reference.baseline)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from kernelpot.dataset import check_cell
+from kernelpot.gate import GATED_WEIGHT, GateClosedError, GateWarning, VarianceGate, as_gate
 from kernelpot.neighbors import NeighborList, SkinList
 from kernelpot.potential import KernelPotential, load
+from kernelpot.prediction import Prediction
 
 # Standard deviations computed only where they are asked for.
 _FULL_STD = ("energy_std", "forces_std", "stress_std")
@@ -30,8 +34,9 @@ class KernelPotCalculator(Calculator):
         calculator.
     skin : float, default=0.5
         Verlet skin of the neighbor list [Å].
-    gate : None
-        Only None: this version has no variance gate; results are those of `predict`.
+    gate : VarianceGate, bool or None, default=True
+        The variance gate: True with the thresholds found by the fit, None (or False)
+        for none, so that results are those of `predict`.
     with_std : bool, default=False
         Compute `energies_std` in every evaluation. Otherwise it is computed from the
         first time it is asked for.
@@ -48,7 +53,11 @@ class KernelPotCalculator(Calculator):
         request ``energies_std`` [eV] and ``spilling``, ``energy_std`` [eV],
         ``forces_std`` [eV/Å] and ``stress_std`` [eV/Å^3, periodic only]. The last three
         cost many times the rest and are computed for a configuration only when asked
-        for: ``calc.get_property("forces_std", atoms)``.
+        for: ``calc.get_property("forces_std", atoms)``. With a gate also
+        ``gate_weights`` (share of the fallback in each local energy), ``n_gated``
+        (atoms with a weight above 0.01) and ``std_bound``: local standard deviations
+        [eV], exact where the gate has begun to close and elsewhere an upper bound below
+        its threshold.
     n_evaluations : int
         How many configurations were evaluated.
 
@@ -57,6 +66,13 @@ class KernelPotCalculator(Calculator):
     ValueError
         On evaluation, for a species the potential does not know or an unsound
         structure.
+    GateClosedError
+        On evaluation, where atoms are gated and the gate says "stop".
+
+    Warns
+    -----
+    GateWarning
+        Once, when atoms are gated for the first time and the gate says "warn".
     """
 
     implemented_properties = [
@@ -67,6 +83,9 @@ class KernelPotCalculator(Calculator):
         "stress",
         "energies_std",
         "spilling",
+        "gate_weights",
+        "std_bound",
+        "n_gated",
         *_FULL_STD,
     ]
 
@@ -75,21 +94,47 @@ class KernelPotCalculator(Calculator):
         potential: KernelPotential | str | os.PathLike[str],
         *,
         skin: float = 0.5,
-        gate: None = None,
+        gate: VarianceGate | bool | None = True,
         with_std: bool = False,
         n_threads: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if gate is not None:
-            raise ValueError("`gate` must be None: this version has no variance gate")
         if not isinstance(potential, KernelPotential):
             potential = load(potential)
         self.model = potential.model
+        self.gate = as_gate(gate)
+        if self.gate is not None:  # wrong thresholds are refused here, not in mid-run
+            self.gate.thresholds(self.model.species, self.model.safety.std_low)
         self.with_std = with_std
         self.n_threads = n_threads
         self.n_evaluations = 0
+        self._warned = False
         self._list = SkinList(self.model.r_cut, skin)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """List what has changed since the last evaluation, per-atom charges included.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        tol : float
+            Largest difference that counts as none.
+
+        Returns
+        -------
+        list of str
+        """
+        changes: list[str] = super().check_state(atoms, tol)
+        if self.atoms is not None:
+            for name in self.model.reference.array_names:
+                old, new = self.atoms.arrays.get(name), atoms.arrays.get(name)
+                same = old is new or (
+                    old is not None and new is not None and np.array_equal(old, new)
+                )
+                if not same and name not in changes:
+                    changes.append(name)
+        return changes
 
     def calculate(
         self,
@@ -125,6 +170,7 @@ class KernelPotCalculator(Calculator):
         predicted = self.model.predict(
             self.atoms,
             return_std="local" if self.with_std else False,
+            gate=self.gate,
             neighbors=neighbors,
             n_threads=self.n_threads,
         )
@@ -140,3 +186,29 @@ class KernelPotCalculator(Calculator):
         if self.with_std:
             self.results["energies_std"] = predicted.energies_std
             self.results["spilling"] = predicted.spilling
+        if self.gate is not None:
+            self._report_gate(predicted)
+
+    def _report_gate(self, predicted: Prediction) -> None:
+        """Put the state of the gate into the results, and react to it."""
+        assert self.gate is not None
+        weights, bound = predicted.gate_weights, predicted.std_bound
+        assert weights is not None
+        n_gated = int(np.sum(weights > GATED_WEIGHT))
+        self.results.update(gate_weights=weights, std_bound=bound, n_gated=n_gated)
+        reaction = self.gate.on_gate
+        if not n_gated or reaction is None:
+            return
+        worst = int(weights.argmax())
+        message = (
+            f"{n_gated} of {len(weights)} atoms are outside the training data (evaluation "
+            f"{self.n_evaluations}; most of all atom {worst}, {self.atoms[worst].symbol}, "
+            f"weight {weights[worst]:.2g}): a fallback replaces their local energies"
+        )
+        if callable(reaction):
+            reaction(self.atoms, weights)
+        elif reaction == "stop":
+            raise GateClosedError(message)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(message, GateWarning, stacklevel=2)

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from ase.data import chemical_symbols
 from ase.units import GPa
 
-from kernelpot.baseline import shortest_distances
 from kernelpot.dataset import VOIGT, Dataset, Frame
 from kernelpot.report import data_report_text
+from kernelpot.wall import shortest_distances
 
 FloatArray = npt.NDArray[np.float64]
 

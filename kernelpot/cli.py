@@ -130,22 +130,24 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 class _Bars:
-    """Progress bars, one per stage, on standard error."""
+    """Progress bars on standard error: one as long as the whole is the same."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
         self._bar: Any = None
-        self._stage = ""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: float, total: float) -> None:
         if self.quiet or not sys.stderr.isatty():
             return
         from tqdm import tqdm
 
-        if stage != self._stage:
+        if self._bar is not None and (done < self._bar.n or total != self._bar.total):
             self.close()
-            self._stage = stage
-            self._bar = tqdm(total=total, desc=stage, unit="", leave=False)
+        if self._bar is None:
+            # counts mean nothing to the user where they are weighted by cost
+            shown = "{l_bar}{bar}| {elapsed} passed, {remaining} left"
+            self._bar = tqdm(total=total, desc=stage, leave=False, bar_format=shown)
+        self._bar.set_description(stage, refresh=False)
         self._bar.n = done
         self._bar.refresh()
 

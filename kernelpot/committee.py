@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
+from kernelpot.baseline import Contribution, System
 from kernelpot.covariance import KernelTerm
-from kernelpot.dataset import check_cell, check_distances
+from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import PairBatch, species_index
-from kernelpot.evaluation import BATCH, LocalModel, pair_forces
-from kernelpot.fitted import voigt
+from kernelpot.evaluation import BATCH, LocalModel
 from kernelpot.kernels import normalize
 from kernelpot.neighbors import NeighborList, neighbor_list
 from kernelpot.parallel import map_in_order, single_blas_thread, thread_count
@@ -114,6 +114,7 @@ class Committee(Sequence[KernelPotential]):
             {key: np.ascontiguousarray(w[number]) for key, w in self._weights.items()},
             model.local.whitening,
             model.local.variances,
+            model.local.gauge_fixed,
         )
         note = f"weights are sample {number + 1} of {len(self)} from the posterior"
         training = {**model.training, "notes": [*model.training.get("notes", []), note]}
@@ -155,6 +156,9 @@ class Committee(Sequence[KernelPotential]):
             neighbors = neighbor_list(atoms, model.r_cut)
         displacements = neighbors.displacements(atoms.positions)
         check_distances(neighbors, displacements, "structure")
+        system = System.of([atoms], model.r_cut, pairs=neighbors, displacements=displacements)
+        if model.safety.damping(atoms.numbers, neighbors, system.distances) is not None:
+            return self._one_by_one(atoms, neighbors, n_threads)
         energies, forces, virials = _evaluate(
             model.local.terms,
             self._weights,
@@ -163,15 +167,30 @@ class Committee(Sequence[KernelPotential]):
             displacements,
             thread_count(n_threads),
         )
-        known, gradient = np.zeros(len(atoms)), np.zeros((neighbors.n_pairs, 3))
-        model.reference.add_to(atoms.numbers, neighbors, displacements, known, gradient)
-        energies += known.sum()
-        forces += pair_forces(neighbors, gradient)
+        known = Contribution.zero(system)
+        model.reference.add_to(system, known)
+        energies += known.energies.sum()
+        forces += system.forces(known)
         stresses = None
         if np.all(atoms.pbc):
-            virials += displacements.T @ gradient
+            virials -= system.virials(known)[0]
             stresses = np.array([voigt(v) for v in virials]) / atoms.get_volume()
         return CommitteePrediction(energies, forces, stresses)
+
+    def _one_by_one(
+        self, atoms: Atoms, neighbors: NeighborList, n_threads: int | None
+    ) -> CommitteePrediction:
+        """Every member's own prediction: near atoms damp its local energies, not their sum."""
+        found = [
+            self[index].predict(atoms, neighbors=neighbors, n_threads=n_threads)
+            for index in range(len(self))
+        ]
+        stresses = [p.stress for p in found if p.stress is not None]
+        return CommitteePrediction(
+            np.array([p.energy for p in found]),
+            np.array([p.forces for p in found]),
+            np.array(stresses) if stresses else None,
+        )
 
 
 def _evaluate(

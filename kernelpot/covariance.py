@@ -150,25 +150,30 @@ def covariance_rows(
             row_of = np.full(n_atoms, -1)
             row_of[members] = np.arange(len(members))
             mine = np.flatnonzero(inside & (row_of[centers] >= 0))
-            chunk = max(1, int(_JACOBIAN_BYTES / (24 * (soap.n_features + len(points)))))
-            for start in range(0, len(mine), chunk):
-                p = mine[start : start + chunk]
-                atom = centers[p]
-                jacobian = soap.jacobian(batch, p, atom, coefficients)
-                along_self = np.einsum("pcf,pf->pc", jacobian, unit[atom], optimize=True)
-                flat = jacobian.reshape(-1, soap.n_features)
-                along_sparse = (flat @ points.T).reshape(len(p), 3, -1)
-                _kernel.accumulate_rows(
-                    along_sparse,
-                    along_self,
-                    row_of[atom],
-                    atom,
-                    pairs.neighbors[p],
-                    structure_of[atom],
-                    displacements[p],
-                    cosine,
-                    slopes,
-                    force_rows[:, columns],
-                    virial_rows[:, columns],
-                )
+            for channel in np.unique(batch.channels[mine]):
+                touched = soap.touched_features(int(channel))
+                some = points.T[touched]
+                own = unit[:, touched]
+                found = mine[batch.channels[mine] == channel]
+                chunk = max(1, int(_JACOBIAN_BYTES / (24 * (len(touched) + len(points)))))
+                for start in range(0, len(found), chunk):
+                    p = found[start : start + chunk]
+                    atom = centers[p]
+                    jacobian = soap.jacobian(batch, p, atom, coefficients, channel=int(channel))
+                    along_self = np.einsum("pcf,pf->pc", jacobian, own[atom], optimize=True)
+                    flat = jacobian.reshape(-1, len(touched))
+                    along_sparse = (flat @ some).reshape(len(p), 3, -1)
+                    _kernel.accumulate_rows(
+                        along_sparse,
+                        along_self,
+                        row_of[atom],
+                        atom,
+                        pairs.neighbors[p],
+                        structure_of[atom],
+                        displacements[p],
+                        cosine,
+                        slopes,
+                        force_rows[:, columns],
+                        virial_rows[:, columns],
+                    )
     return rows

@@ -33,6 +33,14 @@ ISOLATED = 7.0
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
+_VOIGT_ROWS, _VOIGT_COLUMNS = (list(axis) for axis in zip(*VOIGT, strict=True))
+
+
+def voigt(full: FloatArray) -> FloatArray:
+    """Symmetrize a 3x3 tensor and list xx yy zz yz xz xy."""
+    return (0.5 * (full + full.T))[_VOIGT_ROWS, _VOIGT_COLUMNS]
+
+
 @dataclass(frozen=True)
 class LabelKeys:
     """Names under which labels are stored in ``atoms.info`` and ``atoms.arrays``.
@@ -58,7 +66,8 @@ class Frame:
     Parameters
     ----------
     atoms : ase.Atoms
-        Numbers, positions, cell and periodicity only.
+        Numbers, positions, cell and periodicity, and arrays of one number per atom
+        (charges).
     energy : float or None
         Total energy [eV].
     forces : ndarray of shape (n_atoms, 3) or None
@@ -312,6 +321,15 @@ def check_structure(atoms: Atoms, name: str) -> None:
     check_distances(pairs, pairs.displacements(atoms.positions), name)
 
 
+def bare_copy(atoms: Atoms) -> Atoms:
+    """Numbers, positions, cell, periodicity, and one number per atom such as a charge."""
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    for name, values in atoms.arrays.items():
+        if values.ndim == 1 and values.dtype.kind in "fi" and name not in ("numbers", "tags"):
+            bare.set_array(name, values)
+    return bare
+
+
 def check_distances(pairs: NeighborList, displacements: FloatArray, name: str) -> None:
     """Refuse pairs closer than `COINCIDENCE`, and positions that are not finite."""
     if not np.isfinite(displacements).all():
@@ -375,6 +393,7 @@ def _as_array(value: object, name: str, key: str) -> FloatArray:
 def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
     check_structure(atoms, name)
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    charges = results.get("charges")
     sources: dict[str, str] = {}
     named = LabelKeys()
 
@@ -413,7 +432,9 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
     virial = _virial(atoms, name, keys, label, sources)
     if energy is None and forces is None and virial is None:
         raise ValueError(_no_labels(atoms, name, keys, results))
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare = bare_copy(atoms)
+    if charges is not None and np.shape(charges) == (len(atoms),) and "charges" not in bare.arrays:
+        bare.set_array("charges", np.asarray(charges, dtype=float))
     config_type = str(atoms.info.get(keys.config_type, "default"))
     return Frame(
         bare,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from ase.data import covalent_radii
 
-from kernelpot.baseline import AtomicEnergies
+from kernelpot.atomic_energies import AtomicEnergies
 from kernelpot.dataset import Dataset
 from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import bulk_volume

@@ -195,6 +195,20 @@ class SOAP:
         return np.array(blocks, dtype=np.int64), np.full(len(blocks), factor)
 
     @cached_property
+    def _touched(self) -> list[tuple[IntArray, FloatArray, IntArray]]:
+        """Per density channel: blocks a neighbor in it changes, renumbered, and their features."""
+        blocks, factor = self._blocks
+        ends = np.append(blocks[1:, 2], self.n_features)
+        found = []
+        for channel in range(self._n_densities):
+            hit = np.isin(blocks[:, :2], [channel, self._sum_channel]).any(axis=1)
+            columns = [np.arange(b[2], end) for b, end in zip(blocks[hit], ends[hit], strict=True)]
+            renumbered = blocks[hit]
+            renumbered[:, 2] = np.cumsum([0, *map(len, columns)])[:-1]
+            found.append((renumbered, factor[hit], np.concatenate(columns)))
+        return found
+
+    @cached_property
     def _scale_l(self) -> FloatArray:
         degrees = np.arange(self.term.l_max + 1)
         return np.pi * np.sqrt(8.0 / (2.0 * degrees + 1.0))
@@ -437,6 +451,19 @@ class SOAP:
                 *common, int(self.term.l_max), self._prefactor_q, adjoint, gradient
             )
 
+    def touched_features(self, channel: int) -> IntArray:
+        """Features that a neighbor in a density channel enters, ascending.
+
+        Parameters
+        ----------
+        channel : int
+
+        Returns
+        -------
+        ndarray of int
+        """
+        return self._touched[channel][2]
+
     def jacobian(
         self,
         batch: PairBatch,
@@ -444,8 +471,14 @@ class SOAP:
         center_rows: IntArray,
         coefficients: FloatArray,
         out: FloatArray | None = None,
+        *,
+        channel: int | None = None,
     ) -> FloatArray:
         """Derivatives of the center's features with respect to displacements.
+
+        A neighbor changes those features only that its own species enters: with several
+        species more than half of the derivatives are zero. Given the `channel` of all
+        the pairs, the others are left out.
 
         Parameters
         ----------
@@ -459,14 +492,20 @@ class SOAP:
             From `expansion`.
         out : ndarray of shape (n, 3, n_features), optional
             Receives the result.
+        channel : int, optional
+            Density channel of the neighbors of all `pairs` (``batch.channels``); only
+            the features of `touched_features` are then formed.
 
         Returns
         -------
         ndarray of shape (n, 3, n_features)
         """
-        blocks, factor = self._blocks
+        (blocks, factor), n_features = self._blocks, self.n_features
+        if channel is not None:
+            blocks, factor, columns = self._touched[channel]
+            n_features = len(columns)
         if out is None:
-            out = np.empty((len(pairs), 3, self.n_features))
+            out = np.empty((len(pairs), 3, n_features))
         _soap.jacobian(
             pairs,
             center_rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,7 +211,7 @@ def run_dynamics(
             )
         )
         if trajectory is not None:
-            _append_frame(trajectory, atoms, std)
+            _append_frame(trajectory, atoms, std, calculator.model.reference.array_names)
         if progress is not None:
             progress("md", dynamics.nsteps, steps)
 
@@ -222,7 +222,7 @@ def run_dynamics(
     return Dynamics(np.array(rows), atoms, wall, steps, ensemble)
 
 
-def _append_frame(path: str, atoms: Atoms, std: FloatArray) -> None:
+def _append_frame(path: str, atoms: Atoms, std: FloatArray, array_names: Sequence[str]) -> None:
     """Add a frame to a trajectory file; formats with arrays get the local std too."""
     import ase.io
     from ase.io.trajectory import Trajectory
@@ -233,6 +233,8 @@ def _append_frame(path: str, atoms: Atoms, std: FloatArray) -> None:
         return
     bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     bare.set_momenta(atoms.get_momenta())
+    for name in array_names:
+        bare.set_array(name, atoms.arrays[name])
     bare.arrays["energies_std"] = std
     ase.io.write(path, bare, append=os.path.exists(path))
 

@@ -7,15 +7,16 @@ features back to the pair displacements. Memory is that of the pairs and one bat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import PairBatch
-from kernelpot.kernels import normalize
+from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.neighbors import NeighborList
 from kernelpot.parallel import map_in_order, single_blas_thread
 from kernelpot.regression import LocalVariance
@@ -25,8 +26,29 @@ IntArray = npt.NDArray[np.int64]
 
 BATCH = 128
 
-# Cotangents of local energy and variance from their values; may also change energies.
-Blend = Callable[[slice, FloatArray, FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
+# Of the points that explain most, this share screens: atoms whose variance they already
+# bring below what matters need no more.
+SCREEN_SHARE = 0.2
+SCREEN_MINIMUM = 64
+
+
+class Blend(Protocol):
+    """An energy that depends on local energies and variances."""
+
+    @property
+    def gauge_fixed(self) -> bool:
+        """Whether its variances are those of `LocalModel.gauge_fixed`."""
+
+    def irrelevant_below(self, species: int) -> float:
+        """Variance of an atom of a species below which its value does not matter [eV^2]."""
+
+    def __call__(
+        self, atoms: slice, energies: FloatArray, variances: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Energies of a run of atoms, and their derivatives by local energy and variance.
+
+        Variances are exact, or upper bounds not above `irrelevant_below`.
+        """
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,22 @@ class LocalEvaluation:
     pair_gradient: FloatArray | None
 
 
+@dataclass(frozen=True)
+class _Compiled:
+    """The sparse points of one species and term in the order their variance needs them.
+
+    `columns` are their places in the order of the species' `LocalVariance` (ascending;
+    points that repeat others come last and have none). `polynomial` is the exact map of
+    unit features to the mean where that costs less than the kernel: a vector for
+    zeta = 1, a symmetric matrix for zeta = 2, otherwise None.
+    """
+
+    points: FloatArray
+    weights: FloatArray
+    columns: IntArray
+    polynomial: FloatArray | None
+
+
 @dataclass
 class LocalModel:
     """The fitted Gaussian process as a function of environments.
@@ -63,26 +101,52 @@ class LocalModel:
         T with ``T.T @ K_mm @ T = I``.
     variances : mapping of species to LocalVariance
         Posterior of each species.
+    gauge_fixed : mapping of species to LocalVariance, optional
+        The same, given the mean local energy of each species. Data of one composition
+        determine the energy of a molecule, but not how it is shared among species; this
+        part of the variance says nothing of how well an environment is known. Default:
+        `variances`.
+    polynomial : bool, default=True
+        Use exact polynomial maps where they cost less. False: the kernel always.
     """
 
     terms: Sequence[KernelTerm]
     weights: Mapping[tuple[int, int], FloatArray]
     whitening: Mapping[tuple[int, int], FloatArray]
     variances: Mapping[int, LocalVariance]
-    _maps: dict[tuple[int, int], FloatArray] = field(default_factory=dict, repr=False)
+    gauge_fixed: Mapping[int, LocalVariance] | None = None
+    polynomial: bool = True
+    _compiled: dict[tuple[int, int], _Compiled] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Compile the exact polynomial maps where they cost less than the kernel."""
-        for (z, t), weights in self.weights.items():
-            term = self.terms[t]
-            points = term.sparse[z]
-            n_features = points.shape[1]
-            delta2 = term.kernel.diagonal()
-            if term.kernel.zeta == 2 and n_features <= 2 * len(points):
-                # sum_s alpha_s (p.q_s)^2 = p^T B p
-                self._maps[z, t] = delta2 * (points.T * weights) @ points
-            elif term.kernel.zeta == 1:
-                self._maps[z, t] = delta2 * (weights @ points)
+        """Sort the sparse points, and compile polynomial maps where they cost less."""
+        for z in {z for z, _ in self.weights}:
+            found = self.terms_of(z)
+            starts = np.cumsum([0] + [len(self.weights[z, t]) for t in found])
+            order = self.variances[z].order
+            for t, start, stop in zip(found, starts[:-1], starts[1:], strict=True):
+                columns = np.flatnonzero((order >= start) & (order < stop))
+                used = order[columns] - start
+                sorting = np.concatenate([used, np.setdiff1d(np.arange(stop - start), used)])
+                self._compiled[z, t] = self._compile(z, t, sorting, columns)
+
+    def _compile(self, z: int, t: int, sorting: IntArray, columns: IntArray) -> _Compiled:
+        kernel = self.terms[t].kernel
+        points = self.terms[t].sparse[z][sorting]
+        weights = self.weights[z, t][sorting]
+        polynomial = None
+        if not self.polynomial:
+            pass
+        elif kernel.zeta == 2 and points.shape[1] <= 2 * len(points):
+            # sum_s alpha_s (p.q_s)^2 = p^T B p
+            polynomial = kernel.diagonal() * (points.T * weights) @ points
+        elif kernel.zeta == 1:
+            polynomial = kernel.diagonal() * (weights @ points)
+        return _Compiled(points, weights, columns, polynomial)
+
+    def terms_of(self, z: int) -> list[int]:
+        """Indices of the terms that have sparse points of a species."""
+        return [t for t in range(len(self.terms)) if (z, t) in self.weights]
 
     def evaluate(
         self,
@@ -92,6 +156,7 @@ class LocalModel:
         *,
         gradient: bool = True,
         variance: bool = False,
+        novelty: bool = False,
         blend: Blend | None = None,
         n_threads: int = 1,
     ) -> LocalEvaluation:
@@ -105,12 +170,11 @@ class LocalModel:
             All pairs within the largest cutoff (longer ones are skipped).
         displacements : ndarray of shape (n_pairs, 3)
             Vectors from center to neighbor [Å].
-        gradient, variance : bool
+        gradient, variance, novelty : bool
             What to compute besides the energies.
-        blend : callable, optional
-            ``blend(atoms, energies, variances) -> energies, d/d energy, d/d variance``
-            of the energy whose gradient is wanted; `atoms` is a slice.
-        n_threads : int
+        blend : Blend, optional
+            The energy that is wanted, with its gradient, in place of the local energies.
+        n_threads : int, optional
             Threads; the result does not depend on it.
 
         Returns
@@ -118,43 +182,37 @@ class LocalModel:
         LocalEvaluation
         """
         n_atoms = len(z_index)
-        variance = variance or blend is not None
-        energies = np.empty(n_atoms)
-        variances = np.empty(n_atoms) if variance else None
-        novelties = np.empty(n_atoms) if variance else None
-        pair_gradient = np.zeros((pairs.n_pairs, 3)) if gradient else None
+        found = LocalEvaluation(
+            np.empty(n_atoms),
+            np.empty(n_atoms) if variance else None,
+            np.empty(n_atoms) if novelty else None,
+            np.zeros((pairs.n_pairs, 3)) if gradient else None,
+        )
         batches = [
             term.soap.pairs(pairs.first, pairs.neighbors, displacements, z_index)
             for term in self.terms
         ]
 
         def work(start: int) -> None:
-            stop = min(start + BATCH, n_atoms)
-            self._evaluate_batch(
-                batches, z_index, start, stop, blend, energies, variances, novelties,
-                pair_gradient,
-            )  # fmt: skip
+            atoms = slice(start, min(start + BATCH, n_atoms))
+            self._evaluate_batch(batches, z_index[atoms], atoms, blend, found)
 
         starts = range(0, n_atoms, BATCH)
         with single_blas_thread():
             for _ in map_in_order(work, starts, min(n_threads, len(starts))):
                 pass
-        return LocalEvaluation(energies, variances, novelties, pair_gradient)
+        return found
 
     def _evaluate_batch(
         self,
         batches: Sequence[PairBatch],
-        z_index: IntArray,
-        start: int,
-        stop: int,
+        z_batch: IntArray,
+        atoms: slice,
         blend: Blend | None,
-        energies: FloatArray,
-        variances: FloatArray | None,
-        novelties: FloatArray | None,
-        pair_gradient: FloatArray | None,
+        result: LocalEvaluation,
     ) -> None:
-        z_batch = z_index[start:stop]
-        members = {int(z): np.flatnonzero(z_batch == z) for z in np.unique(z_batch)}
+        """Fill the rows of `result` that belong to a run of atoms."""
+        start, stop = atoms.start, atoms.stop
         expansions, units, norms = [], [], []
         for term, batch in zip(self.terms, batches, strict=True):
             coefficients = term.soap.expansion(batch, start, stop)
@@ -163,116 +221,154 @@ class LocalModel:
             units.append(unit)
             norms.append(norm)
 
-        mean = np.zeros(stop - start)
-        # cotangent of the unit features and its part along them, from the mean
-        slopes: dict[tuple[int, int], tuple[FloatArray, FloatArray]] = {}
-        cosines: dict[tuple[int, int], FloatArray] = {}
-        spread = np.empty(stop - start) if variances is not None else None
-        phi_slopes: dict[int, FloatArray] = {}
-        for z, rows in members.items():
+        energies = np.zeros(stop - start)
+        variances = np.zeros(stop - start)
+        species: dict[int, _SpeciesBatch] = {}
+        for z in np.unique(z_batch):
+            rows = np.flatnonzero(z_batch == z)
             whole = len(rows) == stop - start
-            for t, term in enumerate(self.terms):
-                if (z, t) not in self.weights:
-                    continue
-                unit = units[t] if whole else units[t][rows]
-                if variances is not None or (z, t) not in self._maps:
-                    cosines[z, t] = term.kernel.cosine(unit, term.sparse[z])
-                value, slope, along = self._mean(z, t, unit, cosines.get((z, t)))
-                mean[rows] += value
-                slopes[z, t] = slope, along
-            if variances is not None:
-                assert novelties is not None
-                assert spread is not None
-                found = [t for t in range(len(self.terms)) if (z, t) in self.weights]
-                phi = np.concatenate(
-                    [self.terms[t].kernel.values(cosines[z, t]) @ self.whitening[z, t]
-                     for t in found], axis=1,
-                )  # fmt: skip
-                v, novelty = self.variances[z](phi)
-                variances[start + rows] = v
-                novelties[start + rows] = novelty
-                spread[rows] = v
-                if blend is not None and pair_gradient is not None:
-                    phi_slopes[z] = self.variances[z].gradient(phi)
-
-        weight_mean = weight_variance = None
+            own = [unit if whole else unit[rows] for unit in units]
+            part = species[int(z)] = _SpeciesBatch(self, int(z), rows, own)
+            energies[rows] = part.mean()
+            if result.variance is not None:
+                variances[rows] = part.variance()
+                result.variance[start + rows] = variances[rows]
+            if blend is not None:
+                variances[rows] = part.blend_variance(blend)
+            if result.novelty is not None:
+                result.novelty[start + rows] = part.novelty()
+        by_energy = by_variance = None
         if blend is not None:
-            assert spread is not None
-            mean, weight_mean, weight_variance = blend(slice(start, stop), mean, spread)
-        energies[start:stop] = mean
-        if pair_gradient is None:
+            energies, by_energy, by_variance = blend(atoms, energies, variances)
+        result.energies[atoms] = energies
+        if result.pair_gradient is None:
             return
 
+        for part in species.values():
+            if blend is not None and by_energy is not None and by_variance is not None:
+                part.weigh(by_energy[part.rows], by_variance[part.rows], blend)
         for t, term in enumerate(self.terms):
             cotangent = np.zeros_like(units[t])
-            for z, rows in members.items():
-                if (z, t) not in slopes:
-                    continue
-                slope, along = slopes[z, t]
-                if weight_mean is not None and weight_variance is not None:
-                    slope = slope * weight_mean[rows, None]
-                    along = along * weight_mean[rows]
-                    if np.any(weight_variance[rows]):
-                        extra, extra_along = self._variance_cotangent(
-                            z, t, cosines[z, t], phi_slopes[z], weight_variance[rows]
-                        )
-                        slope += extra
-                        along += extra_along
-                slope -= along[:, None] * units[t][rows]
-                cotangent[rows] = slope / norms[t][rows, None]
+            for part in species.values():
+                if t in part.slopes:
+                    slope, along = part.slopes[t]
+                    slope -= along[:, None] * part.units[t]
+                    cotangent[part.rows] = slope / norms[t][part.rows, None]
             term.soap.pair_gradients(
-                batches[t], start, stop, expansions[t], cotangent, pair_gradient
+                batches[t], start, stop, expansions[t], cotangent, result.pair_gradient
             )
 
-    def _mean(
-        self, z: int, t: int, unit: FloatArray, cosine: FloatArray | None
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mean of one term, its derivative by unit features and its part along them."""
-        term = self.terms[t]
-        compiled = self._maps.get((z, t))
-        if compiled is None:
-            assert cosine is not None
-            value, slope, along = term.kernel.mean_and_slopes(cosine, self.weights[z, t])
-            return value, slope @ term.sparse[z], along
-        if compiled.ndim == 1:
-            value = unit @ compiled
-            return value, np.tile(compiled, (len(unit), 1)), value.copy()
-        slope = unit @ compiled
-        value = np.einsum("ef,ef->e", slope, unit)
-        slope *= 2.0
-        return value, slope, 2.0 * value
 
-    def _variance_cotangent(
-        self, z: int, t: int, cosine: FloatArray, phi_slope: FloatArray, weight: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        start = 0
-        for s in range(t):
-            start += self.whitening[z, s].shape[1] if (z, s) in self.whitening else 0
-        T = self.whitening[z, t]
-        part = phi_slope[:, start : start + T.shape[1]] * weight[:, None]
-        kernel_slope = part @ T.T
-        along = self.terms[t].kernel.weigh_slopes(cosine, kernel_slope)
-        return kernel_slope @ self.terms[t].sparse[z], along
+class _SpeciesBatch:
+    """The environments of one species among a run of atoms.
 
-
-def pair_forces(pairs: NeighborList, gradient: FloatArray) -> FloatArray:
-    """Forces from the derivative of the energy by displacements.
-
-    Parameters
+    Attributes
     ----------
-    pairs : NeighborList
-    gradient : ndarray of shape (n_pairs, 3)
-        [eV/Å].
-
-    Returns
-    -------
-    ndarray of shape (n_atoms, 3)
-        [eV/Å].
+    rows : ndarray
+        Which atoms of the run.
+    units : list of ndarray of shape (n_env, n_features)
+        Their unit features, term by term.
+    slopes : dict of term to (ndarray of shape (n_env, n_features), (n_env,))
+        Derivative of the energy by the unit features, and its part along them.
     """
-    n_atoms = len(pairs.first) - 1
-    forces = np.empty((n_atoms, 3))
-    centers = pairs.centers
-    for c in range(3):
-        forces[:, c] = np.bincount(centers, gradient[:, c], n_atoms)
-        forces[:, c] -= np.bincount(pairs.neighbors, gradient[:, c], n_atoms)
-    return forces
+
+    def __init__(
+        self, model: LocalModel, z: int, rows: IntArray, units: Sequence[FloatArray]
+    ) -> None:
+        self.rows, self.units = rows, units
+        self.slopes: dict[int, tuple[FloatArray, FloatArray]] = {}
+        self._model, self._z = model, z
+        self._cosines: dict[int, FloatArray] = {}
+
+    def _parts(self) -> Iterator[tuple[int, DotProductKernel, _Compiled]]:
+        for t in self._model.terms_of(self._z):
+            yield t, self._model.terms[t].kernel, self._model._compiled[self._z, t]
+
+    def mean(self) -> FloatArray:
+        """Local energies [eV]; remembers their derivative."""
+        energies = np.zeros(len(self.rows))
+        for t, kernel, compiled in self._parts():
+            unit, polynomial = self.units[t], compiled.polynomial
+            if polynomial is None:
+                cosine = self._cosines[t] = kernel.cosine(unit, compiled.points)
+                value, slope, along = kernel.mean_and_slopes(cosine, compiled.weights)
+                slope = slope @ compiled.points
+            elif polynomial.ndim == 1:
+                value = unit @ polynomial
+                slope, along = np.tile(polynomial, (len(unit), 1)), value.copy()
+            else:
+                slope = unit @ polynomial
+                value = np.einsum("ef,ef->e", slope, unit)
+                slope *= 2.0
+                along = 2.0 * value
+            energies += value
+            self.slopes[t] = slope, along
+        return energies
+
+    def variance(self) -> FloatArray:
+        """Posterior variances [eV^2]."""
+        return self._model.variances[self._z](self._kernel())
+
+    def blend_variance(self, blend: Blend) -> FloatArray:
+        """Variances for a blend, or upper bounds of them that do not matter to it [eV^2]."""
+        irrelevant = blend.irrelevant_below(self._z)
+        if irrelevant == np.inf:
+            return np.zeros(len(self.rows))
+        exact = self._variance_of(blend)
+        points = max(SCREEN_MINIMUM, int(SCREEN_SHARE * len(exact.order)))
+        if points >= len(exact.order) or irrelevant < 0:
+            return exact(self._kernel())
+        variances = exact(self._kernel(points=points), points)
+        open_ = np.flatnonzero(variances > irrelevant)
+        if len(open_):
+            variances[open_] = exact(self._kernel(open_))
+        return variances
+
+    def novelty(self) -> FloatArray:
+        """What the sparse points do not span of the prior variance [eV^2]."""
+        novelty = np.full(len(self.rows), self._model.variances[self._z].prior)
+        for t, kernel, _ in self._parts():
+            k = kernel(self.units[t], self._model.terms[t].sparse[self._z])
+            phi = k @ self._model.whitening[self._z, t]
+            novelty -= np.einsum("em,em->e", phi, phi)
+        return np.maximum(novelty, 0.0)
+
+    def weigh(self, by_energy: FloatArray, by_variance: FloatArray, blend: Blend) -> None:
+        """Turn the derivative of the mean into that of a blend."""
+        rows = np.flatnonzero(by_variance)
+        by_kernel = None
+        if len(rows):
+            by_kernel = self._variance_of(blend).gradient(self._kernel(rows))
+            by_kernel *= by_variance[rows, None]
+        for t, kernel, compiled in self._parts():
+            slope, along = self.slopes[t]
+            slope = slope * by_energy[:, None]
+            along = along * by_energy
+            if by_kernel is not None:
+                points = compiled.points[: len(compiled.columns)]
+                cosine = kernel.cosine(self.units[t][rows], points)
+                cotangent = np.ascontiguousarray(by_kernel[:, compiled.columns])
+                along[rows] += kernel.weigh_slopes(cosine, cotangent)
+                slope[rows] += cotangent @ points
+            self.slopes[t] = slope, along
+
+    def _variance_of(self, blend: Blend) -> LocalVariance:
+        model = self._model
+        fixed = model.gauge_fixed if blend.gauge_fixed else None
+        return (model.variances if fixed is None else fixed)[self._z]
+
+    def _kernel(self, rows: IntArray | None = None, points: int | None = None) -> FloatArray:
+        """Kernel with the points of the variance, in its order (or the first of them)."""
+        order = self._model.variances[self._z].order
+        n_points = len(order) if points is None else points
+        n_rows = len(self.rows) if rows is None else len(rows)
+        k = np.empty((n_rows, n_points))
+        for t, kernel, compiled in self._parts():
+            n = int(np.searchsorted(compiled.columns, n_points))
+            if t in self._cosines:
+                cosine = self._cosines[t] if rows is None else self._cosines[t][rows]
+            else:
+                unit = self.units[t] if rows is None else self.units[t][rows]
+                cosine = kernel.cosine(unit, compiled.points[:n])
+            kernel.fill(cosine, compiled.columns[:n], k)
+        return k

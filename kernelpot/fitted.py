@@ -12,14 +12,16 @@ import numpy.typing as npt
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.atomic_energies import AtomicEnergies
+from kernelpot.baseline import BaselineTerm, Contribution, Reference, System
 from kernelpot.calibration import Calibration
-from kernelpot.covariance import KernelTerm, Layout
-from kernelpot.dataset import check_cell, check_distances
+from kernelpot.covariance import KernelTerm
+from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
-from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel, pair_forces
+from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
 from kernelpot.fitting import Design
-from kernelpot.neighbors import NeighborList, neighbor_list
+from kernelpot.gate import GatedEnergies, SafetyNet, VarianceGate
+from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
 from kernelpot.posterior import Posterior
@@ -35,67 +37,6 @@ ReturnStd = bool | Literal["local"]
 # Small structures are evaluated together up to so many atoms: matrix products of a few
 # rows are bound by memory.
 GROUP_ATOMS = 1024
-
-_VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
-
-
-def voigt(full: FloatArray) -> FloatArray:
-    """Symmetrize a 3x3 tensor and list xx yy zz yz xz xy."""
-    return (0.5 * (full + full.T))[_VOIGT_ROWS, _VOIGT_COLUMNS]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the kernels need not explain: free atoms and baseline.
-
-    Attributes
-    ----------
-    e0 : AtomicEnergies
-    baseline : sequence of Wall
-    """
-
-    e0: AtomicEnergies
-    baseline: Sequence[Wall]
-
-    @property
-    def r_cut(self) -> float:
-        """Reach of the baseline [Å]."""
-        return max((wall.r_cut for wall in self.baseline), default=0.0)
-
-    def add_to(
-        self,
-        numbers: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
-        energies: FloatArray,
-        gradient: FloatArray,
-    ) -> None:
-        """Add its energies per atom and pair gradients, in place.
-
-        Parameters
-        ----------
-        numbers : ndarray of shape (n_atoms,)
-        pairs : NeighborList
-        displacements : ndarray of shape (n_pairs, 3)
-        energies : ndarray of shape (n_atoms,)
-        gradient : ndarray of shape (n_pairs, 3)
-        """
-        energies += [self.e0.e0[int(z)] for z in numbers]
-        if self.r_cut > 0:
-            distances = np.sqrt(np.einsum("pc,pc->p", displacements, displacements))
-            for wall in self.baseline:
-                added, slope, close = wall.evaluate(numbers, pairs, displacements, distances)
-                energies += added
-                gradient[close] += slope
-
-    def labels(self, atoms: Atoms) -> tuple[float, FloatArray, FloatArray]:
-        """Energy, forces and virial (Voigt) to subtract from the labels of a structure."""
-        pairs = neighbor_list(atoms, max(self.r_cut, 0.1))
-        displacements = pairs.displacements(atoms.positions)
-        energies, gradient = np.zeros(len(atoms)), np.zeros((pairs.n_pairs, 3))
-        self.add_to(atoms.numbers, pairs, displacements, energies, gradient)
-        virial = -displacements.T @ gradient
-        return float(energies.sum()), pair_forces(pairs, gradient), voigt(virial)
 
 
 @dataclass(frozen=True)
@@ -113,6 +54,8 @@ class FittedModel:
     factor : TriangularFactor
         Posterior precision of the whitened weights (what an update continues from).
     noise : Noise
+    safety : SafetyNet
+        Where the data end, and what takes over.
     virial_offset : float
         Isotropic virial per atom that the labels carry beyond the derivative of their
         energies [eV/atom]; kept out of predictions.
@@ -127,6 +70,7 @@ class FittedModel:
     local: LocalModel
     factor: TriangularFactor
     noise: Noise
+    safety: SafetyNet
     virial_offset: float
     training: dict[str, Any]
     calibration: Calibration | None = None
@@ -137,7 +81,7 @@ class FittedModel:
         return self.reference.e0
 
     @property
-    def baseline(self) -> Sequence[Wall]:
+    def baseline(self) -> Sequence[BaselineTerm]:
         """Terms of the baseline."""
         return self.reference.baseline
 
@@ -151,6 +95,7 @@ class FittedModel:
         atoms: Atoms,
         *,
         return_std: ReturnStd = False,
+        gate: VarianceGate | None = None,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
     ) -> Prediction:
@@ -160,6 +105,7 @@ class FittedModel:
         ----------
         atoms : ase.Atoms
         return_std : bool or "local"
+        gate : VarianceGate, optional
         neighbors : NeighborList, optional
         n_threads : int, optional
 
@@ -170,13 +116,16 @@ class FittedModel:
         self._check(atoms, "structure")
         if neighbors is None:
             neighbors = neighbor_list(atoms, self.r_cut)
-        return self._predict([atoms], neighbors, return_std=return_std, n_threads=n_threads)[0]
+        return self._predict(
+            [atoms], neighbors, return_std=return_std, gate=gate, n_threads=n_threads
+        )[0]
 
     def predict_many(
         self,
         structures: Sequence[Atoms],
         *,
         return_std: ReturnStd = False,
+        gate: VarianceGate | None = None,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -186,6 +135,7 @@ class FittedModel:
         ----------
         structures : sequence of ase.Atoms
         return_std : bool or "local"
+        gate : VarianceGate, optional
         n_threads : int, optional
         names : sequence of str, optional
             For messages.
@@ -198,7 +148,9 @@ class FittedModel:
             self._check(atoms, f"structure {index}" if names is None else names[index])
         for group in _groups(structures):
             pairs = neighbor_list(group, self.r_cut)
-            yield from self._predict(group, pairs, return_std=return_std, n_threads=n_threads)
+            yield from self._predict(
+                group, pairs, return_std=return_std, gate=gate, n_threads=n_threads
+            )
 
     def _predict(
         self,
@@ -206,6 +158,7 @@ class FittedModel:
         pairs: NeighborList,
         *,
         return_std: ReturnStd,
+        gate: VarianceGate | None,
         n_threads: int | None,
     ) -> list[Prediction]:
         """Evaluate structures whose atoms are numbered through in `pairs`."""
@@ -215,26 +168,36 @@ class FittedModel:
         numbers = np.concatenate([atoms.numbers for atoms in structures])
         displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
         check_distances(pairs, displacements, "structure")
+        system = System.of(structures, self.r_cut, pairs=pairs, displacements=displacements)
+        blend = self._blend(system, gate)
         found = self._evaluate(
-            numbers, pairs, displacements, variance=bool(return_std), n_threads=n_threads
+            numbers,
+            pairs,
+            displacements,
+            variance=bool(return_std),
+            novelty=bool(return_std),
+            blend=blend,
+            n_threads=n_threads,
         )
         energies, gradient = found.energies, found.pair_gradient
         assert gradient is not None
-        self.reference.add_to(numbers, pairs, displacements, energies, gradient)
-        forces = pair_forces(pairs, gradient)
+        if blend is not None:
+            blend.add_damping_gradient(displacements, system.distances, gradient)
+        result = Contribution.onto(system, energies, gradient)
+        self.reference.add_to(system, result)
+        forces, virials = system.forces(result), system.virials(result)
         std = spilling = None
         if found.variance is not None and found.novelty is not None:
             std = np.sqrt(found.variance)
             index = species_index(numbers, self.species)
             spilling = found.novelty / [self.local.variances[int(z)].prior for z in index]
-        result = []
-        start = 0
-        for atoms in structures:
-            own = slice(start, start + len(atoms))
-            p = slice(pairs.first[own.start], pairs.first[own.stop])
-            stress = None
-            if np.all(atoms.pbc):
-                stress = voigt(displacements[p].T @ gradient[p]) / atoms.get_volume()
+        predictions = []
+        first = system.first_atom
+        for atoms, start, stop, virial in zip(
+            structures, first[:-1], first[1:], virials, strict=True
+        ):
+            own = slice(start, stop)
+            stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
             predicted = Prediction(
                 float(energies[own].sum()),
                 energies[own],
@@ -242,32 +205,36 @@ class FittedModel:
                 stress,
                 None if std is None else std[own],
                 None if spilling is None else spilling[own],
+                gate_weights=None if gate is None or blend is None else blend.weights[own],
+                std_bound=None if gate is None or blend is None else blend.std_bound[own],
                 numbers=atoms.numbers,
                 calibration=self.calibration,
             )
             if return_std and not local_only:
+                p = slice(pairs.first[start], pairs.first[stop])
                 part = NeighborList(
-                    pairs.first[own.start : own.stop + 1] - p.start,
-                    pairs.neighbors[p] - own.start,
+                    pairs.first[start : stop + 1] - p.start,
+                    pairs.neighbors[p] - start,
                     pairs.shifts[p],
                 )
                 full = self.full_std(atoms, neighbors=part, n_threads=n_threads)
                 predicted = replace(predicted, **full)
-            result.append(predicted)
-            start = own.stop
-        return result
+            predictions.append(predicted)
+        return predictions
+
+    def _blend(self, system: System, gate: VarianceGate | None) -> GatedEnergies | None:
+        """The gated energy; None where it is that of the kernels alone."""
+        damping = self.safety.damping(system.numbers, system.pairs, system.distances)
+        if gate is None and damping is None:
+            return None
+        index = species_index(system.numbers, self.species)
+        thresholds = None if gate is None else gate.thresholds(self.species, self.safety.std_low)
+        return GatedEnergies(self.safety, index, thresholds, damping)
 
     @property
     def design(self) -> Design:
         """What rows of the regression are made of, as they are in `factor`."""
-        whitening = self.local.whitening
-        return Design(
-            self.local.terms,
-            self.species,
-            Layout.of({key: len(T) for key, T in whitening.items()}),
-            Layout.of({key: T.shape[1] for key, T in whitening.items()}),
-            whitening,
-        )
+        return Design.known(self.local.terms, self.species, self.local.whitening)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -346,14 +313,10 @@ class FittedModel:
         -------
         ndarray of shape (n_atoms, 3)
         """
-
-        def blend(
-            batch: slice, energies: FloatArray, variances: FloatArray
-        ) -> tuple[FloatArray, FloatArray, FloatArray]:
-            return variances, np.zeros_like(energies), weights[batch]
-
         pairs, displacements = self._pairs(atoms)
-        found = self._evaluate(atoms.numbers, pairs, displacements, blend=blend)
+        found = self._evaluate(
+            atoms.numbers, pairs, displacements, blend=_WeightedVariance(weights)
+        )
         assert found.pair_gradient is not None
         return -pair_forces(pairs, found.pair_gradient)
 
@@ -363,6 +326,7 @@ class FittedModel:
             species_index(atoms.numbers, self.species)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+        self.reference.check(atoms, name)
 
     def _pairs(self, atoms: Atoms) -> tuple[NeighborList, FloatArray]:
         """Pairs of a sound structure, with their displacements."""
@@ -380,6 +344,7 @@ class FittedModel:
         *,
         gradient: bool = True,
         variance: bool = False,
+        novelty: bool = False,
         blend: Blend | None = None,
         n_threads: int | None = None,
     ) -> LocalEvaluation:
@@ -389,6 +354,7 @@ class FittedModel:
             displacements,
             gradient=gradient,
             variance=variance,
+            novelty=novelty,
             blend=blend,
             n_threads=thread_count(n_threads),
         )
@@ -423,17 +389,45 @@ class FittedModel:
             "e0": {chemical_symbols[z]: e for z, e in self.e0.e0.items()},
             "e0_origin": self.e0.origin,
             "e0_note": self.e0.note,
-            "baseline": [wall.to_dict() for wall in self.baseline],
+            "baseline": [term.to_dict() for term in self.baseline],
+            "gate": {
+                "std_low": dict(zip(symbols, self.safety.std_low.tolist(), strict=True)),
+                "fallback": dict(zip(symbols, self.safety.fallback.tolist(), strict=True)),
+                "origin": self.safety.note,
+            },
             "virial_offset": self.virial_offset,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "training": {k: v for k, v in self.training.items() if k != "fingerprints"},
         }
 
 
+@dataclass(frozen=True)
+class _WeightedVariance:
+    """The weighted variance itself in place of the energy."""
+
+    weights: FloatArray
+    gauge_fixed: bool = False
+
+    def irrelevant_below(self, species: int) -> float:
+        return -np.inf
+
+    def __call__(
+        self, atoms: slice, energies: FloatArray, variances: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return variances, np.zeros_like(energies), self.weights[atoms]
+
+
+# Given as known when the gauge is fixed: mean local energy of the sparse points [eV].
+SIGMA_GAUGE = 1e-3
+
+
 def posterior_variances(
     terms: Sequence[KernelTerm],
     factor: TriangularFactor,
+    whitening: Mapping[tuple[int, int], FloatArray],
     columns: Mapping[int, slice],
+    *,
+    fix_gauge: bool = False,
 ) -> dict[int, LocalVariance]:
     """Posterior of the local energies of each species.
 
@@ -441,11 +435,24 @@ def posterior_variances(
     ----------
     terms : sequence of KernelTerm
     factor : TriangularFactor
+    whitening : mapping of (species, term) to ndarray
     columns : mapping of species index to slice
         Whitened columns of each species.
+    fix_gauge : bool
+        Take the mean local energy of each species' sparse points as known, so that the
+        undetermined share of the energy among species does not count.
     """
+    blocks = {z: [whitening[key] for key in sorted(whitening) if key[0] == z] for z in columns}
+    if fix_gauge:
+        known = np.zeros((len(columns), factor.n_features))
+        for row, (z, part) in enumerate(columns.items()):
+            # K_MM T = T / |column|^2: T holds scaled eigenvectors
+            means = [(T / np.einsum("mr,mr->r", T, T)).mean(axis=0) for T in blocks[z]]
+            known[row, part] = np.concatenate(means)
+        factor = factor.copy()
+        factor.update(known / SIGMA_GAUGE, np.zeros(len(known)))
     return {
-        z: LocalVariance(prior_variance(terms, z), factor.posterior_factor(part))
+        z: LocalVariance.of(prior_variance(terms, z), blocks[z], factor.posterior_factor(part))
         for z, part in columns.items()
     }
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from ase import Atoms
-from ase.data import chemical_symbols
 
 from kernelpot.covariance import KernelTerm, Layout, covariance_rows
 from kernelpot.dataset import Frame
 from kernelpot.descriptors import SOAP, species_index
 from kernelpot.kernels import DotProductKernel, normalize
+from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import Group, Noise, observe
-from kernelpot.parallel import map_in_order, single_blas_thread
-from kernelpot.regression import GroupedFactor, whitening
-from kernelpot.selection import MINIMUM_PER_SPECIES, distinct, quotas, select
+from kernelpot.regression import whitening
+from kernelpot.selection import (
+    MINIMUM_PER_SPECIES,
+    environment_keys,
+    first_of_each,
+    quotas,
+    select,
+)
 from kernelpot.terms import SOAPTerm
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 # energy, forces and virial (Voigt) that the kernels need not explain
 KnownLabels = tuple[float, FloatArray, FloatArray]
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, float, float], None]
 
 # Selection sees at most so many environments per species, and so many bytes of features
 # of all species together.
@@ -34,8 +39,6 @@ MAX_CANDIDATE_BYTES = 600e6
 # Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
 # that stresses count, yet overruled by data that contradict it by more.
 VIRIAL_OFFSET_PRIOR = 0.05
-# Rows of the design matrix built at a time hold at most about so many bytes.
-BATCH_BYTES = 48e6
 
 
 def canonical_order(data: Sequence[Frame]) -> list[Frame]:
@@ -94,11 +97,13 @@ def choose_sparse_points(
     species: tuple[int, ...],
     frames: Sequence[Frame],
     *,
+    held_out: Sequence[int] = (),
     given: Sequence[tuple[Atoms, int]] | None = None,
     default_n_sparse: int = 1000,
     seed: int = 0,
+    candidate_bytes: float = MAX_CANDIDATE_BYTES,
     progress: Progress | None = None,
-) -> tuple[KernelTerm, list[str]]:
+) -> tuple[KernelTerm, list[str], bool]:
     """Select the sparse points of one term from dscribe's features.
 
     Parameters
@@ -107,11 +112,17 @@ def choose_sparse_points(
     species : tuple of int
     frames : sequence of Frame
         Training structures in canonical order.
+    held_out : sequence of int
+        Indices of frames to choose from only where the others hold fewer environments
+        than the term asks for.
     given : sequence of (atoms, center), optional
         Environments to use instead of selecting.
     default_n_sparse : int
         Sparse points where the term names no number; fewer if the data have fewer.
     seed : int
+    candidate_bytes : float
+        Memory for the features to select from, if they were of double precision; a
+        random subset of the environments is seen where it is too small.
     progress : callable, optional
 
     Returns
@@ -119,6 +130,8 @@ def choose_sparse_points(
     term : KernelTerm
     notes : list of str
         What the user should know (fewer distinct environments than the default).
+    chosen_from_all : bool
+        Whether the points may come from any frame, those held out included.
 
     Raises
     ------
@@ -134,26 +147,17 @@ def choose_sparse_points(
             z = int(species_index(atoms.numbers[[center]], species)[0])
             sparse.setdefault(z, []).append(soap.create(atoms, [center])[0])
         points = {z: normalize(np.array(rows))[0] for z, rows in sorted(sparse.items())}
-        return KernelTerm(soap, kernel, points), notes
+        return KernelTerm(soap, kernel, points), notes, True
 
-    rng = np.random.default_rng(seed)
-    unit: dict[int, FloatArray] = {}
-    for index, number in enumerate(species):
-        chosen = candidate_environments(
-            frames, number, soap.n_features, MAX_CANDIDATE_BYTES / len(species), rng
-        )
-        rows = np.empty((sum(len(c) for _, c in chosen), soap.n_features))
-        start = 0
-        for done, (f, centers) in enumerate(chosen):
-            rows[start : start + len(centers)] = soap.create(frames[f].atoms, list(centers))
-            start += len(centers)
-            if progress is not None:
-                progress(f"descriptors {chemical_symbols[number]}", done + 1, len(chosen))
-        rows /= np.sqrt(np.einsum("ef,ef->e", rows, rows))[:, None]
-        keep = distinct(rows)
-        unit[index] = rows if len(keep) == len(rows) else rows[keep]
-        del rows
-    available = {z: len(rows) for z, rows in unit.items()}
+    unseen = set(held_out)
+    seen = [index for index in range(len(frames)) if index not in unseen]
+    environments = _distinct_environments(soap, frames, seen, seed, candidate_bytes, progress)
+    chosen_from_all = not unseen
+    if unseen and (term.n_sparse or 0) > sum(len(e.unit) for e in environments.values()):
+        chosen_from_all = True
+        seen = list(range(len(frames)))
+        environments = _distinct_environments(soap, frames, seen, seed, candidate_bytes, progress)
+    available = {z: len(e.unit) for z, e in environments.items()}
     total = sum(available.values())
     wanted = term.n_sparse
     if wanted is None:
@@ -175,12 +179,65 @@ def choose_sparse_points(
             f"least {MINIMUM_PER_SPECIES}"
         )
     points = {}
-    for z, rows in unit.items():
+    for z in sorted(available):
+        candidates = environments.pop(z)
+        picked = select(candidates.unit, share[z], term.sparse_method, seed=seed)
+        points[z] = np.empty((len(picked), soap.n_features))
+        found_in = candidates.centers[picked]
+        for frame in np.unique(found_in[:, 0]):
+            here = np.flatnonzero(found_in[:, 0] == frame)
+            created = soap.create(frames[frame].atoms, list(found_in[here, 1]))
+            points[z][here] = normalize(created)[0]
         if progress is not None:
-            progress(f"sparse points {chemical_symbols[species[z]]}", 0, 1)
-        picked = select(rows, share[z], term.sparse_method, seed=seed)
-        points[z] = np.ascontiguousarray(rows[picked])
-    return KernelTerm(soap, kernel, points), notes
+            progress("sparse points", 1 + (z + 1) / len(available), 2)
+    return KernelTerm(soap, kernel, points), notes, chosen_from_all
+
+
+@dataclass(frozen=True)
+class _Environments:
+    """Distinct environments of one species: unit features, and (frame, atom) of each.
+
+    Single precision is enough to compare them; the chosen ones are made anew.
+    """
+
+    unit: npt.NDArray[np.float32]
+    centers: IntArray
+
+
+def _distinct_environments(
+    soap: SOAP,
+    frames: Sequence[Frame],
+    seen: Sequence[int],
+    seed: int,
+    max_bytes: float,
+    progress: Progress | None,
+) -> dict[int, _Environments]:
+    """Candidates of every species index among the frames named by `seen`."""
+    rng = np.random.default_rng(seed)
+    among = [frames[index] for index in seen]
+    candidates = {
+        z: candidate_environments(
+            among, number, soap.n_features, max_bytes / len(soap.species), rng
+        )
+        for z, number in enumerate(soap.species)
+    }
+    total = sum(len(c) for chosen in candidates.values() for _, c in chosen)
+    done = 0
+    result = {}
+    for z, chosen in candidates.items():
+        rows = np.empty((sum(len(c) for _, c in chosen), soap.n_features), dtype=np.float32)
+        centers = np.array([(seen[f], c) for f, some in chosen for c in some])
+        keys: list[bytes] = []
+        for f, some in chosen:
+            found = normalize(soap.create(among[f].atoms, list(some)))[0]
+            rows[len(keys) : len(keys) + len(found)] = found
+            keys += environment_keys(found)
+            done += len(some)
+            if progress is not None:
+                progress("sparse points", done, 2 * total)
+        keep = first_of_each(keys)
+        result[z] = _Environments(rows if len(keep) == len(rows) else rows[keep], centers[keep])
+    return result
 
 
 @dataclass(frozen=True)
@@ -214,15 +271,26 @@ class Design:
     @classmethod
     def of(cls, terms: Sequence[KernelTerm], species: tuple[int, ...]) -> Design:
         """Whiten the sparse points of every species and term."""
-        whiten = {
-            (z, t): whitening(term.K_mm(z)) for t, term in enumerate(terms) for z in term.sparse
-        }
+        return cls.known(
+            terms,
+            species,
+            {(z, t): whitening(term.K_mm(z)) for t, term in enumerate(terms) for z in term.sparse},
+        )
+
+    @classmethod
+    def known(
+        cls,
+        terms: Sequence[KernelTerm],
+        species: tuple[int, ...],
+        whitening: Mapping[tuple[int, int], FloatArray],
+    ) -> Design:
+        """Take over the whitening of a model or a checkpoint."""
         return cls(
             terms,
             species,
-            Layout.of({key: len(T) for key, T in whiten.items()}),
-            Layout.of({key: T.shape[1] for key, T in whiten.items()}),
-            whiten,
+            Layout.of({key: len(T) for key, T in whitening.items()}),
+            Layout.of({key: T.shape[1] for key, T in whitening.items()}),
+            whitening,
         )
 
     def rescaled(self, factors: Sequence[float]) -> Design:
@@ -282,6 +350,26 @@ class Design:
         """Columns of the regression."""
         return self.whitened.size + 1
 
+    def work(self, frame: Frame) -> float:
+        """Floating-point operations to make and annihilate the rows of a frame, about."""
+        has_forces = frame.forces is not None or frame.virial is not None
+        z_index = species_index(frame.atoms.numbers, self.species)
+        total = 2.0 * frame.n_rows * self.n_columns**2
+        total += frame.n_rows * sum(T.size for T in self.whitening.values())
+        r_cut = max(term.soap.term.r_cut for term in self.terms)
+        pairs = neighbor_list(frame.atoms, r_cut)
+        distances = np.linalg.norm(pairs.displacements(frame.atoms.positions), axis=1)
+        for term in self.terms:
+            n_neighbors = np.bincount(
+                pairs.centers[distances < term.soap.term.r_cut], minlength=len(frame)
+            )
+            points = np.zeros(len(self.species))
+            for z, rows in term.sparse.items():
+                points[z] = len(rows)
+            per_center = 1.0 + 3.0 * n_neighbors * has_forces
+            total += 2.0 * term.soap.n_features * float(per_center @ points[z_index])
+        return total
+
     def _offset_column(self, frames: Sequence[Frame]) -> FloatArray:
         sizes = np.array([len(f) for f in frames])
         column = np.zeros(len(frames) + 3 * sizes.sum() + 6 * len(frames))
@@ -300,50 +388,3 @@ class Design:
             key: T @ whitened_weights[self.whitened.blocks[key]]
             for key, T in self.whitening.items()
         }
-
-
-def batches(frames: Sequence[Frame], n_columns: int) -> Iterator[list[int]]:
-    """Group frame indices so that the rows of a group fit a memory budget."""
-    group: list[int] = []
-    size = 0
-    for index, frame in enumerate(frames):
-        rows = 1 + 3 * len(frame) + 6
-        if group and (size + rows) * n_columns * 8 > BATCH_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(index)
-        size += rows
-    if group:
-        yield group
-
-
-def accumulate(
-    design: Design,
-    frames: Sequence[Frame],
-    references: Sequence[KnownLabels],
-    noise: Noise,
-    *,
-    n_threads: int = 1,
-    progress: Progress | None = None,
-) -> GroupedFactor:
-    """Stream the rows of all frames into the factors of their groups.
-
-    Rows are built in threads and annihilated in a fixed order, so the result does not
-    depend on the number of threads.
-    """
-    factor = GroupedFactor(design.n_columns)
-    groups = list(batches(frames, design.raw.size))
-    total = sum(map(len, frames))
-    done = 0
-
-    def build(batch: list[int]) -> list[tuple[Group, FloatArray, FloatArray]]:
-        return design.rows([frames[i] for i in batch], [references[i] for i in batch], noise)
-
-    with single_blas_thread():
-        for batch, built in zip(groups, map_in_order(build, groups, n_threads), strict=True):
-            for group, phi, y in built:
-                factor.update(group, phi, y)
-            done += sum(len(frames[i]) for i in batch)
-            if progress is not None:
-                progress("fit", done, total)
-    return factor

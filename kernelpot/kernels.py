@@ -10,6 +10,7 @@ import numpy.typing as npt
 from kernelpot import _kernel
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 def normalize(features: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -75,6 +76,10 @@ class DotProductKernel:
         out = np.empty_like(cosine)
         _kernel.kernel_values(cosine, *self._args, out)
         return out
+
+    def fill(self, cosine: FloatArray, columns: IntArray, out: FloatArray) -> None:
+        """Write the kernel of each sparse point into its column of `out`."""
+        _kernel.fill_kernel(cosine, *self._args, columns, out)
 
     def slopes(self, cosine: FloatArray) -> FloatArray:
         """Derivative of the kernel with respect to the dot product, same shape."""

@@ -161,6 +161,7 @@ def choose_structures(
     max_structures: int = MAX_STRUCTURES,
     max_rows: int = MAX_ROWS,
     max_bytes: float = MAX_BYTES,
+    first: Sequence[int] = (),
     seed: int = 0,
 ) -> list[int]:
     """Pick structures at random, each config type in proportion to its number.
@@ -175,6 +176,8 @@ def choose_structures(
     max_structures, max_rows : int
     max_bytes : float
         Bounds of the selection.
+    first : sequence of int
+        Structures to take before all others.
     seed : int
 
     Returns
@@ -184,17 +187,18 @@ def choose_structures(
     """
     rng = np.random.default_rng(seed)
     limit = min(max_rows, int(max_bytes / (8 * n_columns)))
-    members: dict[str, list[int]] = {}
+    members: dict[tuple[bool, str], list[int]] = {}
+    preferred = set(first)
     for index, frame in enumerate(frames):
         if frame.n_rows and not frame.is_isolated_atom:
-            members.setdefault(frame.config_type, []).append(index)
-    ranked: list[tuple[float, int]] = []
-    for _, indices in sorted(members.items()):
+            members.setdefault((index not in preferred, frame.config_type), []).append(index)
+    ranked: list[tuple[bool, float, int]] = []
+    for (later, _), indices in sorted(members.items()):
         shuffled = rng.permutation(indices)
         # a type of n members comes up at 1/2n, 3/2n, ...: any prefix is in proportion
-        ranked += [((k + 0.5) / len(shuffled), int(i)) for k, i in enumerate(shuffled)]
+        ranked += [(later, (k + 0.5) / len(shuffled), int(i)) for k, i in enumerate(shuffled)]
     chosen: list[int] = []
-    for _, index in sorted(ranked):
+    for _, _, index in sorted(ranked):
         rows = frames[index].n_rows
         if len(chosen) < max_structures and rows <= limit:
             chosen.append(index)

@@ -1,12 +1,27 @@
-"""Memory budget of a fit: what it needs, said before it starts."""
+"""Memory of a fit: what it needs, said before it starts, and fitted into a budget."""
 
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from kernelpot.fitting import BATCH_BYTES, MAX_CANDIDATE_BYTES
+from kernelpot.accumulation import BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
+from kernelpot.dataset import Frame
+from kernelpot.descriptors import SOAP
+from kernelpot.fitting import MAX_CANDIDATE_BYTES, MAX_CANDIDATES
+from kernelpot.observations import Group, Noise
 from kernelpot.terms import SOAPTerm
+
+# What a process grows by when compiled loops and descriptors are loaded [bytes].
+_LIBRARIES = 1.5e8
+# Work arrays of a thread that builds rows, besides the rows.
+_PER_THREAD = 6e7
+# Smallest batches and reservoirs that a tight budget leads to.
+_MINIMUM_BATCH = 4e6
+_MINIMUM_CANDIDATES = 20e6
 
 
 def parse_memory(memory: float | str) -> float:
@@ -32,55 +47,196 @@ def parse_memory(memory: float | str) -> float:
     return value
 
 
-def peak_bytes(n_sparse: int, n_threads: int) -> float:
-    """Memory a fit needs at its peak, about [bytes].
+def resident_bytes() -> float:
+    """Memory this process occupies now; an estimate where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as stream:
+            return float(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 2.5e8
 
-    Parameters
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes that decide what a fit needs.
+
+    Attributes
     ----------
     n_sparse : int
         Sparse points of all terms and species.
+    n_features : int
+        Features of the largest descriptor.
+    n_candidates : int
+        Environments to select from, if all were kept.
+    n_species, n_terms : int
+    group_rows : tuple of int
+        Labels of each group that has its own factor.
+    occupied : float
+        Memory of the process before the fit [bytes].
+    """
+
+    n_sparse: int
+    n_features: int
+    n_candidates: int
+    n_species: int
+    n_terms: int
+    group_rows: tuple[int, ...]
+    occupied: float
+
+    @classmethod
+    def of(
+        cls,
+        terms: Sequence[SOAPTerm],
+        species: tuple[int, ...],
+        frames: Sequence[Frame],
+        noise: Noise,
+        default_n_sparse: int,
+    ) -> Workload:
+        """Sizes of a fit of `terms` to `frames`."""
+        n_atoms = sum(map(len, frames))
+        rows: Counter[Group] = Counter()
+        for frame in frames:
+            for (group, _), label in zip(
+                noise.of(frame), (frame.energy, frame.forces, frame.virial), strict=True
+            ):
+                if label is not None:
+                    rows[group] += label.size if hasattr(label, "size") else 1
+        return cls(
+            sum(t.n_sparse or min(default_n_sparse, n_atoms) for t in terms),
+            max(SOAP(term, species).n_features for term in terms),
+            n_atoms,
+            len(species),
+            len(terms),
+            tuple(rows.values()),
+            resident_bytes(),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a fit uses memory.
+
+    Attributes
+    ----------
+    workload : Workload
     n_threads : int
-
-    Returns
-    -------
-    float
-        The triangular factor, its inverse and work copies, whitening of each block, the
-        rows under way in every thread, features during selection, and the interpreter
-        with its libraries.
+    batch_bytes : float
+        Rows of the design matrix built at a time.
+    candidate_bytes : float
+        Features that selection sees, at most.
+    budget : float or None
+        What the user allows [bytes].
     """
-    interpreter = 4e8
-    matrices = 6.0 * 8.0 * (n_sparse + 1) ** 2
-    under_way = (n_threads + 1) * 2.5 * BATCH_BYTES
-    return interpreter + max(matrices + under_way, 1.5 * MAX_CANDIDATE_BYTES)
 
+    workload: Workload
+    n_threads: int
+    batch_bytes: float
+    candidate_bytes: float
+    budget: float | None = None
 
-def affordable_threads(
-    memory: float | str | None, terms: Sequence[SOAPTerm], default: int, n_atoms: int, threads: int
-) -> int:
-    """Threads that a memory budget allows.
+    @property
+    def parts(self) -> dict[str, float]:
+        """Bytes of each stage beyond what the process and the model occupy."""
+        w = self.workload
+        columns = w.n_sparse + 2
+        square = 8.0 * columns**2
+        groups = sum(8.0 * columns * min(rows, columns) for rows in w.group_rows)
+        n_parts = sum(w.group_rows) / (ROWS_PER_COLUMN * columns)
+        levels = 1 if n_parts <= 1 else 2 if n_parts <= BRANCH else 3
+        candidates = min(
+            4.0 * w.n_features * min(w.n_candidates, w.n_species * MAX_CANDIDATES),
+            0.5 * self.candidate_bytes,
+        )
+        batch = min(self.batch_bytes, 8.0 * columns * sum(w.group_rows))
+        building = self.n_threads * (3.0 * batch + _PER_THREAD) + 4.0 * batch
+        return {
+            "selection": candidates + 2e7,
+            "labels": levels * groups + (square if levels > 1 else 0.0) + building,
+            "solution": groups + square * (2.0 + 4.0 / w.n_species),
+        }
 
-    Raises
-    ------
-    ValueError
-        If the budget does not even hold one.
-    """
-    if memory is None:
-        return threads
-    budget = parse_memory(memory)
-    counts = [t.n_sparse or min(default, n_atoms) for t in terms]
-    while threads > 1 and peak_bytes(sum(counts), threads) > budget:
-        threads -= 1
-    needed = peak_bytes(sum(counts), threads)
-    if needed > budget:
-        affordable = next((m for m in range(sum(counts), 0, -10) if peak_bytes(m, 1) <= budget), 0)
+    @property
+    def needed(self) -> float:
+        """Peak of the whole process, about [bytes]."""
+        w = self.workload
+        model = 8.0 * w.n_sparse * (w.n_features + w.n_sparse / (w.n_terms * w.n_species))
+        return w.occupied + _LIBRARIES + model + max(self.parts.values())
+
+    def within(self, budget: float) -> Plan:
+        """Save where it costs little until the budget holds.
+
+        Fewer threads first, then smaller batches, then fewer candidates for the sparse
+        points.
+
+        Raises
+        ------
+        ValueError
+            If nothing helps.
+        """
+        plan = replace(self, budget=budget)
+        while plan.needed > budget and plan.n_threads > 1:
+            plan = replace(plan, n_threads=plan.n_threads - 1)
+        while plan.needed > budget and plan.batch_bytes > _MINIMUM_BATCH:
+            plan = replace(plan, batch_bytes=max(_MINIMUM_BATCH, plan.batch_bytes / 2))
+        while plan.needed > budget and plan.candidate_bytes > _MINIMUM_CANDIDATES:
+            plan = replace(plan, candidate_bytes=max(_MINIMUM_CANDIDATES, plan.candidate_bytes / 2))
+        if plan.needed > budget:
+            plan._refuse(budget)
+        return plan
+
+    def _refuse(self, budget: float) -> None:
+        w = self.workload
+        affordable = next(
+            (
+                m
+                for m in range(w.n_sparse, 0, -10)
+                if replace(self, workload=replace(w, n_sparse=m)).needed <= budget
+            ),
+            0,
+        )
         remedy = (
-            f"the budget holds {affordable // len(counts)} points per term: lower n_sparse or "
+            f"the budget holds {affordable // w.n_terms} points per term: lower n_sparse or "
             "raise the budget"
             if affordable
             else "any fit needs more: raise the budget"
         )
         raise ValueError(
-            f"{sum(counts)} sparse points need {needed / 1e9:.2f} GB, the memory budget is "
+            f"{w.n_sparse} sparse points need {self.needed / 1e9:.2f} GB, the memory budget is "
             f"{budget / 1e9:.2f} GB; {remedy}"
         )
-    return threads
+
+    def __str__(self) -> str:
+        """Say in plain words what the fit needs."""
+        parts = self.parts
+        largest = max(parts, key=lambda name: parts[name])
+        why = {
+            "selection": "environments the sparse points are chosen among",
+            "labels": f"factors and rows of {self.workload.n_sparse} sparse points",
+            "solution": f"solving for {self.workload.n_sparse} sparse points",
+        }[largest]
+        text = (
+            f"needs about {self.needed / 1e9:.2f} GB of memory at its peak, most of it for the "
+            f"{why}"
+        )
+        if self.budget is not None:
+            text += f"; the budget is {self.budget / 1e9:.2f} GB"
+            saved = []
+            if self.batch_bytes < BATCH_BYTES:
+                saved.append("small batches of rows")
+            if self.candidate_bytes < MAX_CANDIDATE_BYTES:
+                saved.append("fewer environments to choose sparse points from")
+            if saved:
+                text += f", kept by {' and '.join(saved)}"
+        return text
+
+
+def plan(workload: Workload, n_threads: int, memory: float | str | None = None) -> Plan:
+    """Plan of a fit, within a budget if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the budget is no size, or cannot hold the fit; the message names the remedy.
+    """
+    free = Plan(workload, n_threads, BATCH_BYTES, MAX_CANDIDATE_BYTES)
+    return free if memory is None else free.within(parse_memory(memory))

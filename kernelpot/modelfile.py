@@ -17,7 +17,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 FORMAT = "kernelpot"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "header"
 _HEADER_HASH = "header_sha256"
 
@@ -34,7 +34,11 @@ def array_hash(array: Array) -> str:
 
 
 def write(
-    path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, Array]
+    path: str | os.PathLike[str],
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+    *,
+    format: str = FORMAT,
 ) -> None:
     """Write a model file under a temporary name and rename it into place.
 
@@ -45,9 +49,11 @@ def write(
         JSON-serializable; format, version and hashes are added.
     arrays : mapping of str to ndarray
         Numeric arrays.
+    format : str
+        What the file calls itself.
     """
     full = {
-        "format": FORMAT,
+        "format": format,
         "format_version": FORMAT_VERSION,
         **header,
         "arrays": {name: array_hash(array) for name, array in sorted(arrays.items())},
@@ -75,8 +81,16 @@ def write(
         raise
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
+def read(
+    path: str | os.PathLike[str], *, format: str = FORMAT
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """Read a model file and check every hash.
+
+    Parameters
+    ----------
+    path : path
+    format : str
+        What the file must call itself.
 
     Returns
     -------
@@ -92,14 +106,15 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]
         newer version.
     """
     name = os.fspath(path)
+    what = "kernelpot model file" if format == FORMAT else f"{format} file"
     with open(name, "rb") as stream:
         content = stream.read()
     if not content.startswith(b"PK"):
-        raise ModelFileError(f"{name} is not a kernelpot model file")
+        raise ModelFileError(f"{name} is not a {what}")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             if _HEADER not in archive.files or _HEADER_HASH not in archive.files:
-                raise ModelFileError(f"{name} is not a kernelpot model file")
+                raise ModelFileError(f"{name} is not a {what}")
             text = archive[_HEADER].tobytes()
             stored_hash = archive[_HEADER_HASH].tobytes()
             arrays = {
@@ -119,8 +134,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]
     if hashlib.sha256(text).digest() != stored_hash:
         raise ModelFileError(f"{name} has been altered: the header does not match its hash")
     header = json.loads(text)
-    if header.get("format") != FORMAT:
-        raise ModelFileError(f"{name} is not a kernelpot model file")
+    if header.get("format") != format:
+        raise ModelFileError(f"{name} is not a {what}")
     version = header.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ModelFileError(
@@ -133,3 +148,25 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]
         if array_hash(arrays[key]) != expected:
             raise ModelFileError(f"{name} has been altered: array {key!r} does not match its hash")
     return header, arrays
+
+
+def pack_triangle(matrix: Array) -> Array:
+    """Upper triangle, row by row."""
+    n = len(matrix)
+    packed = np.empty(n * (n + 1) // 2, dtype=matrix.dtype)
+    start = 0
+    for i in range(n):
+        packed[start : start + n - i] = matrix[i, i:]
+        start += n - i
+    return packed
+
+
+def unpack_triangle(packed: Array) -> Array:
+    """Square matrix of a packed upper triangle, zero below the diagonal."""
+    n = int((np.sqrt(8 * len(packed) + 1) - 1) / 2)
+    matrix = np.zeros((n, n), dtype=packed.dtype)
+    start = 0
+    for i in range(n):
+        matrix[i, i:] = packed[start : start + n - i]
+        start += n - i
+    return matrix

@@ -114,6 +114,29 @@ def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> Neighbo
     return NeighborList(first, np.concatenate(neighbors), np.concatenate(shifts))
 
 
+def pair_forces(pairs: NeighborList, gradient: FloatArray) -> FloatArray:
+    """Forces from the derivative of the energy by displacements.
+
+    Parameters
+    ----------
+    pairs : NeighborList
+    gradient : ndarray of shape (n_pairs, 3)
+        [eV/Å].
+
+    Returns
+    -------
+    ndarray of shape (n_atoms, 3)
+        [eV/Å].
+    """
+    n_atoms = len(pairs.first) - 1
+    forces = np.empty((n_atoms, 3))
+    centers = pairs.centers
+    for c in range(3):
+        forces[:, c] = np.bincount(centers, gradient[:, c], n_atoms)
+        forces[:, c] -= np.bincount(pairs.neighbors, gradient[:, c], n_atoms)
+    return forces
+
+
 class SkinList:
     """A neighbor list that is reused while atoms move little (Verlet skin).
 

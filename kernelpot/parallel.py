@@ -47,6 +47,7 @@ def thread_count(requested: int | None = None) -> int:
 
 @lru_cache(maxsize=1)
 def _controller() -> Any:
+    import scipy.linalg  # noqa: F401  its BLAS is another library than NumPy's: load it first
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")

@@ -19,13 +19,12 @@ depend on its position, all depend on a strain.
 
 References
 ----------
-.. [1] Quiñonero-Candela, Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005), section 5
-   (with the prior variance of the full process: "DTC").
+.. [1] Quiñonero-Candela, Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005), section 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kernelpot.covariance import KernelTerm, Layout
-from kernelpot.descriptors import SOAP, PairBatch
-from kernelpot.kernels import DotProductKernel, normalize
+from kernelpot.environments import Environments
+from kernelpot.kernels import DotProductKernel
 from kernelpot.neighbors import NeighborList
 from kernelpot.parallel import map_in_order, single_blas_thread
 from kernelpot.regression import TriangularFactor
@@ -46,15 +45,13 @@ IntArray = npt.NDArray[np.int64]
 ATOMS = 32
 BLOCK = 256
 
-# Cartesian axes of the strain components xx yy zz yz xz xy.
-_VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
-
-# Novelty k** - |phi|^2 below this share of k** is rounding. Whitening divides by square
-# roots of eigenvalues down to 1e-12 of the largest, and k** of a total energy sums over
-# all pairs of atoms.
+# Novelty k** - |phi|^2 below this share of k** (of what k** would be were nothing to cancel)
+# counts as zero. Whitening divides by square roots of eigenvalues down to 1e-12 of the
+# largest and so magnifies rounding, but in directions that explain little: at most 1e-13
+# was seen (silicon and ethanol, up to 3,000 sparse points and rank deficient).
 RESOLUTION = 1e-12
-# Whitened features are off by what the smallest kept eigenvalues are off, relatively
-# 1e-16 M / 1e-12 at worst, of the small share that these directions explain.
+# Negative beyond this is no rounding. Ten thousand times what was seen, as the worst case
+# (the smallest kept eigenvalues are relatively off by 1e-16 M / 1e-12) is larger.
 ROUNDING = 1e-8
 
 
@@ -135,8 +132,11 @@ class Posterior:
         FloatingPointError
             If a variance is negative beyond rounding (a bug, never clipped silently).
         """
+        environments = (Environments.of(term, z_index, pairs, displacements) for term in self.terms)
         with single_blas_thread():
-            terms = [_Environments.of(term, z_index, pairs, displacements) for term in self.terms]
+            # one term at a time, as the derivatives by strain are large
+            whole = np.sqrt(self._whole(environments, virial, n_threads))
+            terms = [Environments.of(term, z_index, pairs, displacements) for term in self.terms]
             n_atoms = len(z_index)
             starts = range(0, n_atoms, ATOMS)
 
@@ -144,14 +144,13 @@ class Posterior:
                 return self._forces(terms, np.arange(start, min(start + ATOMS, n_atoms)))
 
             forces = np.concatenate(list(map_in_order(work, starts, min(n_threads, len(starts)))))
-            whole = np.sqrt(self._whole(terms, virial, n_threads))
         return PredictiveStd(
             float(whole[0]),
             np.sqrt(forces).reshape(-1, 3),
             whole[1:] if virial else None,
         )
 
-    def _forces(self, terms: Sequence[_Environments], atoms: IntArray) -> FloatArray:
+    def _forces(self, terms: Sequence[Environments], atoms: IntArray) -> FloatArray:
         """Variances of the force components of some atoms, shape (3 n,)."""
         phi = np.zeros((3 * len(atoms), self.layout.size))
         prior, scale = np.zeros(len(phi)), np.zeros(len(phi))
@@ -172,28 +171,19 @@ class Posterior:
                 phi[:, self.layout.blocks[z, t]] = K @ self.whitening[z, t]
         return self.variances(phi, prior, scale)
 
-    def _whole(self, terms: Sequence[_Environments], virial: bool, n_threads: int) -> FloatArray:
+    def _whole(
+        self, environments: Iterable[Environments], virial: bool, n_threads: int
+    ) -> FloatArray:
         """Variance of the energy, and of the six virial components if wanted."""
         n_rows = 7 if virial else 1
         phi = np.zeros((n_rows, self.layout.size))
         prior, scale = np.zeros(n_rows), np.zeros(n_rows)
-        for t, environments in enumerate(terms):
-            term = environments.term
-            for z, points in term.sparse.items():
-                members = np.flatnonzero(environments.z_index == z)
-                if not len(members):
-                    continue
-                columns = self.layout.blocks[z, t]
-                T = self.whitening[z, t]
-                unit = environments.unit[members]
-                phi[0, columns] = sum_of_kernels(term.kernel, unit, points) @ T
-                prior[0] += energy_prior(term.kernel, unit)
-                scale[0] += term.kernel.diagonal() * len(unit) ** 2
-                if virial:
-                    g = environments.strained(members, n_threads)
-                    phi[1:, columns] = -covariance_of_derivative(term.kernel, unit, g, points) @ T
-                    prior[1:] += derivative_prior(term.kernel, unit, g)
-                    scale[1:] += largest_prior(term.kernel, g)
+        for t, of_term in enumerate(environments):
+            for z in sorted(set(of_term.term.sparse) & set(of_term.z_index.tolist())):
+                K, added_prior, added_scale = _whole_of_species(of_term, z, virial, n_threads)
+                phi[:, self.layout.blocks[z, t]] = K @ self.whitening[z, t]
+                prior += added_prior
+                scale += added_scale
         return self.variances(phi, prior, scale)
 
     def variances(self, phi: FloatArray, prior: FloatArray, scale: FloatArray) -> FloatArray:
@@ -230,120 +220,24 @@ class Posterior:
         return novelty + self.factor.open_variance(phi)
 
 
-@dataclass(frozen=True)
-class _Environments:
-    """The environments of a structure in one term, and what they depend on.
-
-    Attributes
-    ----------
-    outgoing, incoming : ndarray
-        Pairs within the cutoff, by center and by neighbor.
-    outgoing_first, incoming_first : ndarray of shape (n_atoms + 1,)
-        Where those of each atom start.
-    """
-
-    term: KernelTerm
-    z_index: IntArray
-    batch: PairBatch
-    coefficients: FloatArray
-    unit: FloatArray
-    norm: FloatArray
-    centers: IntArray
-    neighbors: IntArray
-    outgoing: IntArray
-    outgoing_first: IntArray
-    incoming: IntArray
-    incoming_first: IntArray
-
-    @classmethod
-    def of(
-        cls,
-        term: KernelTerm,
-        z_index: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
-    ) -> _Environments:
-        soap = term.soap
-        n_atoms = len(z_index)
-        batch = soap.pairs(pairs.first, pairs.neighbors, displacements, z_index)
-        coefficients = soap.expansion(batch, 0, n_atoms)
-        unit, norm = normalize(soap.features(coefficients))
-        squared = np.einsum("pc,pc->p", displacements, displacements)
-        outgoing = np.flatnonzero(squared < soap.term.r_cut**2)
-        # stable: those of one neighbor stay sorted by center
-        incoming = outgoing[np.argsort(pairs.neighbors[outgoing], kind="stable")]
-        return cls(
-            term,
-            z_index,
-            batch,
-            coefficients,
-            unit,
-            norm,
-            pairs.centers,
-            pairs.neighbors,
-            outgoing,
-            np.searchsorted(outgoing, pairs.first),
-            incoming,
-            np.searchsorted(pairs.neighbors[incoming], np.arange(n_atoms + 1)),
-        )
-
-    @property
-    def soap(self) -> SOAP:
-        return self.term.soap
-
-    def _jacobian(self, pairs: IntArray) -> FloatArray:
-        return self.soap.jacobian(self.batch, pairs, self.centers[pairs], self.coefficients)
-
-    def _of_unit(self, atoms: IntArray, derivative_ecf: FloatArray) -> FloatArray:
-        """Derivatives of unit features from those of features, shape (c, e, f)."""
-        unit = self.unit[atoms]
-        derivative_ecf -= np.einsum("ecf,ef->ec", derivative_ecf, unit)[:, :, None] * unit[:, None]
-        derivative_ecf /= self.norm[atoms, None, None]
-        return np.ascontiguousarray(derivative_ecf.transpose(1, 0, 2))
-
-    def moved_by(self, atom: int) -> tuple[IntArray, FloatArray]:
-        """Environments that depend on an atom's position, and how.
-
-        An environment may hold several images of the atom: their derivatives add up.
-        Images of the atom in its own environment move with it.
-
-        Returns
-        -------
-        atoms : ndarray of shape (n_env,)
-            Their centers, the atom itself first.
-        tangents : ndarray of shape (3, n_env, n_features)
-            Derivatives of unit features [1/Å].
-        """
-        out = self.outgoing[self.outgoing_first[atom] : self.outgoing_first[atom + 1]]
-        into = self.incoming[self.incoming_first[atom] : self.incoming_first[atom + 1]]
-        out, into = out[self.neighbors[out] != atom], into[self.centers[into] != atom]
-        others, runs = np.unique(self.centers[into], return_index=True)
-        derivative = np.empty((1 + len(others), 3, self.soap.n_features))
-        derivative[0] = -self._jacobian(out).sum(axis=0)
-        if len(others):
-            derivative[1:] = np.add.reduceat(self._jacobian(into), runs, axis=0)
-        atoms = np.concatenate([[atom], others])
-        return atoms, self._of_unit(atoms, derivative)
-
-    def strained(self, atoms: IntArray, n_threads: int) -> FloatArray:
-        """Derivatives of unit features by strain, shape (6, len(atoms), n_features)."""
-        n_features = self.soap.n_features
-        tangents = np.empty((6, len(atoms), n_features))
-
-        def work(start: int) -> None:
-            some = atoms[start : start + ATOMS]
-            derivative = np.empty((len(some), 6, n_features))
-            for k, atom in enumerate(some):
-                out = self.outgoing[self.outgoing_first[atom] : self.outgoing_first[atom + 1]]
-                jacobian = self._jacobian(out).reshape(len(out), 3 * n_features)
-                full = self.batch.displacements[out].T @ jacobian
-                derivative[k] = full.reshape(3, 3, -1)[_VOIGT_ROWS, _VOIGT_COLUMNS]
-            tangents[:, start : start + ATOMS] = self._of_unit(some, derivative)
-
-        starts = range(0, len(atoms), ATOMS)
-        for _ in map_in_order(work, starts, min(n_threads, len(starts))):
-            pass
-        return tangents
+def _whole_of_species(
+    environments: Environments, species: int, virial: bool, n_threads: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Covariances, prior variances and scales of the energy and of virial components."""
+    kernel, points = environments.term.kernel, environments.term.sparse[species]
+    members = np.flatnonzero(environments.z_index == species)
+    unit = environments.unit[members]
+    K = sum_of_kernels(kernel, unit, points)[None]
+    prior = np.array([energy_prior(kernel, unit)])
+    scale = np.array([kernel.diagonal() * len(unit) ** 2])
+    if not virial:
+        return K, prior, scale
+    tangents = environments.strained(members, n_threads)
+    return (
+        np.concatenate([K, -covariance_of_derivative(kernel, unit, tangents, points)]),
+        np.concatenate([prior, derivative_prior(kernel, unit, tangents)]),
+        np.concatenate([scale, largest_prior(kernel, tangents)]),
+    )
 
 
 def _chunks(n: int) -> Iterator[slice]:

@@ -12,21 +12,27 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot import storage, training
-from kernelpot.baseline import Wall
+from kernelpot import choices, storage, training
+from kernelpot.accumulation import FactorTree, State
+from kernelpot.baseline import BaselineTerm
+from kernelpot.checkpoint import Checkpoint, fingerprint
 from kernelpot.dataset import LabelKeys, read_dataset
 from kernelpot.fitted import FittedModel, ReturnStd
 from kernelpot.fitting import Design, Progress
-from kernelpot.memory import affordable_threads
+from kernelpot.gate import VarianceGate, as_gate
 from kernelpot.neighbors import NeighborList
 from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
+from kernelpot.progress import Overall
 from kernelpot.report import summary_text
 from kernelpot.suspects import Suspects, find_suspects
 from kernelpot.terms import SOAPTerm
 from kernelpot.tuning import METHODS
+from kernelpot.updating import smaller, update
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from kernelpot.calculator import KernelPotCalculator
     from kernelpot.committee import Committee
 
@@ -64,8 +70,11 @@ class KernelPotential:
     e0 : mapping of symbol to float, "isolated" or "least_squares", optional
         Energies of isolated atoms [eV]; by default from isolated atoms in the data,
         else by least squares.
-    baseline : Wall or sequence of Wall, optional
-        Default ``[Wall()]``; an empty sequence for none.
+    baseline : term or sequence of terms, optional
+        What is added to the kernels besides free atoms, such as ``[Wall(),
+        PairBaseline(...)]``; an empty sequence for nothing. By default a wall and a
+        fitted Morse function per pair of species, or the wall alone (``[Wall()]``)
+        where a small model predicts structures left out worse with them.
     sparse_points : sequence, optional
         Per term a list of ``(atoms, center)`` to use as sparse points, or None.
     seed : int, default=0
@@ -94,7 +103,7 @@ class KernelPotential:
         sigma_stress: float | None = None,
         config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
         e0: Mapping[str, float] | str | None = None,
-        baseline: Wall | Sequence[Wall] | None = None,
+        baseline: BaselineTerm | Sequence[BaselineTerm] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,
         seed: int = 0,
     ) -> None:
@@ -121,6 +130,9 @@ class KernelPotential:
         calibrate: bool = True,
         memory: float | str | None = None,
         n_threads: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_interval: float = 60.0,
+        client: Client | None = None,
         progress: Progress | None = None,
     ) -> KernelPotential:
         """Fit to labelled structures.
@@ -139,13 +151,29 @@ class KernelPotential:
             Find factors on standard deviations with which intervals hold structures left
             out (`Prediction.interval`).
         memory : float or str, optional
-            Budget in bytes, or such as ``"2GB"``; refused before any work where the
-            factor of the chosen number of sparse points does not fit.
+            Budget of the whole process in bytes, or such as ``"2GB"``. A tight one costs
+            threads, then smaller batches (rounding), then environments to choose sparse
+            points from (said in the summary); it is refused before any long work where
+            the factor of the chosen number of sparse points does not fit. What a fit
+            needs does not grow with the number of structures; it is logged beforehand
+            (logger ``kernelpot``) and is part of `summary`.
         n_threads : int, optional
             Default: ``KERNELPOT_NUM_THREADS`` or the free cores. The result does not
             depend on it.
+        checkpoint : path, optional
+            File for the state of the fit. If it exists the fit continues from it, to the
+            model it would have given without the interruption; it is removed in the end.
+        checkpoint_interval : float, default=60
+            Seconds between two states (more where writing would take over 5 % of the
+            time).
+        client : distributed.Client, optional
+            Its Dask workers do the bulk of the work (extra ``dask``), to the same model as
+            one process on the same kind of processor; `n_threads` and `checkpoint` then
+            play no part in it.
         progress : callable, optional
-            Called as ``progress(stage, done, total)``.
+            Called as ``progress(stage, done, total)``; `done` and `total` count the
+            expected work of the whole fit, so that what remains can be told from what
+            has passed.
 
         Returns
         -------
@@ -154,44 +182,133 @@ class KernelPotential:
         Raises
         ------
         ValueError
-            If data or parameters are unusable; the message names the remedy.
+            If data or parameters are unusable, or the checkpoint belongs to another fit;
+            the message names the remedy.
+
+        Examples
+        --------
+        On a cluster; a worker that dies costs its share of the work, not the fit.
+
+        >>> from distributed import Client  # doctest: +SKIP
+        >>> client = Client("tcp://scheduler:8786")  # doctest: +SKIP
+        >>> pot = KernelPotential().fit("train.xyz", client=client)  # doctest: +SKIP
         """
         started = time.perf_counter()
         if optimize not in METHODS:
             raise ValueError(f"`optimize` must be 'loo', 'evidence' or None, got {optimize!r}")
-        threads = thread_count(n_threads)
+        if client is not None and checkpoint is not None:
+            raise ValueError(
+                "`checkpoint` is for a fit in one process: with `client` lost workers are "
+                "made up for by the others; leave one of the two out"
+            )
         settings = self._settings()
         problem = training.prepare(read_dataset(data, keys=keys), settings)
-        threads = affordable_threads(
-            memory, problem.terms, settings.default_n_sparse, problem.dataset.n_atoms, threads
+        plan = training.plan_memory(problem, settings, thread_count(n_threads), memory)
+        if progress is not None:
+            progress = Overall(progress, training.expected_seconds(problem, plan))
+
+        saver = None
+        if checkpoint is not None:
+            saver = Checkpoint(
+                checkpoint, fingerprint(problem, settings, plan), checkpoint_interval
+            )
+        state = None if saver is None else saver.load()
+        if state is None:
+            terms, notes, unseen = training.select(
+                problem, settings, candidate_bytes=plan.candidate_bytes, progress=progress
+            )
+            design = Design.of(terms, problem.species)
+            state = State(design, notes, FactorTree(design.n_columns), unseen)
+        grouped = training.accumulate(
+            problem, state, plan, saver=saver, client=client, progress=progress
         )
-        terms, notes = training.select(problem, settings, progress=progress)
-        design = Design.of(terms, problem.species)
-        grouped = training.accumulate(problem, design, n_threads=threads, progress=progress)
-        choice = training.choose_hyperparameters(
+        rows = choices.structures_to_leave_out(
+            problem, state, optimize=optimize, calibrate=calibrate, n_threads=plan.n_threads
+        )
+        tuned = choices.choose_hyperparameters(
             optimize,
             problem,
             settings,
-            design,
+            state,
             grouped,
-            n_threads=threads,
-            calibrate=calibrate,
+            rows,
+            n_threads=plan.n_threads,
             progress=progress,
         )
-        fitted = training.solve(problem, choice, grouped, notes)
+        fitted = training.solve(problem, state, grouped, tuned, n_threads=plan.n_threads)
         if calibrate:
-            fitted = training.calibrate(
+            fitted = choices.calibrate(
                 fitted,
                 problem,
-                choice.structures,
-                scale=choice.scale,
-                n_threads=threads,
+                rows,
+                tuned.scale(state.design),
+                n_threads=plan.n_threads,
                 progress=progress,
             )
-        training.record_errors(fitted, problem.dataset, n_threads=threads, progress=progress)
+        fitted.training["notes"].append(f"the fit {plan}")
+        training.record_errors(fitted, problem.dataset, n_threads=plan.n_threads, progress=progress)
         fitted.training["wall_seconds"] = time.perf_counter() - started
         self.fitted_ = fitted
         self._golden = storage.smallest([frame.atoms for frame in problem.frames])
+        if saver is not None:
+            saver.remove()
+        return self
+
+    def update(
+        self,
+        data_new: Any,
+        *,
+        add_sparse: int = 0,
+        data: Any = None,
+        keys: LabelKeys | None = None,
+        n_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> KernelPotential:
+        """Learn from more structures without the old ones.
+
+        The new labels are annihilated into the factor that the fit left: the result is,
+        to rounding, that of a fit to old and new data together with the same sparse
+        points, e0, baseline and noise, at the cost of the new data alone. These four
+        stay as they are; so a warning is given where new structures reach closer than
+        the wall was built for.
+
+        Parameters
+        ----------
+        data_new : path, glob pattern, Dataset, ase.Atoms or sequence of these
+            New labelled structures, not those of the fit (they would count twice).
+        add_sparse : int, default=0
+            Sparse points to add per term: the new environments farthest from the present
+            ones. Needs `data` and costs a whole fit, as the labels of every structure
+            have something to say about a new point.
+        data : path, Dataset, ..., optional
+            All structures the model was fitted to so far.
+        keys : LabelKeys, optional
+            Names of the labels.
+        n_threads : int, optional
+            As in `fit`.
+        progress : callable, optional
+            As in `fit`, for each stage.
+
+        Returns
+        -------
+        self : KernelPotential
+
+        Raises
+        ------
+        ValueError
+            If a new structure has a species the model does not know, or `add_sparse` is
+            asked for without `data`.
+        """
+        new = read_dataset(data_new, keys=keys)
+        self.fitted_ = update(
+            self.model,
+            new,
+            add_sparse=add_sparse,
+            data=None if data is None else read_dataset(data, keys=keys),
+            n_threads=thread_count(n_threads),
+            progress=progress,
+        )
+        self._golden = smaller(self._golden, new)
         return self
 
     def _settings(self) -> training.Settings:
@@ -220,7 +337,7 @@ class KernelPotential:
         atoms: Atoms,
         *,
         return_std: ReturnStd = False,
-        gate: bool = False,
+        gate: VarianceGate | bool = False,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
     ) -> Prediction:
@@ -235,8 +352,10 @@ class KernelPotential:
             only, at about the cost of the prediction itself. True: `energy_std`,
             `forces_std` and `stress_std` too, at the cost of training rows, some
             hundred times a prediction.
-        gate : bool, default=False
-            Only False: this version has no variance gate.
+        gate : bool or VarianceGate, default=False
+            Whether local energies give way to the fallback where their variance is
+            high; True: with the thresholds found by the fit. Standard deviations are
+            those of the kernels, gated or not.
         neighbors : NeighborList, optional
             A list valid for `atoms` to at least `r_cut`; searched for if not given.
         n_threads : int, optional
@@ -251,10 +370,12 @@ class KernelPotential:
         ValueError
             If the structure has a species the model does not know, or is not sound.
         """
-        if gate:
-            raise ValueError("`gate` must be False: this version has no variance gate")
         return self.model.predict(
-            atoms, return_std=return_std, neighbors=neighbors, n_threads=n_threads
+            atoms,
+            return_std=return_std,
+            gate=as_gate(gate),
+            neighbors=neighbors,
+            n_threads=n_threads,
         )
 
     def predict_many(
@@ -262,6 +383,7 @@ class KernelPotential:
         structures: Sequence[Atoms],
         *,
         return_std: ReturnStd = False,
+        gate: VarianceGate | bool = False,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -271,6 +393,8 @@ class KernelPotential:
         ----------
         structures : sequence of ase.Atoms
         return_std : bool or "local", default=False
+            As in `predict`.
+        gate : bool or VarianceGate, default=False
             As in `predict`.
         n_threads : int, optional
             As in `fit`.
@@ -289,7 +413,11 @@ class KernelPotential:
             sound.
         """
         yield from self.model.predict_many(
-            structures, return_std=return_std, n_threads=n_threads, names=names
+            structures,
+            return_std=return_std,
+            gate=as_gate(gate),
+            n_threads=n_threads,
+            names=names,
         )
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
@@ -345,7 +473,9 @@ class KernelPotential:
 
         The weights of each are :math:`w + R^{-1} z` with standard normal z. Their spread
         is what the data leave open between the sparse points; what the sparse points do
-        not span (`spilling`) is zero in all of them.
+        not span (`spilling`) is zero in all of them. ``committee.predict(atoms)`` has
+        the energies, forces and stresses of all; ``committee[i]`` is a potential of its
+        own, for whatever takes a calculator.
 
         Parameters
         ----------
@@ -362,12 +492,6 @@ class KernelPotential:
         ------
         ValueError
             If `n` is not positive.
-
-        Examples
-        --------
-        >>> committee = pot.sample(20, rng=0)  # doctest: +SKIP
-        >>> committee.predict(atoms).forces.std(axis=0, ddof=1)  # doctest: +SKIP
-        >>> [relaxed_energy(member.calculator()) for member in committee]  # doctest: +SKIP
         """
         from kernelpot.committee import Committee
 

@@ -57,6 +57,11 @@ class Prediction:
         with strain in place of r, over all environments, divided by the volume. None
         without three-dimensional periodicity. A constant offset between the stress
         labels and the derivative of the energy is not part of it.
+    gate_weights : ndarray of shape (n_atoms,) or None
+        Share of the fallback in each local energy, 0 to 1, if a gate was asked for.
+    std_bound : ndarray of shape (n_atoms,) or None
+        With a gate: local standard deviations, exact where the gate has begun to close,
+        elsewhere an upper bound below its threshold [eV].
     numbers : ndarray of shape (n_atoms,) or None
         Atomic numbers.
     calibration : Calibration or None
@@ -72,6 +77,8 @@ class Prediction:
     energy_std: float | None = None
     forces_std: FloatArray | None = None
     stress_std: FloatArray | None = None
+    gate_weights: FloatArray | None = None
+    std_bound: FloatArray | None = None
     numbers: IntArray | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
 

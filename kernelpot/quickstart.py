@@ -23,7 +23,7 @@ def quickstart(
     folder: str,
     *,
     say: Callable[[str], None],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, float, float], None] | None = None,
     n_threads: int | None = None,
 ) -> dict[str, Any]:
     """Fit the shipped silicon, show what came out, and save model and picture.

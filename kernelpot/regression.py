@@ -16,7 +16,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from kernelpot import _lapack
+
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 # Eigenvalues of K_MM below this fraction of the largest are rounding noise.
 RELATIVE_EIGENVALUE_CUT = 1e-12
-_QR_BLOCK = 32
+# Columns annihilated together, and rows of a triangle merged at a time, for speed only.
+_QR_BLOCK = 64
+_MERGED_ROWS = 256
 
 
 def whitening(K_mm: FloatArray, cut: float = RELATIVE_EIGENVALUE_CUT) -> FloatArray:
@@ -96,6 +101,12 @@ class TriangularFactor:
         """Columns of Phi."""
         return len(self.matrix) - 1
 
+    def copy(self) -> TriangularFactor:
+        """Return another factor of the same rows, to be updated on its own."""
+        other = TriangularFactor(0)
+        other.matrix, other.n_rows = self.matrix.copy(order="F"), self.n_rows
+        return other
+
     @property
     def R(self) -> FloatArray:
         """Upper triangular, shape (n_features, n_features)."""
@@ -120,7 +131,7 @@ class TriangularFactor:
             stacked = np.empty((len(rows), self.n_features + 1), order="F")
             stacked[:, :-1] = rows
             stacked[:, -1] = targets
-            self._annihilate(stacked)
+            _lapack.dtpqrt(self.matrix, stacked, min(_QR_BLOCK, len(self.matrix)))
             self.n_rows += len(rows)
 
     def merge(self, other: TriangularFactor, scale: FloatArray | None = None) -> None:
@@ -135,22 +146,12 @@ class TriangularFactor:
         stacked = np.array(other.matrix, order="F")
         if scale is not None:
             stacked *= scale
-        self._annihilate(stacked, trapezoidal=True)
+        # Rows start..stop of a triangle touch columns from start on only.
+        for start in range(0, len(stacked), _MERGED_ROWS):
+            stop = start + _MERGED_ROWS
+            part = self.matrix[start:, start:]
+            _lapack.dtpqrt(part, stacked[start:stop, start:], min(_QR_BLOCK, len(part)))
         self.n_rows += other.n_rows
-
-    def _annihilate(self, stacked: FloatArray, *, trapezoidal: bool = False) -> None:
-        block = min(_QR_BLOCK, len(self.matrix))
-        result = scipy.linalg.lapack.dtpqrt(
-            len(stacked) if trapezoidal else 0,
-            block,
-            self.matrix,
-            stacked,
-            overwrite_a=1,
-            overwrite_b=1,
-        )
-        self.matrix, info = result[0], result[-1]
-        if info != 0:
-            raise np.linalg.LinAlgError(f"QR update failed (LAPACK dtpqrt, info={info})")
 
     def solve(self) -> FloatArray:
         """Posterior mean of the whitened weights, shape (n_features,)."""
@@ -204,7 +205,8 @@ class TriangularFactor:
         ndarray of shape (n_columns, n_columns)
             Upper triangular; ``|S @ phi|^2`` is the variance the data leave open.
         """
-        unit = np.eye(self.n_features)[:, columns]
+        unit = np.zeros((self.n_features, columns.stop - columns.start), order="F")
+        unit[columns] = np.eye(columns.stop - columns.start)
         # B^T with B the wanted rows of R^-1; the covariance is B B^T
         rows_t = scipy.linalg.solve_triangular(self.R, unit, trans="T", overwrite_b=True)
         factor = scipy.linalg.qr(rows_t, mode="r", overwrite_a=True)[0]
@@ -312,51 +314,110 @@ class GroupedFactor:
         TriangularFactor
             R with ``R.T @ R = I + sum_g D Phi_g^T Phi_g D / sigma_g^2``.
         """
+        result = TriangularFactor(self.n_features)
+        self.add_to(result, sigma, scale)
+        return result
+
+    def add_to(
+        self,
+        factor: TriangularFactor,
+        sigma: Callable[[Any], float],
+        scale: FloatArray | None = None,
+    ) -> None:
+        """Annihilate the rows of all groups into a factor, in place.
+
+        Parameters
+        ----------
+        factor : TriangularFactor
+            The prior, or what earlier data made of it.
+        sigma, scale
+            As in `posterior`.
+        """
         columns = np.ones(self.n_features + 1)
         if scale is not None:
             columns[:-1] = scale
-        result = TriangularFactor(self.n_features)
         for group in self.groups:
-            factor = columns / sigma(group)
+            weight = columns / sigma(group)
             if group in self.triangles:
-                result.merge(self.triangles[group], factor)
+                factor.merge(self.triangles[group], weight)
             else:
-                scaled = self.rows[group] * factor
-                result.update(scaled[:, :-1], scaled[:, -1])
-        return result
+                scaled = self.rows[group] * weight
+                factor.update(scaled[:, :-1], scaled[:, -1])
 
 
 @dataclass(frozen=True)
 class LocalVariance:
     r"""Posterior variance of local energies of one species (DTC).
 
-    .. math:: v = k_{**} - |\phi|^2 + |S \phi|^2, \qquad \phi = T^\top k_*
+    With :math:`\phi = T^\top k_*` the variance is
+    :math:`v = k_{**} - |\phi|^2 + |S \phi|^2`: what the sparse points do not span
+    (novelty) plus what the data leave open. Here it is written as
 
-    The first difference is what the sparse points do not span (novelty), the last
-    term what the data leave open.
+    .. math:: v = k_{**} - |G k_*|^2, \qquad
+              G^\top G = T (1 - S^\top S) T^\top ,
+
+    G lower triangular in an order of the sparse points that puts the most
+    representative first (pivoted Cholesky): one triangular product per environment.
+    The leading block of G with the first m points alone gives an upper bound, the
+    variance of the best that m points can explain; it falls to the exact value as m
+    grows.
 
     Parameters
     ----------
     prior : float
         :math:`k_{**}` [eV^2].
-    posterior_factor : ndarray of shape (rank, rank)
-        S of `TriangularFactor.posterior_factor`.
+    order : ndarray of shape (rank,)
+        Sparse points (all terms of the species, one after the other) in that order.
+    reduction : ndarray of shape (rank, rank)
+        G, lower triangular, Fortran order [1/eV].
     """
 
     prior: float
-    posterior_factor: FloatArray
+    order: IntArray
+    reduction: FloatArray
 
-    def __call__(self, phi: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Variance and novelty of environments.
+    @classmethod
+    def of(
+        cls, prior: float, whitening: Sequence[FloatArray], posterior_factor: FloatArray
+    ) -> LocalVariance:
+        """Build from the whitening of each term and S.
 
         Parameters
         ----------
-        phi : ndarray of shape (n_env, rank)
-            Whitened features.
+        prior : float
+        whitening : sequence of ndarray of shape (n_sparse, rank)
+            T of each term; the species' T is block diagonal.
+        posterior_factor : ndarray of shape (rank, rank)
+            S of `TriangularFactor.posterior_factor`.
+        """
+        # coordinates of the sparse points in the whitened basis: P P^T = K_MM
+        T = scipy.linalg.block_diag(*whitening)
+        P = T / np.einsum("mr,mr->r", T, T)
+        pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
+        order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
+        basis, corner = scipy.linalg.qr(P[order].T)
+        # (1 - S^T S) in that basis as F^T F, F lower triangular
+        shrink, vectors = scipy.linalg.eigh(posterior_factor.T @ posterior_factor)
+        half = np.sqrt(np.clip(1.0 - shrink, 0.0, None))[:, None] * (vectors.T @ basis)
+        F = scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1]
+        n = len(order)
+        G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
+        return cls(prior, order, np.asfortranarray(np.tril(G)))
+
+    def __call__(self, k: FloatArray, points: int | None = None) -> FloatArray:
+        """Variance of environments.
+
+        Parameters
+        ----------
+        k : ndarray of shape (n_env, n)
+            Kernel with the sparse points named by `order`, in that order (or the first
+            `points` of them).
+        points : int, optional
+            Use so many points only: an upper bound.
 
         Returns
         -------
-        variance, novelty : ndarray of shape (n_env,)
+        ndarray of shape (n_env,)
             [eV^2], not negative.
 
         Raises
@@ -364,17 +425,23 @@ class LocalVariance:
         FloatingPointError
             If a variance is negative beyond rounding (a bug, never clipped silently).
         """
-        novelty = self.prior - np.einsum("em,em->e", phi, phi)
-        # |phi|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
-        if novelty.size and novelty.min() < -1e-6 * self.prior:
+        explained = self._product(np.ascontiguousarray(k[:, :points]), transpose=False)
+        variance = self.prior - np.einsum("em,em->e", explained, explained)
+        # |G k|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
+        if variance.size and variance.min() < -1e-6 * self.prior:
             raise FloatingPointError(
-                f"negative variance {novelty.min():.3g} eV^2 (prior {self.prior:.3g})"
+                f"negative variance {variance.min():.3g} eV^2 (prior {self.prior:.3g})"
             )
-        novelty = np.maximum(novelty, 0.0)
-        open_ = phi @ self.posterior_factor.T
-        return novelty + np.einsum("em,em->e", open_, open_), novelty
+        return np.maximum(variance, 0.0)
 
-    def gradient(self, phi: FloatArray) -> FloatArray:
-        """Derivative of the variance with respect to phi, shape (n_env, rank)."""
-        s = self.posterior_factor
-        return 2.0 * ((phi @ s.T) @ s - phi)
+    def gradient(self, k: FloatArray) -> FloatArray:
+        """Derivative of the variance by `k`, shape (n_env, rank)."""
+        explained = self._product(np.ascontiguousarray(k), transpose=False)
+        return -2.0 * self._product(explained, transpose=True)
+
+    def _product(self, rows: FloatArray, *, transpose: bool) -> FloatArray:
+        """``rows @ G.T`` (or ``rows @ G``) with the leading block of G, triangular."""
+        n = rows.shape[1]
+        block = self.reduction if n == len(self.order) else self.reduction[:n, :n]
+        product = scipy.linalg.blas.dtrmm(1.0, block, rows.T, lower=1, trans_a=int(transpose))
+        return product.T

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kernelpot.baseline import Wall
+from kernelpot.baseline import BaselineTerm
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -77,7 +77,7 @@ def uncertainty_table(errors: Mapping[str, Any]) -> str:
     return table(header, [*result, *rows("all", errors["uncertainty"])])
 
 
-def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
+def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> str:
     """Explain a model (`KernelPotential.describe`) in plain words with units."""
     training = model["training"]
     lines = [
@@ -116,14 +116,17 @@ def summary_text(model: Mapping[str, Any], walls: Sequence[Wall]) -> str:
     lines += [f"  {s} {e:.4f} eV" for s, e in model["e0"].items()]
     if model["e0_note"]:
         lines.append(f"  {model['e0_note']}")
-    lines += ["", "Short-range wall (ZBL):"] if walls else ["", "No baseline."]
-    for wall in walls:
-        lines += [f"  {line}" for line in wall.describe()]
+    if not baseline:
+        lines += ["", "No baseline."]
+    for term in baseline:
+        heading, *facts = term.describe()
+        lines += ["", heading, *[f"  {fact}" for fact in facts]]
     if training["notes"]:
         lines += ["", "Choices made from the data, and what to know:"]
         lines += [f"  - {note}" for note in training["notes"]]
     if "errors" in training:
-        lines += ["", "Errors on the training data:", error_table(training["errors"])]
+        of = training.get("errors_of", "the training data")
+        lines += ["", f"Errors on {of}:", error_table(training["errors"])]
     return "\n".join(lines)
 
 

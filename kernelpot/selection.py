@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +26,24 @@ def distinct(unit: FloatArray, decimals: int = 8) -> IntArray:
     decimals : int
         Features equal to so many decimals count as one environment.
     """
-    seen: set[bytes] = set()
-    first = []
-    for e, row in enumerate(unit):
-        key = hashlib.blake2b((np.round(row, decimals) + 0.0).tobytes(), digest_size=16).digest()
-        if key not in seen:
-            seen.add(key)
-            first.append(e)
-    return np.array(first, dtype=np.int64)
+    return first_of_each(environment_keys(unit, decimals))
 
 
-def farthest_point(unit: FloatArray, n: int) -> IntArray:
+def environment_keys(unit: FloatArray, decimals: int = 8) -> list[bytes]:
+    """Short keys, equal where features are equal to so many decimals."""
+    rounded = np.round(unit, decimals) + 0.0  # no negative zero
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rounded]
+
+
+def first_of_each(keys: list[bytes]) -> IntArray:
+    """Index of the first occurrence of each key, ascending."""
+    first: dict[bytes, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    return np.array(list(first.values()), dtype=np.int64)
+
+
+def farthest_point(unit: npt.NDArray[np.floating[Any]], n: int) -> IntArray:
     """Farthest-point sampling: each point is as far as possible from those before.
 
     Starts from the environment farthest from the mean, so the result does not depend
@@ -53,9 +61,9 @@ def farthest_point(unit: FloatArray, n: int) -> IntArray:
         Indices in the order of choice.
     """
     points = np.ascontiguousarray(unit, dtype=np.float32)
-    offset = points - points.mean(axis=0)
     chosen = np.empty(n, dtype=np.int64)
-    chosen[0] = np.einsum("ef,ef->e", offset, offset).argmax()
+    # unit vectors: the farthest from the mean has the smallest product with it
+    chosen[0] = (points @ points.mean(axis=0)).argmin()
     distance = np.full(len(points), np.inf, dtype=np.float32)
     for k in range(1, n):
         # unit vectors: squared distance 2 - 2 cosine
@@ -65,7 +73,39 @@ def farthest_point(unit: FloatArray, n: int) -> IntArray:
     return chosen
 
 
-def cur(unit: FloatArray, n: int, *, seed: int = 0) -> IntArray:
+def farthest_from(
+    unit: FloatArray, existing: FloatArray, n: int
+) -> tuple[IntArray, npt.NDArray[np.float32]]:
+    """Farthest-point sampling that continues from points chosen before.
+
+    Parameters
+    ----------
+    unit : ndarray of shape (n_env, n_features)
+    existing : ndarray of shape (n_existing, n_features)
+        Points to stay away from, at least one.
+    n : int
+        Number wanted, at most n_env.
+
+    Returns
+    -------
+    chosen : ndarray of shape (n,)
+        Indices in the order of choice.
+    distance : ndarray of shape (n,)
+        Squared distance of each from all points before it; does not grow.
+    """
+    points = np.ascontiguousarray(unit, dtype=np.float32)
+    distance = 2.0 - 2.0 * (points @ existing.T.astype(np.float32)).max(axis=1)
+    chosen = np.empty(n, dtype=np.int64)
+    at = np.empty(n, dtype=np.float32)
+    for k in range(n):
+        chosen[k] = distance.argmax()
+        at[k] = distance[chosen[k]]
+        np.minimum(distance, 2.0 - 2.0 * (points @ points[chosen[k]]), out=distance)
+        distance[chosen[k]] = -np.inf
+    return chosen, at
+
+
+def cur(unit: npt.NDArray[np.floating[Any]], n: int, *, seed: int = 0) -> IntArray:
     """Rows with the largest leverage in the leading singular subspace (CUR) [1]_.
 
     References
@@ -83,7 +123,7 @@ def cur(unit: FloatArray, n: int, *, seed: int = 0) -> IntArray:
     return np.argsort(-keys)[:n].astype(np.int64)
 
 
-def kmeans(unit: FloatArray, n: int, *, seed: int = 0) -> IntArray:
+def kmeans(unit: npt.NDArray[np.floating[Any]], n: int, *, seed: int = 0) -> IntArray:
     """Environments nearest to the centers of k-means clusters."""
     from sklearn.cluster import MiniBatchKMeans
 
@@ -103,12 +143,12 @@ def kmeans(unit: FloatArray, n: int, *, seed: int = 0) -> IntArray:
     return chosen.astype(np.int64)
 
 
-def random(unit: FloatArray, n: int, *, seed: int = 0) -> IntArray:
+def random(unit: npt.NDArray[np.floating[Any]], n: int, *, seed: int = 0) -> IntArray:
     """Environments drawn at random without replacement."""
     return np.random.default_rng(seed).permutation(len(unit))[:n].astype(np.int64)
 
 
-def select(unit: FloatArray, n: int, method: str, *, seed: int = 0) -> IntArray:
+def select(unit: npt.NDArray[np.floating[Any]], n: int, method: str, *, seed: int = 0) -> IntArray:
     """Choose `n` environments by the named method.
 
     Raises

@@ -14,19 +14,29 @@ from ase import Atoms
 
 from kernelpot import modelfile
 from kernelpot._version import __version__
-from kernelpot.baseline import AtomicEnergies, Wall
+from kernelpot.atomic_energies import AtomicEnergies
+from kernelpot.baseline import BaselineTerm, Reference, terms_of
 from kernelpot.calibration import Calibration
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
-from kernelpot.fitted import FittedModel, Reference, prior_variance
+from kernelpot.ewald import Ewald
+from kernelpot.fitted import FittedModel, prior_variance
+from kernelpot.gate import SafetyNet
 from kernelpot.kernels import DotProductKernel
 from kernelpot.observations import Noise
+from kernelpot.pairbaseline import PairBaseline
 from kernelpot.regression import LocalVariance, TriangularFactor
 from kernelpot.terms import SOAPTerm
+from kernelpot.wall import Wall
 
 FloatArray = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
+
+# Baseline terms by their name in model files.
+BASELINE_KINDS: dict[str, type[BaselineTerm]] = {
+    term.kind: term for term in (Wall, PairBaseline, Ewald)
+}
 
 # Golden structure: agreement demanded when a file is loaded.
 _ENERGY_TOLERANCE = 1e-8
@@ -59,8 +69,11 @@ def save(
     for t, term in enumerate(local.terms):
         arrays[f"alphas_{t}"], arrays[f"betas_{t}"] = term.soap.basis_constants
     for z, variance in local.variances.items():
-        arrays[f"posterior_{z}"] = _pack(variance.posterior_factor)
-    arrays["factor"] = _pack(model.factor.matrix)
+        arrays[f"variance_order_{z}"] = variance.order
+        arrays[f"variance_{z}"] = modelfile.pack_triangle(variance.reduction.T)
+    for z, variance in (local.gauge_fixed or {}).items():
+        arrays[f"gauge_fixed_{z}"] = modelfile.pack_triangle(variance.reduction.T)
+    arrays["factor"] = modelfile.pack_triangle(model.factor.matrix)
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
     noise = model.noise
@@ -80,7 +93,8 @@ def save(
         "e0": {str(z): e for z, e in model.e0.e0.items()},
         "e0_origin": model.e0.origin,
         "e0_note": model.e0.note,
-        "baseline": [wall.to_dict() for wall in model.baseline],
+        "baseline": [term.to_dict() for term in model.baseline],
+        "safety": model.safety.to_dict(),
         "virial_offset": model.virial_offset,
         "training": model.training,
         "calibration": None if model.calibration is None else model.calibration.to_dict(),
@@ -137,18 +151,27 @@ def _restore(
         soap = SOAP(term, species, basis=(arrays[f"alphas_{t}"], arrays[f"betas_{t}"]))
         sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
         terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), sparse))
-    factor_matrix = _unpack(arrays["factor"])
+    factor_matrix = modelfile.unpack_triangle(arrays["factor"])
     factor = TriangularFactor(len(factor_matrix) - 1)
     factor.matrix = np.asfortranarray(factor_matrix)
     factor.n_rows = int(header["n_rows"])
+
+    def variances(kind: str) -> dict[int, LocalVariance]:
+        return {
+            z: LocalVariance(
+                prior_variance(terms, z),
+                arrays[f"variance_order_{z}"],
+                modelfile.unpack_triangle(arrays[f"{kind}_{z}"]).T,
+            )
+            for z in sorted({z for z, _ in blocks})
+        }
+
     local = LocalModel(
         terms,
         {(z, t): arrays[f"weights_{z}_{t}"] for z, t in blocks},
         {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks},
-        {
-            z: LocalVariance(prior_variance(terms, z), _unpack(arrays[f"posterior_{z}"]))
-            for z in sorted({z for z, _ in blocks})
-        },
+        variances("variance"),
+        variances("gauge_fixed") if f"gauge_fixed_{blocks[0][0]}" in arrays else None,
     )
     noise = dict(header["noise"])
     noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]
@@ -157,10 +180,11 @@ def _restore(
     )
     model = FittedModel(
         species=species,
-        reference=Reference(e0, [Wall.from_dict(entry) for entry in header["baseline"]]),
+        reference=Reference(e0, _baseline(header["baseline"])),
         local=local,
         factor=factor,
         noise=Noise(**noise),
+        safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
         training=header["training"],
         calibration=Calibration.from_dict(header["calibration"])
@@ -173,6 +197,9 @@ def _restore(
         cell=arrays["golden_cell"],
         pbc=header["golden"]["pbc"],
     )
+    for array in model.reference.array_names:
+        if f"golden_array_{array}" in arrays:
+            golden.set_array(array, arrays[f"golden_array_{array}"])
     if verify:
         _verify(model, golden, header["golden"], arrays, name)
     return model, golden, _unpack_parameters(header["parameters"])
@@ -184,8 +211,7 @@ def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         packed["terms"] = [term.to_dict() for term in packed["terms"]]
     baseline = packed["baseline"]
     if baseline is not None:
-        walls = [baseline] if isinstance(baseline, Wall) else baseline
-        packed["baseline"] = [wall.to_dict() for wall in walls]
+        packed["baseline"] = [term.to_dict() for term in terms_of(baseline)]
     return packed
 
 
@@ -194,8 +220,13 @@ def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
     if parameters["terms"] is not None:
         parameters["terms"] = [SOAPTerm(**fields) for fields in parameters["terms"]]
     if parameters["baseline"] is not None:
-        parameters["baseline"] = [Wall.from_dict(entry) for entry in parameters["baseline"]]
+        parameters["baseline"] = _baseline(parameters["baseline"])
     return parameters
+
+
+def _baseline(entries: Sequence[Mapping[str, Any]]) -> list[BaselineTerm]:
+    """Terms from their dictionaries; a kind of another version raises KeyError."""
+    return [BASELINE_KINDS[entry["kind"]].from_dict(entry) for entry in entries]
 
 
 def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -210,6 +241,9 @@ def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str,
     }
     if predicted.stress is not None:
         arrays["golden_stress"] = predicted.stress
+    for name in model.reference.array_names:
+        if name in atoms.arrays:
+            arrays[f"golden_array_{name}"] = np.array(atoms.arrays[name], dtype=float)
     return {"energy": predicted.energy, "pbc": [bool(p) for p in atoms.pbc]}, arrays
 
 
@@ -248,18 +282,6 @@ def smallest(structures: Sequence[Atoms]) -> Atoms:
     """The smallest structure of more than one atom (or of one, if there are no others)."""
     several = [atoms for atoms in structures if len(atoms) > 1]
     return min(several or structures, key=len)
-
-
-def _pack(matrix: FloatArray) -> FloatArray:
-    """Upper triangle, row by row."""
-    return matrix[np.triu_indices(len(matrix))]
-
-
-def _unpack(packed: FloatArray) -> FloatArray:
-    n = int((np.sqrt(8 * len(packed) + 1) - 1) / 2)
-    matrix = np.zeros((n, n))
-    matrix[np.triu_indices(n)] = packed
-    return matrix
 
 
 def _json_safe(value: Any) -> Any:

@@ -1,52 +1,57 @@
 """The stages of a fit, from labelled frames to a fitted model.
 
 `prepare` fixes everything known before the kernels (e0, terms, noise, baseline),
-`select` chooses the sparse points, `accumulate` streams the labels into triangular
-factors, `choose_hyperparameters` looks for noise and prior scales that the data prefer,
-`solve` turns all this into a model. What passes between stages is immutable.
+`select` chooses the sparse points, `accumulation.accumulate` streams the labels into
+triangular factors, `solve` turns these into a model. What passes between stages is immutable.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from ase.units import GPa
 
-from kernelpot import defaults, fitting
-from kernelpot.baseline import AtomicEnergies, Wall, atomic_energies
-from kernelpot.calibration import Calibration
+from kernelpot import accumulation, defaults
+from kernelpot.accumulation import Labels, State
+from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
+from kernelpot.baseline import BaselineTerm, Reference, terms_of, without_terms
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame
+from kernelpot.default_baseline import choose_baseline
+from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
-from kernelpot.fitted import FittedModel, Reference, posterior_variances
+from kernelpot.fitted import FittedModel, posterior_variances
 from kernelpot.fitting import (
+    MAX_CANDIDATE_BYTES,
     Design,
     KnownLabels,
     Progress,
     canonical_order,
     choose_sparse_points,
+    fingerprint,
 )
-from kernelpot.leave_one_out import (
-    StructureRows,
-    build_rows,
-    choose_structures,
-    leave_one_out,
-)
+from kernelpot.gate import hold_out, learn_safety_net
+from kernelpot.memory import Plan, Workload, plan
 from kernelpot.metrics import evaluate
-from kernelpot.observations import KINDS, SIGMA_ISOLATED, Noise, bulk_volume
-from kernelpot.parallel import thread_count
-from kernelpot.regression import GroupedFactor
+from kernelpot.neighbors import neighbor_list
+from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
+from kernelpot.regression import GroupedFactor, TriangularFactor
+from kernelpot.scan import assemble
 from kernelpot.terms import SOAPTerm
-from kernelpot.tuning import MINIMUM_STRUCTURES, Free, column_scale, tune
+from kernelpot.tuning import Tuned
+from kernelpot.wall import Wall
 
-FloatArray = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    from distributed import Client
+
+_log = logging.getLogger("kernelpot")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Settings:
     sigma_stress: float | None = None
     config_type_sigma: Mapping[str, Mapping[str, float]] | None = None
     e0: Mapping[str, float] | str | None = None
-    baseline: Wall | Sequence[Wall] | None = None
+    baseline: BaselineTerm | Sequence[BaselineTerm] | None = None
     sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None
     seed: int = 0
 
@@ -90,6 +95,8 @@ class Problem:
         Energy, forces and virial of `reference` for each of `frames`.
     notes : list of str
         Choices made, for the user.
+    held_out : list of int
+        Those of `frames` that sparse points are not chosen from.
     """
 
     dataset: Dataset
@@ -100,6 +107,14 @@ class Problem:
     frames: Sequence[Frame]
     references: Sequence[KnownLabels]
     notes: Sequence[str]
+    held_out: Sequence[int] = ()
+
+
+class Saver(Protocol):
+    """Whoever keeps the state of a fit (`kernelpot.checkpoint.Checkpoint`)."""
+
+    def save_if_due(self, state: State) -> None:
+        """Look at the state, and keep it if it is time."""
 
 
 # ---- stages ----------------------------------------------------------------------------
@@ -114,12 +129,21 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         If data or parameters are unusable; the message names the remedy.
     """
     dataset = Dataset(canonical_order(data))
-    e0 = atomic_energies(dataset, _given_e0(settings.e0))
-    terms, notes = _choose_terms(settings, dataset, e0)
+    species = dataset.species
     noise, noise_notes = _choose_noise(settings, dataset)
-    given = [Wall()] if settings.baseline is None else settings.baseline
-    walls = [given] if isinstance(given, Wall) else list(given)
-    reference = Reference(e0, [wall.fit(dataset, dataset.species) for wall in walls])
+    e0 = atomic_energies(dataset, _given_e0(settings.e0))
+    baseline_notes: list[str] = []
+    if settings.baseline is None:
+        terms, _ = _choose_terms(settings, dataset, e0)
+        baseline, baseline_notes = choose_baseline(
+            dataset, species, e0, terms, noise, seed=settings.seed
+        )
+    else:
+        baseline = terms_of(settings.baseline)
+    reference, found = assemble(baseline, dataset, species, e0)
+    e0 = reference.e0
+    # the scale of the kernels: of what the baseline leaves
+    terms, notes = _choose_terms(settings, without_terms(dataset, reference), e0)
     frames = canonical_order(with_isolated_atoms(dataset, e0))
     return Problem(
         dataset,
@@ -129,19 +153,26 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         reference,
         frames,
         [reference.labels(frame.atoms) for frame in frames],
-        [*notes, *_isolated_notes(dataset, e0), *noise_notes],
+        [*notes, *baseline_notes, *found, *_isolated_notes(dataset, e0), *noise_notes],
+        hold_out([(frame.config_type, frame.atoms.numbers) for frame in frames]),
     )
 
 
 def select(
-    problem: Problem, settings: Settings, *, progress: Progress | None = None
-) -> tuple[list[KernelTerm], list[str]]:
+    problem: Problem,
+    settings: Settings,
+    *,
+    candidate_bytes: float = MAX_CANDIDATE_BYTES,
+    progress: Progress | None = None,
+) -> tuple[list[KernelTerm], list[str], Sequence[int]]:
     """Choose the sparse points of every term.
 
     Returns
     -------
     terms : list of KernelTerm
     notes : list of str
+    unseen : sequence of int
+        The frames of the problem that no sparse point was chosen from.
 
     Raises
     ------
@@ -150,150 +181,110 @@ def select(
         out a species.
     """
     kernel_terms, notes = [], []
+    unseen = problem.held_out
+    n_terms = len(problem.terms)
     for index, term in enumerate(problem.terms):
-        kernel_term, found = choose_sparse_points(
+        kernel_term, found, chosen_from_all = choose_sparse_points(
             term,
             problem.species,
             problem.frames,
+            held_out=problem.held_out,
             given=None if settings.sparse_points is None else settings.sparse_points[index],
             default_n_sparse=settings.default_n_sparse,
             seed=settings.seed,
-            progress=progress,
+            candidate_bytes=candidate_bytes,
+            progress=None if progress is None else nth_of(progress, index, n_terms),
         )
         kernel_terms.append(kernel_term)
         notes += [f"term {index}: {note}" for note in found]
+        unseen = () if chosen_from_all else unseen
     _check_every_species(kernel_terms, problem.species)
-    return kernel_terms, notes
+    return kernel_terms, notes, unseen
+
+
+def plan_memory(
+    problem: Problem, settings: Settings, n_threads: int, memory: float | str | None
+) -> Plan:
+    """Plan the memory of the fit, and log it in plain words."""
+    workload = Workload.of(
+        problem.terms, problem.species, problem.frames, problem.noise, settings.default_n_sparse
+    )
+    found = plan(workload, n_threads, memory)
+    _log.info("the fit %s", found)
+    return found
 
 
 def accumulate(
-    problem: Problem, design: Design, *, n_threads: int = 1, progress: Progress | None = None
-) -> GroupedFactor:
-    """Stream the labels of all frames into the factors of their groups."""
-    return fitting.accumulate(
-        design,
-        problem.frames,
-        problem.references,
-        problem.noise,
-        n_threads=n_threads,
-        progress=progress,
-    )
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Hyper-parameters chosen after the labels were accumulated.
-
-    Attributes
-    ----------
-    noise : Noise
-    design : Design
-        With the delta chosen.
-    scale : ndarray of shape (n_columns,)
-        Of the columns of the accumulated rows, to those of `design`.
-    structures : list of StructureRows
-        Rows of some structures, by the design before the choice.
-    record : dict
-        What was chosen, how, and the leave-one-structure-out errors.
-    notes : list of str
-    """
-
-    noise: Noise
-    design: Design
-    scale: FloatArray
-    structures: Sequence[StructureRows]
-    record: dict[str, Any]
-    notes: Sequence[str]
-
-
-def choose_hyperparameters(
-    method: str | None,
     problem: Problem,
-    settings: Settings,
-    design: Design,
-    grouped: GroupedFactor,
+    state: State,
+    plan: Plan,
     *,
-    n_threads: int = 1,
-    calibrate: bool = True,
+    saver: Saver | None = None,
+    client: Client | None = None,
     progress: Progress | None = None,
-) -> Choice:
-    """Choose noise and prior scales that the user did not give.
+) -> GroupedFactor:
+    """Stream the labels of all frames into the factors of their groups.
 
     Parameters
     ----------
-    method : {"loo", "evidence", None}
-    problem, settings, design, grouped
-        What the earlier stages made.
-    n_threads : int
-    calibrate : bool
-        Whether `structures` will be wanted even if nothing is to be chosen.
+    problem : Problem
+    state : State
+        Where to start or continue.
+    plan : Plan
+    saver : Saver, optional
+        Is shown the state after each batch.
+    client : distributed.Client, optional
+        Lets the workers of a cluster do it, from the start.
     progress : callable, optional
 
     Returns
     -------
-    Choice
+    GroupedFactor
     """
-    groups: list[Any] = grouped.groups
-    labelled = {kind for kind, config_type in groups if not config_type}
-    free = Free(
-        tuple(
-            kind
-            for kind in KINDS
-            if kind in labelled and getattr(settings, f"sigma_{kind}") is None
-        ),
-        tuple(range(len(problem.terms))) if settings.terms is None else (),
-    )
-    structures: list[StructureRows] = []
-    if calibrate or (method is not None and free.names):
-        chosen = choose_structures(problem.frames, design.n_columns, seed=settings.seed)
-        structures = build_rows(
-            design,
-            problem.frames,
-            problem.references,
-            problem.noise,
-            chosen,
-            n_threads=n_threads,
-        )
-    tuned = tune(
-        method,
-        grouped,
-        design.whitened,
-        problem.noise,
-        free,
-        structures,
-        [problem.frames[rows.index].config_type for rows in structures],
-        n_threads=n_threads,
+    labels = Labels(state.design, problem.frames, problem.references, problem.noise)
+    if client is not None:
+        from kernelpot.cluster import accumulate_on
+
+        return accumulate_on(client, labels, batch_bytes=plan.batch_bytes, progress=progress)
+    return accumulation.accumulate(
+        labels,
+        batch_bytes=plan.batch_bytes,
+        n_threads=plan.n_threads,
+        tree=state.tree,
+        after_batch=None if saver is None else lambda _: saver.save_if_due(state),
         progress=progress,
-    )
-    return Choice(
-        tuned.noise,
-        design.rescaled(tuned.delta),
-        column_scale(design.whitened, tuned.delta),
-        structures,
-        tuned.record,
-        tuned.notes,
     )
 
 
 def solve(
-    problem: Problem, choice: Choice, grouped: GroupedFactor, notes: Sequence[str] = ()
+    problem: Problem,
+    state: State,
+    grouped: GroupedFactor,
+    tuned: Tuned | None = None,
+    *,
+    n_threads: int = 1,
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
     The training record holds what was fitted; `record_errors` adds the errors.
+
+    Parameters
+    ----------
+    problem, state, grouped
+        What the earlier stages made.
+    tuned : Tuned, optional
+        Noise and prior scales to use instead of those the labels were streamed with.
+    n_threads : int
+
+    Returns
+    -------
+    FittedModel
     """
-    design, noise = choice.design, choice.noise
-    factor = grouped.posterior(noise.sigma, choice.scale)
-    solution = factor.solve()
-    present = sorted({z for z, _ in design.whitening})
-    columns = {z: design.whitened.species(z) for z in present}
-    local = LocalModel(
-        design.terms,
-        design.weights(solution),
-        design.whitening,
-        posterior_variances(design.terms, factor, columns),
-    )
-    offset = design.virial_offset(solution)
+    if tuned is None:
+        tuned = Tuned.unchanged(problem.noise, len(problem.terms))
+    noise = tuned.noise
+    factor = grouped.posterior(noise.sigma, tuned.scale(state.design))
+    local, offset = solution_of(factor, state.design.rescaled(tuned.delta))
     dataset = problem.dataset
     training: dict[str, Any] = {
         "n_structures": len(dataset),
@@ -301,94 +292,51 @@ def solve(
         "n_rows": factor.n_rows,
         "config_types": dataset.config_types,
         "sources": label_sources(dataset),
-        "hyperparameters": choice.record,
+        "hyperparameters": tuned.record,
         # tell whether data are those of the fit (`KernelPotential.suspicious`)
-        "fingerprints": [fitting.fingerprint(frame) for frame in problem.frames],
+        "fingerprints": [fingerprint(frame) for frame in problem.frames],
         "notes": [
             *_still_true(problem.notes, problem.noise, noise),
-            *notes,
-            *choice.notes,
+            *state.notes,
+            *tuned.notes,
             *_virial_note(offset, dataset),
         ],
     }
-    return FittedModel(problem.species, problem.reference, local, factor, noise, offset, training)
-
-
-def calibrate(
-    model: FittedModel,
-    problem: Problem,
-    structures: Sequence[StructureRows],
-    *,
-    scale: FloatArray | None = None,
-    n_threads: int | None = None,
-    progress: Progress | None = None,
-) -> FittedModel:
-    """Calibrate a model with some of the structures it was fitted to, each left out.
-
-    The posterior variance without a structure is that of its rows, in closed form, plus
-    their novelty: what of the prior variance the sparse points do not span, from the
-    model's own standard deviations. Structures among which sparse points were chosen have
-    too little novelty: those left out of the selection are the better choice.
-
-    Parameters
-    ----------
-    model : FittedModel
-    problem : Problem
-    structures : sequence of StructureRows
-        Rows of frames of `problem`.
-    scale : ndarray of shape (n_columns,), optional
-        Of the columns of these rows to those of the model.
-    n_threads : int, optional
-    progress : callable, optional
-
-    Returns
-    -------
-    FittedModel
-        With its `calibration`; unchanged where there are fewer than ten structures.
-    """
-    if len(structures) < MINIMUM_STRUCTURES:
-        return model
-    frames = [problem.frames[rows.index] for rows in structures]
-    threads = thread_count(n_threads)
-    left_out = leave_one_out(
-        structures, model.factor, model.noise.sigma, scale, variance=True, n_threads=threads
+    safety = learn_safety_net(
+        local,
+        problem.species,
+        [frame.atoms for frame in problem.frames],
+        state.unseen,
+        _wall_distances(problem.reference),
+        n_threads=n_threads,
     )
-    predicted = model.predict_many([f.atoms for f in frames], return_std=True, n_threads=n_threads)
-    residuals: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
-    std: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
-    numbers: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    for done, (frame, left, found) in enumerate(zip(frames, left_out, predicted, strict=True)):
-        assert found.forces_std is not None
-        assert left.variance is not None
-        assert left.included is not None
-        whole: dict[str, Any] = {
-            "energy": [found.energy_std],
-            "forces": found.forces_std.ravel(),
-            "stress": None if found.stress_std is None else found.stress_std,
-        }
-        for kind in KINDS:
-            own = left.rows.kind == KINDS.index(kind)
-            if not own.any() or whole[kind] is None:
-                continue
-            unit = frame.atoms.get_volume() if kind == "stress" else 1.0
-            # what the model says with the structure fitted = novelty + included
-            novelty = np.maximum((np.asarray(whole[kind]) * unit) ** 2 - left.included[own], 0.0)
-            std[kind].append(np.sqrt(left.variance[own] + novelty))
-            residuals[kind].append(left.residual[own])
-            numbers[kind].append(
-                np.repeat(frame.atoms.numbers, 3)
-                if kind == "forces"
-                else np.zeros(own.sum(), dtype=np.int64)
-            )
-        if progress is not None:
-            progress("calibration", done + 1, len(frames))
-    labelled = [kind for kind in KINDS if residuals[kind]]
+    return FittedModel(
+        problem.species, problem.reference, local, factor, noise, safety, offset, training
+    )
 
-    def joined(parts: Mapping[str, list[Any]]) -> dict[str, Any]:
-        return {kind: np.concatenate(parts[kind]) for kind in labelled}
 
-    calibration = Calibration.of(joined(residuals), joined(std), joined(numbers), len(frames))
-    return replace(model, calibration=calibration)
+def solution_of(factor: TriangularFactor, design: Design) -> tuple[LocalModel, float]:
+    """Posterior mean and variances of a factor, and the virial offset [eV/atom]."""
+    solution = factor.solve()
+    present = sorted({z for z, _ in design.whitening})
+    columns = {z: design.whitened.species(z) for z in present}
+    common = (design.terms, factor, design.whitening, columns)
+    # one species alone has nobody to share the energy with
+    fixed = posterior_variances(*common, fix_gauge=True) if len(columns) > 1 else None
+    local = LocalModel(
+        design.terms,
+        design.weights(solution),
+        design.whitening,
+        posterior_variances(*common),
+        fixed,
+    )
+    return local, design.virial_offset(solution)
+
+
+def _wall_distances(reference: Reference) -> Mapping[tuple[int, int], float]:
+    """Distances that scale the wall, and with it the damping; empty without a wall."""
+    walls = [term for term in reference.baseline if isinstance(term, Wall)]
+    return walls[0].d_min or {} if walls else {}
 
 
 def record_errors(
@@ -399,9 +347,46 @@ def record_errors(
     progress: Progress | None = None,
 ) -> None:
     """Put the errors on the training data into the model's training record."""
-    if progress is not None:
-        progress("training errors", 0, 1)
-    model.training["errors"] = evaluate(model, dataset, n_threads=n_threads)
+
+    def report(_: str, done: float, total: float) -> None:
+        if progress is not None:
+            progress("training errors", done, total)
+
+    model.training["errors"] = evaluate(model, dataset, n_threads=n_threads, progress=report)
+
+
+def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
+    """What each stage of a fit takes on an ordinary machine; only the ratios matter."""
+    w = plan.workload
+    descriptors = [SOAP(term, problem.species) for term in problem.terms]
+    n_features = float(sum(soap.n_features for soap in descriptors))
+    n_atoms = sum(map(len, problem.frames))
+    share = w.n_sparse / (w.n_terms * w.n_species)
+    r_cut = max(term.r_cut for term in problem.terms)
+    flops = 0.0
+    for frame in problem.frames:
+        pairs = neighbor_list(frame.atoms, r_cut)
+        distances = np.linalg.norm(pairs.displacements(frame.atoms.positions), axis=1)
+        for soap in descriptors:
+            n_pairs = np.count_nonzero(distances < soap.term.r_cut)
+            flops += 6.0 * n_pairs * soap.n_features * share
+        flops += frame.n_rows * w.n_sparse**2 * (2.0 + 2.0 / (w.n_terms * w.n_species))
+    gflops = 3e10
+    return {
+        "sparse points": n_atoms * n_features * (4e-7 + 5e-10 * share),
+        "labels": flops / (gflops * min(plan.n_threads, 4)),
+        "solution": 6.0 * w.n_sparse**3 / gflops,
+        "training errors": n_atoms * n_features * 2e-7 / plan.n_threads,
+    }
+
+
+def nth_of(progress: Progress, index: int, n: int) -> Progress:
+    """Progress of a stage from that of the `index`-th of its `n` equal shares."""
+
+    def report(stage: str, done: float, total: float) -> None:
+        progress(stage, index + (done / total if total else 1.0), n)
+
+    return report
 
 
 # ---- choices ---------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from kernelpot.covariance import Layout
-from kernelpot.fitting import Progress
+from kernelpot.fitting import Design, Progress
 from kernelpot.hyperparameters import (
     effective_parameters,
     evidence,
@@ -106,6 +106,15 @@ class Tuned:
     delta: tuple[float, ...]
     record: dict[str, Any]
     notes: list[str]
+
+    @classmethod
+    def unchanged(cls, noise: Noise, n_terms: int, notes: Sequence[str] = ()) -> Tuned:
+        """The start, where nothing is to be chosen."""
+        return cls(noise, (1.0,) * n_terms, {"method": None}, list(notes))
+
+    def scale(self, design: Design) -> FloatArray:
+        """Scale of each column of rows by the design before the choice."""
+        return column_scale(design.whitened, self.delta)
 
 
 @dataclass(frozen=True)
@@ -381,15 +390,14 @@ def tune(
     """
     start = Candidates(grouped, layout, noise, free)
     zero = np.zeros(len(free.names))
-    unchanged = Tuned(noise, start.delta_at(zero), {"method": None}, [])
     if method is None or not free.names:
-        return unchanged
+        return Tuned.unchanged(noise, start.n_terms)
     if len(structures) < MINIMUM_STRUCTURES:
         note = (
             f"hyper-parameters: the defaults, {len(structures)} structures are too few to choose "
             f"by (at least {MINIMUM_STRUCTURES} are needed)"
         )
-        return replace(unchanged, notes=[note])
+        return Tuned.unchanged(noise, start.n_terms, [note])
     with single_blas_thread():
         if method == "evidence":
             x = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS))

@@ -6,9 +6,11 @@ from ase import Atoms
 from ase.data import covalent_radii
 
 from kernelpot import Wall, read_dataset
-from kernelpot.baseline import atomic_energies, shortest_distances, smoothstep, zbl
-from kernelpot.evaluation import pair_forces
-from kernelpot.neighbors import neighbor_list
+from kernelpot.atomic_energies import atomic_energies
+from kernelpot.baseline import Contribution, System
+from kernelpot.pairpotentials import ZBL
+from kernelpot.switching import smoothstep
+from kernelpot.wall import shortest_distances
 
 from .conftest import label, rattled_alloy, structures
 
@@ -26,21 +28,12 @@ def test_smoothstep_is_c2():
 def test_zbl_screening_is_the_published_function():
     # Ziegler, Biersack, Littmark: the four amplitudes sum to 1.00002, and the universal
     # screening function of x = r/a_u at x = 1 and 10
-    z = np.array([14])
     length = 0.88534 * 0.529177210903 / (2 * 14**0.23)
     for x, expected in ((1.0, 0.41645), (10.0, 0.00876)):
         r = np.array([x * length])
-        energy, _ = zbl(r, z, z)
+        energy, _, _ = ZBL(14, 14).derivatives(r)
         screening = energy[0] * r[0] / (14.399645478 * 14 * 14)
         assert screening == pytest.approx(expected, abs=2e-4)
-
-
-def test_zbl_derivative_is_a_finite_difference():
-    r = np.linspace(0.2, 2.0, 9)
-    z1, z2 = np.full(9, 13), np.full(9, 29)
-    _, slope = zbl(r, z1, z2)
-    numerical = (zbl(r + 1e-6, z1, z2)[0] - zbl(r - 1e-6, z1, z2)[0]) / 2e-6
-    np.testing.assert_allclose(slope, numerical, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +55,11 @@ def test_distances_come_from_the_data_capped_by_chemistry(data):
 def test_the_wall_is_zero_where_there_are_data(data):
     wall = Wall().fit(data, (13, 29))
     for frame in data:
-        pairs = neighbor_list(frame.atoms, 4.0)
-        displacements = pairs.displacements(frame.atoms.positions)
-        energies, _, close = wall.evaluate(
-            frame.atoms.numbers, pairs, displacements, np.linalg.norm(displacements, axis=1)
-        )
-        assert len(close) == 0
-        assert not energies.any()
+        system = System.of([frame.atoms], 4.0)
+        result = Contribution.zero(system)
+        wall.evaluate(system, result)
+        assert not result.energies.any()
+        assert not result.gradient.any()
 
 
 @pytest.mark.parametrize("pair", [(13, 13), (13, 29), (8, 29), (8, 8)])
@@ -88,14 +79,10 @@ def test_forces_and_virial_are_derivatives(name):
     atoms = structures()[name]
 
     def evaluate(a):
-        pairs = neighbor_list(a, wall.r_cut)
-        vectors = pairs.displacements(a.positions)
-        energies, gradient, close = wall.evaluate(
-            a.numbers, pairs, vectors, np.linalg.norm(vectors, axis=1)
-        )
-        full = np.zeros((pairs.n_pairs, 3))
-        full[close] = gradient
-        return energies.sum(), pair_forces(pairs, full), -vectors.T @ full
+        system = System.of([a], wall.r_cut)
+        result = Contribution.zero(system)
+        wall.evaluate(system, result)
+        return result.energies.sum(), system.forces(result), system.virials(result)[0]
 
     energy, forces, virial = evaluate(atoms)
     assert energy > 1.0

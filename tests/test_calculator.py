@@ -34,7 +34,7 @@ def copper():
 def test_results_are_the_prediction(potential):
     atoms = structures()["crystal"]
     expected = potential.predict(atoms, return_std=True)
-    atoms.calc = potential.calculator(with_std=True)
+    atoms.calc = potential.calculator(with_std=True, gate=None)
     assert atoms.get_potential_energy() == pytest.approx(expected.energy, rel=1e-12)
     assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-10)
@@ -62,18 +62,6 @@ def test_nothing_is_computed_twice(potential):
     atoms.get_forces()
     calculator.get_property("energies_std", atoms)
     assert calculator.n_evaluations == 4
-
-
-def test_there_is_no_gate_and_asking_for_one_says_so(potential):
-    atoms = structures()["cluster"]
-    atoms.calc = potential.calculator(gate=None)
-    expected = potential.predict(atoms, gate=False)
-    assert atoms.get_potential_energy() == pytest.approx(expected.energy, rel=1e-12)
-    assert expected.energy_std is None
-    with pytest.raises(ValueError, match="no variance gate"):
-        potential.calculator(gate=object())
-    with pytest.raises(ValueError, match="no variance gate"):
-        potential.predict(atoms, gate=True)
 
 
 def test_a_cluster_has_no_stress(potential):

@@ -6,7 +6,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from kernelpot import defaults, read_dataset
-from kernelpot.baseline import atomic_energies
+from kernelpot.atomic_energies import atomic_energies
 
 
 def dataset(*structures):

@@ -6,8 +6,9 @@ from ase import Atoms
 
 import kernelpot as kp
 from kernelpot import training
+from kernelpot.accumulation import Labels, accumulate
 from kernelpot.dataset import Frame, read_dataset
-from kernelpot.fitting import Design, accumulate
+from kernelpot.fitting import Design
 from kernelpot.leave_one_out import build_rows, choose_structures, leave_one_out
 from kernelpot.observations import KINDS
 
@@ -24,7 +25,7 @@ def problem(labelled, small_terms):
 
 @pytest.fixture(scope="module")
 def design(problem):
-    terms, _ = training.select(problem, training.Settings(terms=problem.terms))
+    terms, *_ = training.select(problem, training.Settings(terms=problem.terms))
     return Design.of(terms, problem.species)
 
 
@@ -43,9 +44,9 @@ def left_out(problem, design, scale):
     rows = build_rows(
         design, problem.frames, problem.references, problem.noise, chosen, n_threads=2
     )
-    factor = accumulate(design, problem.frames, problem.references, problem.noise).posterior(
-        problem.noise.sigma, scale
-    )
+    factor = accumulate(
+        Labels(design, problem.frames, problem.references, problem.noise)
+    ).posterior(problem.noise.sigma, scale)
     return {
         variance: list(leave_one_out(rows, factor, problem.noise.sigma, scale, variance=variance))
         for variance in (False, True)
@@ -57,7 +58,7 @@ def refit(problem, design, scale, without):
     others = [k for k in range(len(problem.frames)) if k != without]
     frames = [problem.frames[k] for k in others]
     references = [problem.references[k] for k in others]
-    factor = accumulate(design, frames, references, problem.noise).posterior(
+    factor = accumulate(Labels(design, frames, references, problem.noise)).posterior(
         problem.noise.sigma, scale
     )
     [rows] = build_rows(
@@ -94,9 +95,11 @@ def test_residuals_are_labels_minus_predictions_of_a_refit(labelled, small_terms
     }
     settings = training.Settings(terms=terms, **options)
     problem = training.prepare(read_dataset(labelled), settings)
-    found_terms, _ = training.select(problem, settings)
+    found_terms, *_ = training.select(problem, settings)
     design = Design.of(found_terms, problem.species)
-    factor = training.accumulate(problem, design).posterior(problem.noise.sigma)
+    factor = accumulate(
+        Labels(design, problem.frames, problem.references, problem.noise)
+    ).posterior(problem.noise.sigma)
     k = next(k for k, f in enumerate(problem.frames) if f.config_type == "large")
     frame = problem.frames[k]
     rows = build_rows(design, problem.frames, problem.references, problem.noise, [k])
@@ -137,7 +140,7 @@ def test_labels_that_nothing_else_determines_are_said_to_be(problem, design):
     def sigma(group):
         return 1e-9
 
-    factor = accumulate(design, problem.frames[:2], problem.references[:2], problem.noise)
+    factor = accumulate(Labels(design, problem.frames[:2], problem.references[:2], problem.noise))
     for found in leave_one_out(rows, factor.posterior(sigma), sigma):
         assert not found.resolved
         assert np.all(np.isfinite(found.residual))
@@ -160,5 +163,6 @@ def test_structures_are_chosen_in_proportion_within_the_limits():
     assert 50 < sum(frames[k].n_rows for k in few) <= 60
     by_memory = choose_structures(frames, 10, max_bytes=8 * 10 * 60)
     assert by_memory == few
+    assert set(choose_structures(frames, 10, max_structures=5, first=[7, 8, 90])) >= {7, 8, 90}
     unlabelled = Frame(frames[0].atoms, None, None, None)
     assert choose_structures([unlabelled, frames[0]], 10) == [1]

@@ -16,7 +16,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 
 import kernelpot as kp
-from kernelpot import posterior
+from kernelpot import environments, posterior
 from kernelpot.datasets import load_ethanol, load_silicon
 from kernelpot.descriptors import species_index
 from kernelpot.fitting import VIRIAL_OFFSET_PRIOR
@@ -95,7 +95,9 @@ def dense(model, train, atoms):
     """
     rows, noise = [], []
     for frame in kp.read_dataset(train):
-        sigma_energy, sigma_forces, sigma_virial = model.noise.of(frame)
+        sigma_energy, sigma_forces, sigma_virial = (
+            model.noise.sigma(group) * unit for group, unit in model.noise.of(frame)
+        )
         n = len(frame)
         sigma = np.concatenate([[sigma_energy], np.full(3 * n, sigma_forces)])
         found = explicit_rows(model, frame.atoms)
@@ -175,6 +177,7 @@ def test_every_std_is_the_dense_formula(small, monkeypatch):
     # where zeta = 2 takes its linear form; the cell of 4 Å holds images of every atom
     monkeypatch.setattr(posterior, "BLOCK", 3)
     monkeypatch.setattr(posterior, "ATOMS", 3)
+    monkeypatch.setattr(environments, "CHUNK", 3)
     crystal = rattled_alloy(31, (1, 1, 1), 0.25)
     new = [crystal, structures()["cluster"], rattled_alloy(32, (2, 1, 1), 0.2)]
     for atoms in map(aluminium, new) if one else new[:2]:

@@ -247,14 +247,15 @@ def test_the_quadratic_map_is_the_kernel(labelled, potential):
     term = kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=80)
     linear = kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=80, zeta=1)
     pot = kp.KernelPotential([term, linear]).fit(labelled)
-    assert {t for _, t in pot.fitted_.local._maps} == {0, 1}
+    compiled = pot.fitted_.local._compiled
+    assert all(c.polynomial is not None for c in compiled.values())
     direct = LocalModel(
         pot.fitted_.local.terms,
         pot.fitted_.local.weights,
         pot.fitted_.local.whitening,
         pot.fitted_.local.variances,
+        polynomial=False,
     )
-    direct._maps.clear()
     atoms = structures()["crystal"]
     pairs = neighbor_list(atoms, pot.r_cut)
     arguments = (
@@ -454,23 +455,6 @@ def test_a_non_integer_exponent_is_refused_where_it_is_not_positive_definite(lab
         kp.KernelPotential([term]).fit(labelled)
 
 
-def test_a_memory_budget_that_cannot_hold_the_factor_is_refused(labelled):
-    terms = [kp.SOAPTerm(r_cut=4.0, n_sparse=20_000)]
-    with pytest.raises(ValueError, match="the budget holds .* points per term"):
-        kp.KernelPotential(terms).fit(labelled, memory="2GB")
-    with pytest.raises(ValueError, match="`memory` must be a size"):
-        kp.KernelPotential(terms).fit(labelled, memory="lots")
-
-
-def test_progress_is_reported(labelled, small_terms):
-    stages = []
-    kp.KernelPotential(small_terms).fit(
-        labelled[:18], progress=lambda stage, done, total: stages.append((stage, done / total))
-    )
-    assert ("fit", 1.0) in stages
-    assert any(stage.startswith("descriptors") for stage, _ in stages)
-
-
 # ---- what a careful user would trip over ----------------------------------------------
 
 
@@ -543,14 +527,6 @@ def test_every_way_to_evaluate_refuses_what_is_unsound(potential):
             potential.variance_gradient(atoms, np.ones(len(atoms)))
     with pytest.raises(ValueError, match="not finite"):
         potential.predict(broken, neighbors=pairs)
-
-
-def test_a_tight_memory_budget_costs_threads_before_it_refuses(labelled, small_terms):
-    from kernelpot.memory import peak_bytes
-
-    few = peak_bytes(120, 1) * 1.01
-    assert peak_bytes(120, 12) > few
-    kp.KernelPotential(small_terms).fit(labelled, memory=few, n_threads=12)
 
 
 def test_predictions_from_several_threads_agree_and_give_blas_back(potential):

@@ -136,10 +136,48 @@ def test_variance_is_the_dense_formula(problem, rng):
     prior = float(explained.max() + 1.0)
     sigma_posterior = np.linalg.inv(K_mm + K_nm.T @ (K_nm / sigma[:, None] ** 2))
     expected = prior - explained + np.einsum("em,mk,ek->e", k_star, sigma_posterior, k_star)
-    variance = LocalVariance(prior, factor.posterior_factor(slice(0, T.shape[1])))
-    found, novelty = variance(k_star @ T)
-    np.testing.assert_allclose(found, expected, rtol=1e-8)
-    np.testing.assert_allclose(novelty, prior - explained, rtol=1e-8)
+    variance = LocalVariance.of(prior, [T], factor.posterior_factor(slice(0, T.shape[1])))
+    assert sorted(variance.order) == list(range(15))
+    k = k_star[:, variance.order]
+    np.testing.assert_allclose(variance(k), expected, rtol=1e-8)
+    # with fewer points: upper bounds that fall to the exact value
+    bounds = np.array([variance(k, points) for points in range(16)])
+    np.testing.assert_allclose(bounds[0], prior)
+    assert np.all(np.diff(bounds, axis=0) <= 1e-12)
+
+
+def test_the_bound_of_few_points_is_the_least_variance_they_allow(problem, rng):
+    """The largest quadratic form below the exact one that needs those points only."""
+    K_mm, _, _, _ = problem
+    T, factor = fit(*problem)
+    S = factor.posterior_factor(slice(0, T.shape[1]))
+    variance = LocalVariance.of(1e3, [T], S)
+    k = rng.normal(size=(1, 15))[:, variance.order]
+    Q = (T @ (np.eye(15) - S.T @ S) @ T.T)[np.ix_(variance.order, variance.order)]
+    first, rest = slice(0, 6), slice(6, 15)
+    # minimized over the kernel with the points left out
+    schur = Q[first, first] - Q[first, rest] @ np.linalg.solve(Q[rest, rest], Q[rest, first])
+    expected = 1e3 - k[0, first] @ schur @ k[0, first]
+    assert variance(k, 6)[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_variance_with_repeated_points_and_several_terms(problem, rng):
+    K_mm, K_nm, y, sigma = problem
+    twice = np.concatenate([np.arange(15), np.arange(4)])
+    T1, T2 = whitening(K_mm[np.ix_(twice, twice)]), whitening(K_mm[:5, :5] + np.eye(5))
+    n = T1.shape[1] + T2.shape[1]
+    S = np.triu(rng.normal(size=(n, n)))
+    S /= np.linalg.norm(S, 2)  # a posterior covariance below the prior's
+    variance = LocalVariance.of(50.0, [T1, T2], S)
+    weights = rng.normal(size=(7, 15))  # functions in the span of the sparse points
+    k1 = weights @ K_mm[:, twice]
+    k2 = rng.normal(size=(7, 5)) @ (K_mm[:5, :5] + np.eye(5))
+    phi = np.concatenate([k1 @ T1, k2 @ T2], axis=1)
+    expected = 50.0 - np.sum(phi**2, axis=1) + np.sum((phi @ S.T) ** 2, axis=1)
+    keep = expected > 0
+    assert keep.sum() >= 1
+    k = np.concatenate([k1, k2], axis=1)[:, variance.order]
+    np.testing.assert_allclose(variance(k[keep]), expected[keep], rtol=1e-7)
 
 
 def test_variance_of_a_group_of_weights_is_its_marginal(problem):
@@ -149,21 +187,42 @@ def test_variance_of_a_group_of_weights_is_its_marginal(problem):
     np.testing.assert_allclose(part.T @ part, (whole.T @ whole)[4:9, 4:9], rtol=1e-10)
 
 
+def test_open_variance_is_the_dense_formula_for_any_leading_columns(problem, rng):
+    T, factor = fit(*problem)
+    covariance = np.linalg.inv(factor.R.T @ factor.R)
+    phi = rng.normal(size=(5, T.shape[1]))
+    expected = np.einsum("nm,mk,nk->n", phi, covariance, phi)
+    np.testing.assert_allclose(factor.open_variance(phi), expected, rtol=1e-9)
+    phi[:, 7:] = 0.0
+    expected = np.einsum("nm,mk,nk->n", phi, covariance, phi)
+    np.testing.assert_allclose(factor.open_variance(phi[:, :7]), expected, rtol=1e-9)
+    # without data the factor of the targets is zero
+    np.testing.assert_allclose(TriangularFactor(7).open_variance(phi[:, :7]), (phi**2).sum(axis=1))
+
+
+def test_deviations_are_normal_with_the_posterior_covariance(problem):
+    _, factor = fit(*problem)
+    found = factor.deviations(6, np.random.default_rng(3))
+    z = np.random.default_rng(3).standard_normal(found.shape)
+    np.testing.assert_allclose(found @ factor.R.T, z, rtol=1e-9, atol=1e-11)
+
+
 def test_variance_gradient_is_a_finite_difference(rng):
-    s = np.triu(rng.normal(size=(5, 5)))
-    variance = LocalVariance(100.0, s)
-    phi = rng.normal(size=(2, 5))
-    gradient = variance.gradient(phi)
+    G = np.asfortranarray(np.tril(rng.normal(size=(5, 5))))
+    variance = LocalVariance(200.0, np.arange(5), G)
+    k = rng.normal(size=(2, 5))
+    np.testing.assert_allclose(variance(k), 200.0 - np.sum((k @ G.T) ** 2, axis=1), rtol=1e-12)
+    gradient = variance.gradient(k)
     for m in range(5):
-        step = np.zeros_like(phi)
+        step = np.zeros_like(k)
         step[:, m] = 1e-5
-        numerical = (variance(phi + step)[0] - variance(phi - step)[0]) / 2e-5
-        np.testing.assert_allclose(gradient[:, m], numerical, rtol=1e-6, atol=1e-7)
+        numerical = (variance(k + step) - variance(k - step)) / 2e-5
+        np.testing.assert_allclose(gradient[:, m], numerical, rtol=1e-6, atol=1e-6)
 
 
 def test_a_negative_variance_is_raised_not_clipped():
     with pytest.raises(FloatingPointError, match="negative variance"):
-        LocalVariance(1.0, np.eye(2))(np.array([[1.1, 0.0]]))
+        LocalVariance(1.0, np.arange(2), np.eye(2, order="F"))(np.array([[1.1, 0.0]]))
 
 
 def test_as_many_sparse_points_as_data_is_scikit_learns_exact_gp(rng):
@@ -181,5 +240,5 @@ def test_as_many_sparse_points_as_data_is_scikit_learns_exact_gp(rng):
     k_star = (X_test @ X.T) ** 4
     # K is nearly singular: its smallest eigenvalues are below the cut
     np.testing.assert_allclose(k_star @ T @ factor.solve(), mean, atol=2e-6)
-    variance = LocalVariance(1.0, factor.posterior_factor(slice(0, T.shape[1])))
-    np.testing.assert_allclose(np.sqrt(variance(k_star @ T)[0]), std, atol=2e-6)
+    variance = LocalVariance.of(1.0, [T], factor.posterior_factor(slice(0, T.shape[1])))
+    np.testing.assert_allclose(np.sqrt(variance(k_star[:, variance.order])), std, atol=2e-6)

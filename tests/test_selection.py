@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelpot.selection import distinct, farthest_point, quotas, select
+from kernelpot.selection import distinct, farthest_from, farthest_point, quotas, select
 
 
 @pytest.fixture
@@ -68,3 +68,12 @@ def test_quotas_use_what_there_is(n, counts):
     assert sum(share.values()) == min(max(n, minimum), sum(counts.values()))
     for z, count in counts.items():
         assert min(20, count) <= share[z] <= count
+
+
+def test_farthest_point_continues_from_points_chosen_before(unit):
+    whole = farthest_point(unit, 12)
+    chosen, distance = farthest_from(unit, unit[whole[:5]], 7)
+    np.testing.assert_array_equal(chosen, whole[5:])
+    assert (np.diff(distance) <= 1e-6).all()
+    exact = (2 - 2 * unit[chosen[0]] @ unit[whole[:5]].T).min()
+    assert distance[0] == pytest.approx(exact, abs=1e-6)

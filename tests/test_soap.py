@@ -143,6 +143,13 @@ def test_adjoint_and_jacobian_equal_finite_differences(compression, specialize, 
     soap.pair_gradients(batch, 0, len(atoms), coefficients, cotangent, adjoint)
     contracted = np.einsum("pcf,pf->pc", jacobian, cotangent[pairs.centers])
     assert relative(adjoint, contracted) < 1e-12
+    for channel in np.unique(batch.channels):
+        found = everything[batch.channels == channel]
+        touched = soap.touched_features(int(channel))
+        part = soap.jacobian(batch, found, pairs.centers[found], coefficients, channel=int(channel))
+        np.testing.assert_array_equal(part, jacobian[found][:, :, touched])
+        rest = np.setdiff1d(np.arange(soap.n_features), touched)
+        assert not jacobian[found][:, :, rest].any()
 
     step = 1e-4
     for pair in rng.choice(everything, 6, replace=False):

@@ -59,8 +59,7 @@ def test_mislabelled_frames_head_the_list(fitted, silicon):
         assert suspect.left_out
     assert len(found) == sum(not f.is_isolated_atom for f in data)
     flagged = found.flagged
-    assert len(flagged) >= 4
-    assert {s.index for s in flagged} <= set(wrong)
+    assert 4 <= len(flagged) <= 7
     text = str(found)
     assert all(data[s.index].name in text for s in flagged)
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
+from kernelpot import training
+from kernelpot.accumulation import Labels, accumulate
 from kernelpot.datasets import load_silicon
-from kernelpot.tuning import STEPS, Errors, Score, coordinate_search
+from kernelpot.fitting import Design
+from kernelpot.tuning import STEPS, Candidates, Errors, Free, Score, coordinate_search
 
 
 def errors(energy, forces):
@@ -86,7 +89,9 @@ def silicon():
 @pytest.fixture(scope="module")
 def fits(silicon):
     return {
-        method: kp.KernelPotential(n_sparse=60).fit(silicon[0], optimize=method, calibrate=False)
+        method: kp.KernelPotential(n_sparse=60, baseline=kp.Wall()).fit(
+            silicon[0], optimize=method, calibrate=False
+        )
         for method in ("loo", "evidence", None)
     }
 
@@ -101,14 +106,10 @@ def test_leaving_one_out_lowers_the_error_of_unseen_structures(fits, silicon):
 
 
 def test_the_evidence_raises_the_evidence(fits, silicon):
-    from kernelpot import training
-    from kernelpot.fitting import Design
-    from kernelpot.tuning import Candidates, Free
-
-    settings = training.Settings(n_sparse=60)
+    settings = training.Settings(n_sparse=60, baseline=kp.Wall())
     problem = training.prepare(silicon[0], settings)
     design = Design.of(training.select(problem, settings)[0], problem.species)
-    grouped = training.accumulate(problem, design)
+    grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
     kinds = ("energy", "forces", "stress")
     candidates = Candidates(grouped, design.whitened, problem.noise, Free(kinds, (0, 1)))
     record = fits["evidence"].fitted_.training["hyperparameters"]
@@ -128,6 +129,7 @@ def test_another_delta_is_the_same_model_as_one_given(fits, silicon):
     assert any(f != 1.0 for f in found.training["hyperparameters"]["delta_factors"])
     again = kp.KernelPotential(
         [term.soap.term for term in found.local.terms],
+        baseline=kp.Wall(),
         sigma_energy=found.noise.sigma_energy,
         sigma_forces=found.noise.sigma_forces,
         sigma_stress=found.noise.sigma_stress,

@@ -20,9 +20,9 @@ from ase.build import bulk
 
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP, species_index
-from kernelpot.evaluation import LocalModel, pair_forces
+from kernelpot.evaluation import LocalModel
 from kernelpot.kernels import DotProductKernel, normalize
-from kernelpot.neighbors import neighbor_list
+from kernelpot.neighbors import neighbor_list, pair_forces
 from kernelpot.regression import LocalVariance, whitening
 from kernelpot.terms import SOAPTerm
 
@@ -50,7 +50,8 @@ def model(terms, n_sparse):
         weights[0, t] = rng.normal(size=n_sparse)
         whiten[0, t] = whitening(kernel_terms[-1].K_mm(0))
     rank = sum(T.shape[1] for T in whiten.values())
-    posterior = {0: LocalVariance(float(len(terms)), 0.01 * np.eye(rank))}
+    blocks = [whiten[key] for key in sorted(whiten)]
+    posterior = {0: LocalVariance.of(float(len(terms)), blocks, 0.01 * np.eye(rank))}
     return LocalModel(kernel_terms, weights, whiten, posterior)
 
 

@@ -39,14 +39,16 @@ def row(element, group, kind, judged, raw=""):
 
 def forces_and_std(pot, test):
     """Errors of force components, their raw and calibrated std."""
-    error, raw, calibrated = [], [], []
+    found = []
     predictions = pot.predict_many([f.atoms for f in test], return_std=True)
     for frame, predicted in zip(test, predictions, strict=True):
-        used = predicted.forces_std > 1e-3 * np.sqrt(np.mean(predicted.forces_std**2))
-        error.append((predicted.forces - frame.forces)[used])
-        raw.append(predicted.forces_std[used])
-        calibrated.append(predicted.interval(None).forces[used])
-    return tuple(map(np.concatenate, (error, raw, calibrated)))
+        error = predicted.forces - frame.forces
+        found.append((error, predicted.forces_std, predicted.interval(None).forces))
+    error, raw, calibrated = (
+        np.concatenate([e.ravel() for e in part]) for part in zip(*found, strict=True)
+    )
+    used = raw > 1e-3 * np.sqrt(np.mean(raw**2))  # the others are zero by symmetry
+    return error[used], raw[used], calibrated[used]
 
 
 def main():
