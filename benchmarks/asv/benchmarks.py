@@ -1,6 +1,6 @@
 """Time and peak memory of the shipped silicon, commit by commit.
 
-    cd benchmarks && asv run --quick --dry-run --python=same
+cd benchmarks && asv run --quick --dry-run --python=same
 """
 
 from functools import lru_cache
