@@ -32,6 +32,9 @@ BuiltRows = list[tuple[Group, FloatArray, FloatArray]]
 
 # Rows of the design matrix built at a time hold at most about so many bytes.
 BATCH_BYTES = 48e6
+# ... and belong to at most so many atoms (or one larger structure), whose pairs, densities
+# and features are in memory with them.
+BATCH_ATOMS = 1024
 # A part has at least so many rows per column: merging its factor then costs little
 # against making it.
 ROWS_PER_COLUMN = 4
@@ -92,16 +95,16 @@ def _max_rows(frame: Frame) -> int:
 def batches(
     frames: Sequence[Frame], n_columns: int, batch_bytes: float = BATCH_BYTES
 ) -> Iterator[Batch]:
-    """Group frame indices so that the rows of a group fit a memory budget."""
+    """Group frame indices so that the rows of a group, and what makes them, stay small."""
     group: Batch = []
-    size = 0
+    n_rows = n_atoms = 0
     for index, frame in enumerate(frames):
-        rows = _max_rows(frame)
-        if group and (size + rows) * n_columns * 8 > batch_bytes:
+        n_rows += _max_rows(frame)
+        n_atoms += len(frame)
+        if group and (n_rows * n_columns * 8 > batch_bytes or n_atoms > BATCH_ATOMS):
             yield group
-            group, size = [], 0
+            group, n_rows, n_atoms = [], _max_rows(frame), len(frame)
         group.append(index)
-        size += rows
     if group:
         yield group
 

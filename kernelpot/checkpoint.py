@@ -50,7 +50,13 @@ def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
     for frame, known in zip(problem.frames, problem.references, strict=True):
         add(frame.atoms, frame.energy, frame.forces, frame.virial, frame.config_type)
         add(sorted(frame.sigmas.items()), *known)
-    add(plan.batch_bytes, plan.candidate_bytes, accumulation.ROWS_PER_COLUMN, accumulation.BRANCH)
+    add(
+        plan.batch_bytes,
+        plan.candidate_bytes,
+        accumulation.BATCH_ATOMS,
+        accumulation.ROWS_PER_COLUMN,
+        accumulation.BRANCH,
+    )
     add(problem.species, problem.noise, settings.seed, settings.default_n_sparse)
     for term in problem.terms:
         add(json.dumps(term.to_dict(), sort_keys=True))

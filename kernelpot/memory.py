@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kernelpot.accumulation import BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
+from kernelpot.accumulation import BATCH_ATOMS, BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
 from kernelpot.dataset import Frame
 from kernelpot.descriptors import SOAP
 from kernelpot.fitting import MAX_CANDIDATE_BYTES, MAX_CANDIDATES
@@ -18,8 +18,8 @@ from kernelpot.terms import SOAPTerm
 
 # What a process grows by when compiled loops and descriptors are loaded [bytes].
 _LIBRARIES = 0.4e8
-# Work arrays of a thread that builds rows, besides the rows.
-_PER_THREAD = 4.5e7
+# Work arrays of a thread that builds rows, besides the rows and the features.
+_PER_THREAD = 3.5e7
 # Smallest batches and reservoirs that a tight budget leads to.
 _MINIMUM_BATCH = 4e6
 _MINIMUM_CANDIDATES = 20e6
@@ -153,11 +153,12 @@ class Plan:
             0.5 * self.candidate_bytes,
         )
         rows_bytes = 8.0 * columns * sum(w.group_rows)
-        batch = min(self.batch_bytes, rows_bytes)
+        batch = min(self.batch_bytes, rows_bytes, 8.0 * columns * 3.3 * BATCH_ATOMS)
+        per_thread = _PER_THREAD + 24.0 * w.n_features * min(BATCH_ATOMS, w.n_candidates)
         builders = min(self.n_threads, max(1, round(rows_bytes / batch)))
         # raw and whitened rows in the making, and those on their way into the factor
         copies = 3.0 if builders == 1 else 2.5 * (builders + 1)
-        building = copies * batch + builders * _PER_THREAD
+        building = copies * batch + builders * per_thread
         # kept rows, and scaled copies of some of them
         left_out = min(self.left_out_bytes, 8.0 * columns * min(sum(w.group_rows), MAX_ROWS))
         left_out += min(2.0 * 8.0 * columns * CHUNK_ROWS * self.n_threads, 2.0 * left_out)

@@ -60,6 +60,15 @@ def test_parts_are_runs_of_all_frames_with_rows_enough(labels):
         assert n_rows >= 2 * labels.design.n_columns
 
 
+def test_a_batch_is_bounded_in_atoms_where_columns_are_few(labels, monkeypatch):
+    monkeypatch.setattr(accumulation, "BATCH_ATOMS", 20)
+    found = [batch for part in labels.parts() for batch in part]
+    sizes = [sum(len(labels.frames[i]) for i in batch) for batch in found]
+    assert max(sizes) <= 20
+    assert np.mean(sizes[:-1]) > 12
+    assert [i for batch in found for i in batch] == list(range(len(labels.frames)))
+
+
 def test_the_tree_holds_the_rows_of_all_frames(labels):
     # oracle: one dense QR of all rows and the prior
     grouped = accumulate(labels, batch_bytes=BATCH_BYTES)
