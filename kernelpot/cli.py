@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from kernelpot._version import __version__
 
 # Fields of the configuration file that go to `fit`, not to the constructor.
-_FIT_OPTIONS = ("memory", "n_threads")
+_FIT_OPTIONS = ("memory", "n_threads", "optimize")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")
     fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
     fit.add_argument("--e0", choices=("isolated", "least_squares"))
+    fit.add_argument(
+        "--optimize",
+        choices=("loo", "evidence", "none"),
+        help="how noise that is not given is chosen (default: leave one structure out)",
+    )
     fit.add_argument("--memory", help="memory budget, such as 2GB")
     fit.add_argument("--seed", type=int)
     _add_keys(fit)
@@ -72,13 +77,19 @@ def _parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
     check.add_argument("data", nargs="+", metavar="DATA")
-    check.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    check.add_argument(
+        "--model", metavar="MODEL", help="rank frames by how much they contradict this model"
+    )
     _add_keys(check)
+    _add_common(check)
     check.set_defaults(run=_check)
 
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
+    evaluate.add_argument(
+        "--uncertainty", action="store_true", help="coverage of calibrated intervals too (slow)"
+    )
     _add_keys(evaluate)
     _add_common(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -188,7 +199,7 @@ def read_config(path: str) -> dict[str, Any]:
 
     Tables ``[[terms]]`` hold the fields of `SOAPTerm`, ``[keys]`` those of
     `LabelKeys`; everything else is a parameter of `KernelPotential` (or ``memory``,
-    ``n_threads`` of `fit`).
+    ``n_threads``, ``optimize`` of `fit`).
 
     Raises
     ------
@@ -257,6 +268,10 @@ def _fit(arguments: argparse.Namespace) -> None:
         if value is not None:
             config[name] = value
     options = {name: config.pop(name) for name in _FIT_OPTIONS if name in config}
+    if arguments.optimize is not None:
+        options["optimize"] = arguments.optimize
+    if options.get("optimize") == "none":
+        options["optimize"] = None
     if arguments.memory is not None:
         options["memory"] = arguments.memory
     if arguments.threads is not None:
@@ -320,28 +335,51 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from kernelpot.dataset import read_dataset
 
-    report = read_dataset(arguments.data, keys=_keys(arguments)).check()
+    potential = None
+    if arguments.model is not None:
+        from kernelpot.potential import load
+
+        potential = load(arguments.model)
+    data = read_dataset(arguments.data, keys=_keys(arguments))
+    report = data.check()
     print(report, file=_out(arguments))
-    _write_json(arguments, report.to_dict())
+    content = report.to_dict()
+    if potential is not None:
+        bars = _Bars(arguments.quiet)
+        try:
+            found = potential.suspicious(data, n_threads=arguments.threads, progress=bars)
+        finally:
+            bars.close()
+        print(f"\n{found}", file=_out(arguments))
+        content = {**content, "suspects": found.to_dict()}
+    _write_json(arguments, content)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from kernelpot.dataset import read_dataset
     from kernelpot.metrics import evaluate
     from kernelpot.potential import load
-    from kernelpot.report import error_table
+    from kernelpot.report import error_table, uncertainty_table
 
     started = time.perf_counter()
     potential = load(arguments.model)
     data = read_dataset(arguments.data, keys=_keys(arguments))
     bars = _Bars(arguments.quiet)
     try:
-        errors = evaluate(potential, data, n_threads=arguments.threads, progress=bars)
+        errors = evaluate(
+            potential,
+            data,
+            uncertainty=arguments.uncertainty,
+            n_threads=arguments.threads,
+            progress=bars,
+        )
     finally:
         bars.close()
     wall, memory = time.perf_counter() - started, _peak_memory_bytes()
     out = _out(arguments)
     print(error_table(errors), file=out)
+    if arguments.uncertainty:
+        print(f"\n{uncertainty_table(errors)}", file=out)
     print(
         f"\n{errors['n_structures']} structures, {errors['n_atoms']} atoms in {wall:.1f} s, "
         f"peak memory {memory / 1e9:.2f} GB",

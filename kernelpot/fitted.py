@@ -14,10 +14,12 @@ from ase.data import chemical_symbols
 
 from kernelpot.atomic_energies import AtomicEnergies
 from kernelpot.baseline import BaselineTerm, Contribution, Reference, System
+from kernelpot.calibration import Calibration
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
+from kernelpot.fitting import Design
 from kernelpot.gate import GatedEnergies, SafetyNet, VarianceGate
 from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 from kernelpot.observations import Noise
@@ -59,6 +61,8 @@ class FittedModel:
         energies [eV/atom]; kept out of predictions.
     training : dict
         Counts, timing, choices made and errors on the training data.
+    calibration : Calibration or None
+        From standard deviations to intervals.
     """
 
     species: tuple[int, ...]
@@ -69,6 +73,7 @@ class FittedModel:
     safety: SafetyNet
     virial_offset: float
     training: dict[str, Any]
+    calibration: Calibration | None = None
 
     @property
     def e0(self) -> AtomicEnergies:
@@ -202,6 +207,8 @@ class FittedModel:
                 None if spilling is None else spilling[own],
                 gate_weights=None if gate is None or blend is None else blend.weights[own],
                 std_bound=None if gate is None or blend is None else blend.std_bound[own],
+                numbers=atoms.numbers,
+                calibration=self.calibration,
             )
             if return_std and not local_only:
                 p = slice(pairs.first[start], pairs.first[stop])
@@ -223,6 +230,11 @@ class FittedModel:
         index = species_index(system.numbers, self.species)
         thresholds = None if gate is None else gate.thresholds(self.species, self.safety.std_low)
         return GatedEnergies(self.safety, index, thresholds, damping)
+
+    @property
+    def design(self) -> Design:
+        """What rows of the regression are made of, as they are in `factor`."""
+        return Design.known(self.local.terms, self.species, self.local.whitening)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -384,7 +396,8 @@ class FittedModel:
                 "origin": self.safety.note,
             },
             "virial_offset": self.virial_offset,
-            "training": self.training,
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "training": {k: v for k, v in self.training.items() if k != "fingerprints"},
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,17 @@ def canonical_order(data: Sequence[Frame]) -> list[Frame]:
         return h.digest()
 
     return sorted(data, key=digest)
+
+
+def fingerprint(frame: Frame) -> str:
+    """Sixteen hexadecimal digits of a frame's structure and labels."""
+    h = hashlib.sha256()
+    labels = (frame.forces, frame.virial)
+    atoms = frame.atoms
+    for array in (atoms.numbers, atoms.positions, atoms.cell.array, *labels):
+        h.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    h.update(repr(frame.energy).encode())
+    return h.hexdigest()[:16]
 
 
 def candidate_environments(
@@ -281,6 +292,35 @@ class Design:
             Layout.of({key: T.shape[1] for key, T in whitening.items()}),
             whitening,
         )
+
+    def rescaled(self, factors: Sequence[float]) -> Design:
+        """Design with the delta of each term multiplied: same span, same directions.
+
+        Parameters
+        ----------
+        factors : sequence of float
+            One per term. With delta times f, K_mm grows by f^2 and T shrinks by f, so
+            whitened rows grow by f.
+
+        Returns
+        -------
+        Design
+        """
+        if all(f == 1.0 for f in factors):
+            return self
+        terms = []
+        for term, f in zip(self.terms, factors, strict=True):
+            soap, kernel = term.soap, term.kernel
+            delta = float(kernel.delta * f)
+            terms.append(
+                KernelTerm(
+                    replace(soap, term=replace(soap.term, delta=delta)),
+                    replace(kernel, delta=delta),
+                    term.sparse,
+                )
+            )
+        whiten = {(z, t): T / factors[t] for (z, t), T in self.whitening.items()}
+        return replace(self, terms=terms, whitening=whiten)
 
     def rows(
         self, frames: Sequence[Frame], references: Sequence[KnownLabels], noise: Noise

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 from ase.units import GPa
+from scipy.stats import norm, spearmanr
 
 from kernelpot.dataset import LabelKeys, read_dataset
 from kernelpot.prediction import Prediction
@@ -23,6 +24,7 @@ class Predictor(Protocol):
         self,
         structures: Sequence[Atoms],
         *,
+        return_std: bool = False,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
@@ -34,6 +36,7 @@ def evaluate(
     data: Any,
     *,
     keys: LabelKeys | None = None,
+    uncertainty: bool = False,
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -45,6 +48,10 @@ def evaluate(
     data : path, Dataset, ...
         Whatever `read_dataset` takes.
     keys : LabelKeys, optional
+    uncertainty : bool
+        Also judge calibrated standard deviations, at the cost of ``return_std=True``:
+        keys ``energy``, ``forces``, ``stress`` under ``uncertainty``, each with the result
+        of `judge`.
     n_threads : int, optional
     progress : callable, optional
 
@@ -60,7 +67,10 @@ def evaluate(
     errors = []
     structures = [frame.atoms for frame in dataset]
     names = [frame.name for frame in dataset]
-    predictions = potential.predict_many(structures, n_threads=n_threads, names=names)
+    predictions = potential.predict_many(
+        structures, return_std=uncertainty, n_threads=n_threads, names=names
+    )
+    doubts: list[_Doubt] = []
     for done, (frame, predicted) in enumerate(zip(dataset, predictions, strict=True)):
         energy = forces = stress = None
         if frame.energy is not None:
@@ -69,6 +79,8 @@ def evaluate(
             forces = (predicted.forces - frame.forces).ravel()
         if frame.virial is not None and predicted.stress is not None:
             stress = predicted.stress + frame.virial / frame.atoms.get_volume()
+        if uncertainty:
+            doubts.append(_doubt(frame.config_type, predicted, energy, forces, stress, len(frame)))
         errors.append((frame.config_type, len(frame), energy, forces, stress))
         if progress is not None:
             progress("evaluate", done + 1, len(dataset))
@@ -77,6 +89,10 @@ def evaluate(
         name: _statistics([e for e in errors if e[0] == name])
         for name in sorted({e[0] for e in errors})
     }
+    if uncertainty:
+        result["uncertainty"] = _judge_all(doubts)
+        for name, group in result["by_config_type"].items():
+            group["uncertainty"] = _judge_all([d for d in doubts if d[0] == name])
     return result
 
 
@@ -101,3 +117,145 @@ def _statistics(errors: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
         "n_structures": len(errors),
         "n_atoms": int(sum(e[1] for e in errors)),
     }
+
+
+# ---- uncertainty -----------------------------------------------------------------------
+
+# Config type, and per quantity errors and half-widths at 68 %, 95 % and one std.
+_Doubt = tuple[str, dict[str, tuple[FloatArray, FloatArray]]]
+LEVEL_68 = 0.6827
+
+
+def coverage(error: FloatArray, half_width: FloatArray) -> float:
+    """Share of errors within their interval.
+
+    Parameters
+    ----------
+    error, half_width : ndarray of the same shape
+
+    Returns
+    -------
+    float
+    """
+    return float(np.mean(np.abs(error) <= half_width))
+
+
+def sharpness(std: FloatArray) -> float:
+    """Root mean square of standard deviations: among calibrated ones, less is better.
+
+    Parameters
+    ----------
+    std : ndarray
+
+    Returns
+    -------
+    float
+    """
+    return float(np.sqrt(np.mean(np.square(std))))
+
+
+def negative_log_likelihood(error: FloatArray, std: FloatArray) -> float:
+    """Mean negative log density of errors under centered Gaussians.
+
+    Parameters
+    ----------
+    error, std : ndarray of the same shape
+
+    Returns
+    -------
+    float
+        Natural logarithm, in the unit of the errors.
+    """
+    return float(-norm.logpdf(error, scale=std).mean())
+
+
+def reliability(
+    error: FloatArray, std: FloatArray, levels: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Coverage of Gaussian intervals against what they promise.
+
+    Parameters
+    ----------
+    error, std : ndarray of the same shape
+    levels : ndarray of shape (n,), optional
+        Promised coverages; by default from 5 % to 95 %.
+
+    Returns
+    -------
+    levels, covered : ndarray of shape (n,)
+    """
+    promised = np.linspace(0.05, 0.95, 19) if levels is None else np.asarray(levels, float)
+    widths = norm.ppf(0.5 * (1.0 + promised))
+    covered = np.array([coverage(error, w * std) for w in widths])
+    return promised, covered
+
+
+def judge(widths: FloatArray, error: FloatArray) -> dict[str, float | None]:
+    """Judge intervals by errors.
+
+    Parameters
+    ----------
+    widths : ndarray of shape (n, n_components, 3)
+        Half-widths at 68 % and 95 %, and the calibrated standard deviation.
+    error : ndarray of shape (n, n_components)
+        Components of a vector go together in the rank correlation.
+
+    Returns
+    -------
+    dict
+        ``coverage_68``, ``coverage_95``, ``spearman`` (of the norms of error and standard
+        deviation; None for fewer than three), ``sharpness``, ``nll``, ``nll_constant`` (the
+        best constant standard deviation), ``n``. Labels without uncertainty (zero by
+        symmetry) are left out.
+    """
+    std = widths[..., 2]
+    used = std > 1e-3 * np.sqrt(np.mean(std**2)) if std.size else std > 0
+    if not used.any():
+        return dict.fromkeys(("coverage_68", "coverage_95", "spearman", "sharpness", "nll"))
+    e, s = error[used], std[used]
+    constant = np.full(e.shape, max(float(np.sqrt(np.mean(e**2))), 1e-300))
+    norms = [np.sqrt((v**2).sum(axis=1)) for v in (error, std)]
+    rank = spearmanr(*norms).statistic if len(error) > 2 else None
+    return {
+        "coverage_68": coverage(e, widths[..., 0][used]),
+        "coverage_95": coverage(e, widths[..., 1][used]),
+        "spearman": None if rank is None or not np.isfinite(rank) else float(rank),
+        "sharpness": sharpness(s),
+        "nll": negative_log_likelihood(e, s),
+        "nll_constant": negative_log_likelihood(e, constant),
+        "n": float(used.sum()),
+    }
+
+
+def _doubt(
+    config_type: str,
+    predicted: Prediction,
+    energy: FloatArray | None,
+    forces: FloatArray | None,
+    stress: FloatArray | None,
+    n_atoms: int,
+) -> _Doubt:
+    """Errors and half-widths of one frame; energies per atom."""
+    found = [predicted.interval(level) for level in (LEVEL_68, 0.95, None)]
+    result = {}
+    for kind, error, scale in (
+        ("energy", energy, 1.0 / n_atoms),
+        ("forces", forces, 1.0),
+        ("stress", stress, 1.0),
+    ):
+        widths = [getattr(interval, kind) for interval in found]
+        if error is not None and all(w is not None for w in widths):
+            columns = {"energy": 1, "forces": 3, "stress": 1}[kind]
+            shaped = [np.reshape(w, (-1, columns)) * scale for w in widths]
+            result[kind] = (error.reshape(-1, columns), np.stack(shaped, axis=-1))
+    return config_type, result
+
+
+def _judge_all(doubts: Sequence[_Doubt]) -> dict[str, dict[str, float | None]]:
+    result = {}
+    for kind in ("energy", "forces", "stress"):
+        found = [d[kind] for _, d in doubts if kind in d]
+        if found:
+            error, widths = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            result[kind] = judge(widths, error)
+    return result

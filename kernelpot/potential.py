@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot import storage, training
+from kernelpot import choices, storage, training
 from kernelpot.accumulation import FactorTree, State
 from kernelpot.baseline import BaselineTerm
 from kernelpot.checkpoint import Checkpoint, fingerprint
@@ -25,7 +25,9 @@ from kernelpot.parallel import thread_count
 from kernelpot.prediction import Prediction
 from kernelpot.progress import Overall
 from kernelpot.report import summary_text
+from kernelpot.suspects import Suspects, find_suspects
 from kernelpot.terms import SOAPTerm
+from kernelpot.tuning import METHODS
 from kernelpot.updating import smaller, update
 
 if TYPE_CHECKING:
@@ -124,6 +126,8 @@ class KernelPotential:
         data: Any,
         *,
         keys: LabelKeys | None = None,
+        optimize: str | None = "loo",
+        calibrate: bool = True,
         memory: float | str | None = None,
         n_threads: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -139,6 +143,13 @@ class KernelPotential:
             Whatever `read_dataset` takes.
         keys : LabelKeys, optional
             Names of the labels.
+        optimize : {"loo", "evidence", None}, default="loo"
+            How noise (and, of default terms, delta) is chosen where not given: by the
+            error of leaving one structure out, by the evidence (the marginal
+            likelihood), or not at all. `summary` shows the values before and after.
+        calibrate : bool, default=True
+            Find factors on standard deviations with which intervals hold structures left
+            out (`Prediction.interval`).
         memory : float or str, optional
             Budget of the whole process in bytes, or such as ``"2GB"``. A tight one costs
             threads, then smaller batches (rounding), then environments to choose sparse
@@ -183,6 +194,8 @@ class KernelPotential:
         >>> pot = KernelPotential().fit("train.xyz", client=client)  # doctest: +SKIP
         """
         started = time.perf_counter()
+        if optimize not in METHODS:
+            raise ValueError(f"`optimize` must be 'loo', 'evidence' or None, got {optimize!r}")
         if client is not None and checkpoint is not None:
             raise ValueError(
                 "`checkpoint` is for a fit in one process: with `client` lost workers are "
@@ -209,7 +222,29 @@ class KernelPotential:
         grouped = training.accumulate(
             problem, state, plan, saver=saver, client=client, progress=progress
         )
-        fitted = training.solve(problem, state, grouped, n_threads=plan.n_threads)
+        rows = choices.structures_to_leave_out(
+            problem, state, optimize=optimize, calibrate=calibrate, n_threads=plan.n_threads
+        )
+        tuned = choices.choose_hyperparameters(
+            optimize,
+            problem,
+            settings,
+            state,
+            grouped,
+            rows,
+            n_threads=plan.n_threads,
+            progress=progress,
+        )
+        fitted = training.solve(problem, state, grouped, tuned, n_threads=plan.n_threads)
+        if calibrate:
+            fitted = choices.calibrate(
+                fitted,
+                problem,
+                rows,
+                tuned.scale(state.design),
+                n_threads=plan.n_threads,
+                progress=progress,
+            )
         fitted.training["notes"].append(f"the fit {plan}")
         training.record_errors(fitted, problem.dataset, n_threads=plan.n_threads, progress=progress)
         fitted.training["wall_seconds"] = time.perf_counter() - started
@@ -461,6 +496,45 @@ class KernelPotential:
         from kernelpot.committee import Committee
 
         return Committee.draw(self, n, np.random.default_rng(rng))
+
+    def suspicious(
+        self,
+        data: Any,
+        *,
+        keys: LabelKeys | None = None,
+        n_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Suspects:
+        """Rank labels by how much they contradict what all other data say.
+
+        Frames that were fitted are left out one at a time, in closed form; others are
+        compared with the prediction.
+
+        Parameters
+        ----------
+        data : path, Dataset, ...
+            Whatever `read_dataset` takes: the training data, or any other.
+        keys : LabelKeys, optional
+        n_threads : int, optional
+            As in `fit`.
+        progress : callable, optional
+
+        Returns
+        -------
+        Suspects
+            Worst first; ``print`` it, or take the ``.flagged`` ones.
+
+        Examples
+        --------
+        >>> for suspect in pot.suspicious(train).flagged:  # doctest: +SKIP
+        ...     print(suspect.name, suspect.quantity, suspect.error)
+        """
+        return find_suspects(
+            self.model,
+            read_dataset(data, keys=keys),
+            n_threads=thread_count(n_threads),
+            progress=progress,
+        )
 
     # ---- reports -------------------------------------------------------------------
 

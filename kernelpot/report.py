@@ -52,6 +52,31 @@ def error_table(errors: Mapping[str, Any]) -> str:
     return table(header, [*rows, row("all", errors)])
 
 
+def uncertainty_table(errors: Mapping[str, Any]) -> str:
+    """Table of what `kernelpot.metrics.evaluate` says of calibrated intervals."""
+    header = ["", "within 68 %", "within 95 %", "rank correlation", "NLL", "NLL constant"]
+
+    def rows(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+        return [
+            [
+                f"{name} {kind}",
+                *(
+                    _number(None if judged[k] is None else 100 * judged[k], 1)
+                    for k in ("coverage_68", "coverage_95")
+                ),
+                *(_number(judged.get(k), 2) for k in ("spearman", "nll", "nll_constant")),
+            ]
+            for kind, judged in found.items()
+        ]
+
+    groups = errors["by_config_type"]
+    result = []
+    if len(groups) > 1:
+        for name, group in groups.items():
+            result += rows(name, group["uncertainty"])
+    return table(header, [*result, *rows("all", errors["uncertainty"])])
+
+
 def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> str:
     """Explain a model (`KernelPotential.describe`) in plain words with units."""
     training = model["training"]
@@ -86,6 +111,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     for name, sigmas in model["config_type_sigma"].items():
         values = ", ".join(f"{kind} {value:g}" for kind, value in sigmas.items())
         lines.append(f"  {name}: {values}")
+    lines += _hyperparameter_lines(training.get("hyperparameters", {}))
     lines += ["", f"Isolated atoms ({model['e0_origin']}):"]
     lines += [f"  {s} {e:.4f} eV" for s, e in model["e0"].items()]
     if model["e0_note"]:
@@ -102,6 +128,39 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         of = training.get("errors_of", "the training data")
         lines += ["", f"Errors on {of}:", error_table(training["errors"])]
     return "\n".join(lines)
+
+
+def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:
+    """How noise and prior scales were chosen, before and after."""
+    if not record.get("method"):
+        return []
+    how = {
+        "loo": "leaving one structure out",
+        "evidence": "the evidence",
+    }[record["method"]]
+    changed = [
+        f"{name} {before:.3g} -> {after:.3g}"
+        for name, (before, after) in record["sigmas"].items()
+        if before != after
+    ] + [f"delta of term {t} x {f:.3g}" for t, f in enumerate(record["delta_factors"]) if f != 1.0]
+    lines = [
+        f"  Chosen by {how} ({record['n_structures']} structures): "
+        + (", ".join(changed) if changed else "the defaults are as good as any"),
+        f"  Effective number of parameters: {record['n_parameters']:.0f}",
+    ]
+    before, after = record["loo"]["before"], record["loo"]["after"]
+    shown = (
+        ("energy", 1e3, 2, "meV/atom"),
+        ("forces", 1.0, 4, "eV/Å"),
+        ("stress", 1.0, 5, "eV/Å^3"),
+    )
+    errors = [
+        f"{kind} {scale * before[kind]:.{digits}f} -> {scale * after[kind]:.{digits}f} {unit}"
+        for kind, scale, digits, unit in shown
+        if before[kind] is not None
+    ]
+    lines.append(f"  Error of structures left out (mean absolute): {', '.join(errors)}")
+    return lines
 
 
 def _extent(values: Sequence[float] | None, digits: int) -> str:

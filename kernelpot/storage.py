@@ -16,6 +16,7 @@ from kernelpot import modelfile
 from kernelpot._version import __version__
 from kernelpot.atomic_energies import AtomicEnergies
 from kernelpot.baseline import BaselineTerm, Reference, terms_of
+from kernelpot.calibration import Calibration
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
@@ -96,6 +97,7 @@ def save(
         "safety": model.safety.to_dict(),
         "virial_offset": model.virial_offset,
         "training": model.training,
+        "calibration": None if model.calibration is None else model.calibration.to_dict(),
         "golden": golden_header,
         "parameters": _pack_parameters(parameters),
         "versions": _versions(),
@@ -185,6 +187,9 @@ def _restore(
         safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
         training=header["training"],
+        calibration=Calibration.from_dict(header["calibration"])
+        if header.get("calibration")
+        else None,
     )
     golden = Atoms(
         arrays["golden_numbers"],

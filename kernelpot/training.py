@@ -35,6 +35,7 @@ from kernelpot.fitting import (
     Progress,
     canonical_order,
     choose_sparse_points,
+    fingerprint,
 )
 from kernelpot.gate import hold_out, learn_safety_net
 from kernelpot.memory import Plan, Workload, plan
@@ -44,6 +45,7 @@ from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.regression import GroupedFactor, TriangularFactor
 from kernelpot.scan import assemble
 from kernelpot.terms import SOAPTerm
+from kernelpot.tuning import Tuned
 from kernelpot.wall import Wall
 
 if TYPE_CHECKING:
@@ -255,14 +257,34 @@ def accumulate(
 
 
 def solve(
-    problem: Problem, state: State, grouped: GroupedFactor, *, n_threads: int = 1
+    problem: Problem,
+    state: State,
+    grouped: GroupedFactor,
+    tuned: Tuned | None = None,
+    *,
+    n_threads: int = 1,
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
     The training record holds what was fitted; `record_errors` adds the errors.
+
+    Parameters
+    ----------
+    problem, state, grouped
+        What the earlier stages made.
+    tuned : Tuned, optional
+        Noise and prior scales to use instead of those the labels were streamed with.
+    n_threads : int
+
+    Returns
+    -------
+    FittedModel
     """
-    factor = grouped.posterior(problem.noise.sigma)
-    local, offset = solution_of(factor, state.design)
+    if tuned is None:
+        tuned = Tuned.unchanged(problem.noise, len(problem.terms))
+    noise = tuned.noise
+    factor = grouped.posterior(noise.sigma, tuned.scale(state.design))
+    local, offset = solution_of(factor, state.design.rescaled(tuned.delta))
     dataset = problem.dataset
     training: dict[str, Any] = {
         "n_structures": len(dataset),
@@ -270,7 +292,15 @@ def solve(
         "n_rows": factor.n_rows,
         "config_types": dataset.config_types,
         "sources": label_sources(dataset),
-        "notes": [*problem.notes, *state.notes, *_virial_note(offset, dataset)],
+        "hyperparameters": tuned.record,
+        # tell whether data are those of the fit (`KernelPotential.suspicious`)
+        "fingerprints": [fingerprint(frame) for frame in problem.frames],
+        "notes": [
+            *_still_true(problem.notes, problem.noise, noise),
+            *state.notes,
+            *tuned.notes,
+            *_virial_note(offset, dataset),
+        ],
     }
     safety = learn_safety_net(
         local,
@@ -281,7 +311,7 @@ def solve(
         n_threads=n_threads,
     )
     return FittedModel(
-        problem.species, problem.reference, local, factor, problem.noise, safety, offset, training
+        problem.species, problem.reference, local, factor, noise, safety, offset, training
     )
 
 
@@ -468,6 +498,13 @@ def _isolated_notes(data: Dataset, e0: AtomicEnergies) -> list[str]:
                     f"{frame.energy:.4f} eV is not used; e0 is {e0.e0[number]:.4f} eV ({e0.origin})"
                 )
     return notes
+
+
+def _still_true(notes: Sequence[str], before: Noise, after: Noise) -> list[str]:
+    """Notes without those on defaults that were replaced."""
+    names = ("sigma_energy", "sigma_forces", "sigma_stress")
+    changed = tuple(n for n in names if getattr(before, n) != getattr(after, n))
+    return [note for note in notes if not (changed and note.startswith(changed))]
 
 
 def _virial_note(offset: float, data: Dataset) -> list[str]:

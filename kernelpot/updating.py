@@ -26,7 +26,7 @@ from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import Dataset, Frame
 from kernelpot.fitted import FittedModel
-from kernelpot.fitting import Design, Progress, canonical_order
+from kernelpot.fitting import Design, Progress, canonical_order, fingerprint
 from kernelpot.kernels import normalize
 from kernelpot.regression import TriangularFactor
 from kernelpot.selection import distinct, farthest_from
@@ -204,6 +204,7 @@ def _record(
         "config_types": config_types,
         "sources": sources,
         "notes": [*before["notes"], *notes],
+        "fingerprints": [*before.get("fingerprints", ()), *map(fingerprint, new)],
         "updates": [*before.get("updates", []), added],
     }
 

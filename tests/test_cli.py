@@ -96,6 +96,34 @@ def test_evaluate_prints_a_table_and_json(fitted, folder, capsys):
     assert "group1" in captured.err
 
 
+def test_evaluate_judges_uncertainty(fitted, folder, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    arguments = ["evaluate", str(fitted), str(folder / "test.xyz"), "--uncertainty"]
+    assert main([*arguments, "--quiet", "--json", str(path)]) == 0
+    assert "within 95 %" in capsys.readouterr().out
+    judged = json.loads(path.read_text())["uncertainty"]["forces"]
+    assert 0 <= judged["coverage_68"] <= judged["coverage_95"] <= 1
+
+
+def test_check_ranks_frames_against_a_model(fitted, folder, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    arguments = ["check", str(folder / "train.xyz"), "--model", str(fitted), "--quiet"]
+    assert main([*arguments, "--json", str(path)]) == 0
+    assert "fitted and left out one at a time" in capsys.readouterr().out
+    suspects = json.loads(path.read_text())["suspects"]
+    assert len(suspects) == 24
+    assert all(s["left_out"] for s in suspects)
+
+
+def test_the_choice_of_noise_is_an_option(folder, tmp_path):
+    fit = ["fit", str(folder / "train.xyz"), "-o", str(tmp_path / "m.kpot"), "--quiet",
+           "--config", str(folder / "fit.toml"), "--json", str(tmp_path / "fit.json")]  # fmt: skip
+    for name, method in (("none", None), ("evidence", "evidence")):
+        assert main([*fit, "--optimize", name]) == 0
+        record = json.loads((tmp_path / "fit.json").read_text())["training"]["hyperparameters"]
+        assert record["method"] == method
+
+
 def test_errors_are_plain_statistics(fitted, folder):
     pot = kp.load(fitted)
     data = kp.read_dataset(folder / "test.xyz")

@@ -1,0 +1,179 @@
+"""Stages of a fit that leave structures out: noise and prior scales, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kernelpot.accumulation import State
+from kernelpot.calibration import Calibration
+from kernelpot.fitted import FittedModel
+from kernelpot.fitting import Progress
+from kernelpot.leave_one_out import (
+    StructureRows,
+    build_rows,
+    choose_structures,
+    leave_one_out,
+)
+from kernelpot.observations import KINDS
+from kernelpot.parallel import thread_count
+from kernelpot.regression import GroupedFactor
+from kernelpot.training import Problem, Settings
+from kernelpot.tuning import MINIMUM_STRUCTURES, Free, Tuned, tune
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def structures_to_leave_out(
+    problem: Problem,
+    state: State,
+    *,
+    optimize: str | None,
+    calibrate: bool,
+    n_threads: int = 1,
+) -> list[StructureRows]:
+    """Rows of the structures that are left out one at a time; none where nobody asks.
+
+    Those held out of the choice of sparse points come first: their environments are as
+    new to the model as those of a simulation.
+    """
+    if optimize is None and not calibrate:
+        return []
+    design = state.design
+    chosen = choose_structures(problem.frames, design.n_columns, first=state.unseen)
+    return build_rows(
+        design,
+        problem.frames,
+        problem.references,
+        problem.noise,
+        chosen,
+        n_threads=n_threads,
+    )
+
+
+def choose_hyperparameters(
+    method: str | None,
+    problem: Problem,
+    settings: Settings,
+    state: State,
+    grouped: GroupedFactor,
+    structures: Sequence[StructureRows],
+    *,
+    n_threads: int = 1,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Choose noise and prior scales that the user did not give.
+
+    Parameters
+    ----------
+    method : {"loo", "evidence", None}
+    problem, settings, state, grouped
+        What the earlier stages made.
+    structures : sequence of StructureRows
+        Structures to leave out.
+    n_threads : int
+    progress : callable, optional
+
+    Returns
+    -------
+    Tuned
+    """
+    groups: list[Any] = grouped.groups
+    labelled = {kind for kind, config_type in groups if not config_type}
+    given = {kind for kind in KINDS if getattr(settings, f"sigma_{kind}") is not None}
+    free = Free(
+        tuple(kind for kind in KINDS if kind in labelled - given),
+        tuple(range(len(problem.terms))) if settings.terms is None else (),
+    )
+    return tune(
+        method,
+        grouped,
+        state.design.whitened,
+        problem.noise,
+        free,
+        structures,
+        [problem.frames[rows.index].config_type for rows in structures],
+        n_threads=n_threads,
+        progress=progress,
+    )
+
+
+def calibrate(
+    model: FittedModel,
+    problem: Problem,
+    structures: Sequence[StructureRows],
+    scale: FloatArray | None = None,
+    *,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> FittedModel:
+    """Calibrate a model with some of the structures it was fitted to, each left out.
+
+    The posterior variance without a structure is that of its rows, in closed form, plus
+    their novelty: what of the prior variance the sparse points do not span, from the
+    model's own standard deviations. Structures from which sparse points were chosen have
+    too little novelty: those held out of the selection are the better choice.
+
+    Parameters
+    ----------
+    model : FittedModel
+    problem : Problem
+    structures : sequence of StructureRows
+        Rows of frames of `problem`.
+    scale : ndarray of shape (n_columns,), optional
+        Of the columns of these rows to those of the model.
+    n_threads : int, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    FittedModel
+        With its `calibration`; unchanged where there are fewer than ten structures.
+    """
+    if len(structures) < MINIMUM_STRUCTURES:
+        return model
+    frames = [problem.frames[rows.index] for rows in structures]
+    threads = thread_count(n_threads)
+    left_out = leave_one_out(
+        structures, model.factor, model.noise.sigma, scale, variance=True, n_threads=threads
+    )
+    predicted = model.predict_many([f.atoms for f in frames], return_std=True, n_threads=n_threads)
+    residuals: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
+    std: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
+    numbers: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    for done, (frame, left, found) in enumerate(zip(frames, left_out, predicted, strict=True)):
+        assert found.forces_std is not None
+        assert left.variance is not None
+        assert left.included is not None
+        whole: dict[str, Any] = {
+            "energy": [found.energy_std],
+            "forces": found.forces_std.ravel(),
+            "stress": None if found.stress_std is None else found.stress_std,
+        }
+        for kind in KINDS:
+            own = left.rows.kind == KINDS.index(kind)
+            if not own.any() or whole[kind] is None:
+                continue
+            unit = frame.atoms.get_volume() if kind == "stress" else 1.0
+            # what the model says with the structure fitted = novelty + included
+            novelty = np.maximum((np.asarray(whole[kind]) * unit) ** 2 - left.included[own], 0.0)
+            std[kind].append(np.sqrt(left.variance[own] + novelty))
+            residuals[kind].append(left.residual[own])
+            numbers[kind].append(
+                np.repeat(frame.atoms.numbers, 3)
+                if kind == "forces"
+                else np.zeros(own.sum(), dtype=np.int64)
+            )
+        if progress is not None:
+            progress("calibration", done + 1, len(frames))
+    labelled = [kind for kind in KINDS if residuals[kind]]
+
+    def joined(parts: Mapping[str, list[Any]]) -> dict[str, Any]:
+        return {kind: np.concatenate(parts[kind]) for kind in labelled}
+
+    calibration = Calibration.of(joined(residuals), joined(std), joined(numbers), len(frames))
+    return replace(model, calibration=calibration)

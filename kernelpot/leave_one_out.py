@@ -1,0 +1,349 @@
+r"""Leave one structure out in closed form, at the same sparse points.
+
+With noise-scaled whitened rows A of all data, :math:`R^\top R = I + A^\top A`, and
+:math:`A_B` those of one structure, the hat matrix has the block
+
+.. math:: H_{BB} = A_B (R^\top R)^{-1} A_B^\top ,
+
+and a fit to everything but that structure leaves the residuals [1]_
+
+.. math:: e_{LOO} = (I - H_{BB})^{-1} e_B , \qquad
+          \operatorname{cov} = (I - H_{BB})^{-1}
+
+in units of the noise; the covariance holds the noise itself (the identity) and what the
+other data leave open of the weights. Nothing is refitted.
+
+Sparse points, isolated-atom energies and baseline stay those of the fit to all data, so
+the result is optimistic about novelty: an environment of the structure left out may be
+among the sparse points.
+
+References
+----------
+.. [1] Cook, Technometrics 19, 15 (1977); Rasmussen, Williams, Gaussian Processes for
+   Machine Learning (2006), sec. 5.4.2, for blocks of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from kernelpot.dataset import Frame
+from kernelpot.fitting import Design, KnownLabels
+from kernelpot.observations import KINDS, Group, Noise, observe
+from kernelpot.parallel import map_in_order, single_blas_thread
+from kernelpot.regression import TriangularFactor
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+# Structures, rows and bytes of rows kept in memory.
+MAX_STRUCTURES = 100
+MAX_ROWS = 8_000
+MAX_BYTES = 2e8
+# Rows handled at a time (a scaled copy of them is made).
+_CHUNK_ROWS = 1_000
+# Eigenvalues of I - H below this are rounding: the structure alone determines that
+# combination of its labels, and what the others would say of it cannot be resolved.
+RESOLUTION = 1e-11
+
+
+@dataclass(frozen=True)
+class StructureRows:
+    """Rows of one structure at unit noise, in the order energy, forces, virial.
+
+    Attributes
+    ----------
+    index : int
+        Position of the structure in the list it was taken from.
+    n_atoms : int
+    volume : float
+        [Å^3]; 0 without labels that need it.
+    phi : ndarray of shape (n, n_columns)
+        Whitened rows in units of their group's sigma.
+    y : ndarray of shape (n,)
+        Targets in the same units.
+    unit : ndarray of shape (n,)
+        The noise of each label in units of its group's sigma.
+    kind : ndarray of shape (n,)
+        Index in ``("energy", "forces", "stress")``; the last is a virial.
+    groups : list of Group
+    group : ndarray of shape (n,)
+        Index in `groups`.
+    """
+
+    index: int
+    n_atoms: int
+    volume: float
+    phi: FloatArray
+    y: FloatArray
+    unit: FloatArray
+    kind: IntArray
+    groups: list[Group]
+    group: IntArray
+
+    @classmethod
+    def of(
+        cls, design: Design, index: int, frame: Frame, reference: KnownLabels, noise: Noise
+    ) -> StructureRows:
+        """Build the rows of a frame."""
+        observed = observe([frame], [reference], noise)
+        phi = np.empty((len(observed.y), design.n_columns))
+        y = np.empty(len(observed.y))
+        for group, rows, targets in design.rows([frame], [reference], noise):
+            members = observed.group == observed.groups.index(group)
+            phi[members], y[members] = rows, targets
+        kind = np.where(observed.rows == 0, 0, np.where(observed.rows <= 3 * len(frame), 1, 2))
+        volume = frame.atoms.get_volume() if frame.virial is not None else 0.0
+        return cls(
+            index, len(frame), volume, phi, y, observed.unit, kind, observed.groups, observed.group
+        )
+
+    def noise(self, sigma: Callable[[Group], float] | Mapping[Group, float]) -> FloatArray:
+        """Noise of each row in units of `unit`, shape (n,)."""
+        value = sigma.__getitem__ if isinstance(sigma, Mapping) else sigma
+        return np.array([value(group) for group in self.groups])[self.group]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a fit without one structure would have predicted for it.
+
+    Attributes
+    ----------
+    rows : StructureRows
+        The structure.
+    residual : ndarray of shape (n,)
+        Label minus prediction [eV, eV/Å, eV].
+    noise : ndarray of shape (n,)
+        Standard deviation of the noise of each label, same units.
+    variance : ndarray of shape (n,) or None
+        Of the prediction without noise and without novelty, same units squared.
+    included : ndarray of shape (n,) or None
+        The same variance with the structure fitted.
+    resolved : bool
+        False where the other data say so little of some combination of the labels that
+        rounding decides (it was floored).
+    """
+
+    rows: StructureRows
+    residual: FloatArray
+    noise: FloatArray
+    variance: FloatArray | None
+    included: FloatArray | None
+    resolved: bool
+
+    def of(self, kind: str) -> FloatArray:
+        """Residuals of one kind: per atom [eV], per component [eV/Å], stress [eV/Å^3]."""
+        return self._scaled(kind, self.residual)
+
+    def std(self, kind: str) -> FloatArray:
+        """Standard deviation of the prediction, as `of`."""
+        if self.variance is None:
+            raise ValueError("the covariance was not asked for")
+        return self._scaled(kind, np.sqrt(self.variance))
+
+    def _scaled(self, kind: str, values: FloatArray) -> FloatArray:
+        scale = {"energy": 1.0 / self.rows.n_atoms, "forces": 1.0, "stress": 1.0}[kind]
+        if kind == "stress" and self.rows.volume:
+            scale = 1.0 / self.rows.volume
+        return values[self.rows.kind == KINDS.index(kind)] * scale
+
+
+def choose_structures(
+    frames: Sequence[Frame],
+    n_columns: int,
+    *,
+    max_structures: int = MAX_STRUCTURES,
+    max_rows: int = MAX_ROWS,
+    max_bytes: float = MAX_BYTES,
+    first: Sequence[int] = (),
+    seed: int = 0,
+) -> list[int]:
+    """Pick structures at random, each config type in proportion to its number.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+        In canonical order. Isolated atoms and frames without labels are passed over, as
+        is any frame of more rows than are left.
+    n_columns : int
+        Columns of the regression.
+    max_structures, max_rows : int
+    max_bytes : float
+        Bounds of the selection.
+    first : sequence of int
+        Structures to take before all others.
+    seed : int
+
+    Returns
+    -------
+    list of int
+        Indices, ascending.
+    """
+    rng = np.random.default_rng(seed)
+    limit = min(max_rows, int(max_bytes / (8 * n_columns)))
+    members: dict[tuple[bool, str], list[int]] = {}
+    preferred = set(first)
+    for index, frame in enumerate(frames):
+        if frame.n_rows and not frame.is_isolated_atom:
+            members.setdefault((index not in preferred, frame.config_type), []).append(index)
+    ranked: list[tuple[bool, float, int]] = []
+    for (later, _), indices in sorted(members.items()):
+        shuffled = rng.permutation(indices)
+        # a type of n members comes up at 1/2n, 3/2n, ...: any prefix is in proportion
+        ranked += [(later, (k + 0.5) / len(shuffled), int(i)) for k, i in enumerate(shuffled)]
+    chosen: list[int] = []
+    for _, _, index in sorted(ranked):
+        rows = frames[index].n_rows
+        if len(chosen) < max_structures and rows <= limit:
+            chosen.append(index)
+            limit -= rows
+    return sorted(chosen)
+
+
+def build_rows(
+    design: Design,
+    frames: Sequence[Frame],
+    references: Sequence[KnownLabels],
+    noise: Noise,
+    chosen: Sequence[int],
+    *,
+    n_threads: int = 1,
+) -> list[StructureRows]:
+    """Rows of some of the frames, in threads."""
+
+    def build(index: int) -> StructureRows:
+        return StructureRows.of(design, index, frames[index], references[index], noise)
+
+    with single_blas_thread():
+        return list(map_in_order(build, chosen, n_threads))
+
+
+def leave_one_out(
+    structures: Iterable[StructureRows],
+    factor: TriangularFactor,
+    sigma: Callable[[Group], float] | Mapping[Group, float],
+    scale: FloatArray | None = None,
+    *,
+    variance: bool = False,
+    included: Callable[[StructureRows], bool] | None = None,
+    n_threads: int = 1,
+) -> Iterator[LeftOut]:
+    """Residuals of structures under fits without each of them.
+
+    Parameters
+    ----------
+    structures : iterable of StructureRows
+        Structures that `factor` holds; consumed some at a time.
+    factor : TriangularFactor
+        Posterior of all data at these `sigma` and `scale`.
+    sigma : callable or mapping
+        Noise parameter of a group.
+    scale : ndarray of shape (n_columns,), optional
+        Multiplies the columns, as in `GroupedFactor.posterior`.
+    variance : bool
+        Also the predictive variance.
+    included : callable, optional
+        Whether `factor` holds a structure; the residuals of others are taken as they are.
+    n_threads : int
+        The result does not depend on it.
+
+    Yields
+    ------
+    LeftOut
+        One per structure, in order.
+    """
+
+    def work(chunk: list[StructureRows]) -> list[LeftOut]:
+        return _leave_chunk(chunk, factor, sigma, scale, variance, included)
+
+    # many small matrices: nested threads would only fight
+    with single_blas_thread():
+        for found in map_in_order(work, _chunks(structures), n_threads):
+            yield from found
+
+
+def _leave_chunk(
+    chunk: Sequence[StructureRows],
+    factor: TriangularFactor,
+    sigma: Callable[[Group], float] | Mapping[Group, float],
+    scale: FloatArray | None,
+    variance: bool,
+    included: Callable[[StructureRows], bool] | None,
+) -> list[LeftOut]:
+    noise = [rows.noise(sigma) for rows in chunk]
+    inverse = 1.0 / np.concatenate(noise)
+    A = np.concatenate([rows.phi for rows in chunk])
+    A *= inverse[:, None]
+    if scale is not None:
+        A *= scale
+    y = np.concatenate([rows.y for rows in chunk]) * inverse
+    # columns R^-T A_B^T, so that H_BB = Z_B^T Z_B
+    Z = scipy.linalg.solve_triangular(
+        factor.R, A.T, trans="T", overwrite_b=True, check_finite=False
+    )
+    e = y - factor.matrix[:-1, -1] @ Z
+    result = []
+    start = 0
+    for rows, sigmas in zip(chunk, noise, strict=True):
+        part = slice(start, start + len(rows.y))
+        start = part.stop
+        if included is None or included(rows):
+            residual, var, resolved = _without(Z[:, part], e[part], variance)
+        else:
+            residual, resolved = e[part], True
+            var = np.einsum("mb,mb->b", Z[:, part], Z[:, part]) if variance else None
+        unit = sigmas * rows.unit
+        hat = np.einsum("mb,mb->b", Z[:, part], Z[:, part]) if variance else None
+        result.append(
+            LeftOut(
+                rows,
+                residual * unit,
+                unit,
+                None if var is None else var * unit**2,
+                None if hat is None else hat * unit**2,
+                resolved,
+            )
+        )
+    return result
+
+
+def _without(
+    Z: FloatArray, e: FloatArray, variance: bool
+) -> tuple[FloatArray, FloatArray | None, bool]:
+    """``(I - H)^-1 e`` and the diagonal of ``(I - H)^-1 - I``."""
+    H = Z.T @ Z
+    if not variance:
+        try:
+            factored = scipy.linalg.cho_factor(np.eye(len(e)) - H, lower=True, check_finite=False)
+            # the smallest pivot bounds the smallest eigenvalue from above
+            if factored[0].diagonal().min() ** 2 > 1e3 * RESOLUTION:
+                return scipy.linalg.cho_solve(factored, e, check_finite=False), None, True
+        except np.linalg.LinAlgError:
+            pass
+    values, vectors = scipy.linalg.eigh(H, driver="evd", check_finite=False)
+    left = 1.0 - values
+    resolved = bool(left[-1] > RESOLUTION)
+    left = np.maximum(left, RESOLUTION)
+    residual = vectors @ ((vectors.T @ e) / left)
+    # H may carry negative rounding where it has no rank
+    open_ = np.einsum("bk,k->b", vectors**2, np.maximum(values, 0.0) / left)
+    return residual, open_, resolved
+
+
+def _chunks(structures: Iterable[StructureRows]) -> Iterator[list[StructureRows]]:
+    chunk: list[StructureRows] = []
+    size = 0
+    for rows in structures:
+        if chunk and size + len(rows.y) > _CHUNK_ROWS:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(rows)
+        size += len(rows.y)
+    if chunk:
+        yield chunk

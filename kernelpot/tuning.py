@@ -1,0 +1,565 @@
+"""Noise and prior scales that leave-one-structure-out errors or the evidence prefer.
+
+Maximal evidence is not minimal error on this kind of data: its noise model is wrong
+(residuals of one structure are correlated), and it pushes the noise of energies far too
+high. So the evidence is one starting point, the fixed defaults the other, and the
+closed-form leave-one-structure-out error decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from kernelpot.covariance import Layout
+from kernelpot.fitting import Design, Progress
+from kernelpot.hyperparameters import (
+    effective_parameters,
+    evidence,
+    leading_columns,
+    select_columns,
+)
+from kernelpot.leave_one_out import LeftOut, StructureRows, leave_one_out
+from kernelpot.observations import KINDS, Noise
+from kernelpot.parallel import single_blas_thread
+from kernelpot.regression import GroupedFactor, TriangularFactor
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+METHODS = ("loo", "evidence", None)
+# Fewer structures say too little: the defaults stay.
+MINIMUM_STRUCTURES = 10
+# Values stay within this factor of the start.
+BOUND = 100.0
+# A factor of ten away from the start must lower the score by at least this much.
+PULL = 0.01
+# Weights of the logarithms of errors in the score, judged on validation splits. Forces are
+# what dynamics follow, and their error is an average of many labels, where that of energies
+# is one of few structures: at equal weights energies gain less than forces lose. Stresses
+# follow from energies, and labels often carry an offset or few digits.
+WEIGHTS = {"energy": 1.0, "forces": 2.0, "stress": 0.1}
+# Structure errors count at most so many times the 90 % quantile of those at the start: a
+# wrong label must not decide.
+CAP = 10.0
+# Errors below this share of the mean over all config types are small enough.
+FLOOR = 0.2
+# The start stays unless the score falls by this much, and by this many standard errors.
+MINIMUM_GAIN = 0.01
+SIGNIFICANCE = 1.5
+# Prior scales change only for a gain that is beyond doubt (they hardly matter).
+MINIMUM_GAIN_DELTA = 0.02
+# Steps of the two sweeps of the search, as factors.
+STEPS = (3.0, 1.6)
+# Floating-point operations one search may take, about; bounds on evaluations.
+MAX_WORK = 7e11
+MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS = 8, 36
+# Columns the evidence is maximized with: as a start for the search, and on its own.
+EVIDENCE_COLUMNS_START, EVIDENCE_COLUMNS = 600, 2000
+MAX_EVIDENCE_ITERATIONS = 30
+
+
+@dataclass(frozen=True)
+class Free:
+    """What may be changed.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        Kinds of labels whose sigma the user did not give and that the data have.
+    terms : tuple of int
+        Terms whose delta the user did not give.
+    """
+
+    kinds: tuple[str, ...]
+    terms: tuple[int, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, in the order of a vector of them."""
+        return [f"sigma_{kind}" for kind in self.kinds] + [f"delta_{t}" for t in self.terms]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Hyper-parameters chosen, and how.
+
+    Attributes
+    ----------
+    noise : Noise
+    delta : tuple of float
+        Factor on the delta of each term.
+    record : dict
+        ``method``, ``parameters`` (name to values before and after), ``loo`` errors
+        before and after, ``n_evaluations``, ``n_structures``, ``n_parameters``
+        (effective number).
+    notes : list of str
+        For the user.
+    """
+
+    noise: Noise
+    delta: tuple[float, ...]
+    record: dict[str, Any]
+    notes: list[str]
+
+    @classmethod
+    def unchanged(cls, noise: Noise, n_terms: int, notes: Sequence[str] = ()) -> Tuned:
+        """The start, where nothing is to be chosen."""
+        return cls(noise, (1.0,) * n_terms, {"method": None}, list(notes))
+
+    def scale(self, design: Design) -> FloatArray:
+        """Scale of each column of rows by the design before the choice."""
+        return column_scale(design.whitened, self.delta)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Any hyper-parameters as a vector of logarithms relative to the start.
+
+    Parameters
+    ----------
+    grouped : GroupedFactor
+    layout : Layout
+        Whitened columns of each species and term.
+    noise : Noise
+        The start.
+    free : Free
+    """
+
+    grouped: GroupedFactor
+    layout: Layout
+    noise: Noise
+    free: Free
+
+    @property
+    def n_terms(self) -> int:
+        """Number of terms."""
+        return 1 + max(t for _, t in self.layout.blocks)
+
+    def noise_at(self, x: FloatArray) -> Noise:
+        """Noise of a vector."""
+        changed = {
+            f"sigma_{kind}": getattr(self.noise, f"sigma_{kind}") * float(np.exp(v))
+            for kind, v in zip(self.free.kinds, x, strict=False)
+        }
+        return replace(self.noise, **changed)
+
+    def delta_at(self, x: FloatArray) -> tuple[float, ...]:
+        """Factor on each term's delta."""
+        factors = np.ones(self.n_terms)
+        factors[list(self.free.terms)] = np.exp(x[len(self.free.kinds) :])
+        return tuple(map(float, factors))
+
+    def scale_at(self, x: FloatArray) -> FloatArray:
+        """Scale of each column."""
+        return column_scale(self.layout, self.delta_at(x))
+
+    def posterior(self, x: FloatArray) -> TriangularFactor:
+        """Factor of all data."""
+        return self.grouped.posterior(self.noise_at(x).sigma, self.scale_at(x))
+
+    def evidence(self, x: FloatArray) -> tuple[float, FloatArray]:
+        """Minus twice the log evidence and its gradient."""
+        noise = self.noise_at(x)
+        groups: list[Any] = self.grouped.groups
+        sigma = {group: noise.sigma(group) for group in groups}
+        blocks = [
+            np.concatenate([np.arange(s.start, s.stop) for (_, u), s in self.layout.blocks.items()
+                            if u == t])
+            for t in self.free.terms
+        ]  # fmt: skip
+        found = evidence(self.grouped, sigma, self.scale_at(x), blocks)
+        gradient = np.zeros(len(x))
+        for group in groups:
+            (kind, config_type), slope = group, found.by_sigma[group]
+            if kind in self.free.kinds and not config_type:
+                gradient[self.free.kinds.index(kind)] += slope
+        gradient[len(self.free.kinds) :] = found.by_scale
+        return found.value, gradient
+
+    def smaller(self, n_columns: int) -> Candidates:
+        """The same with the leading columns of each block only."""
+        if n_columns >= self.layout.size:
+            return self
+        columns = leading_columns(self.layout, n_columns)
+        sizes = {
+            key: int(np.count_nonzero((columns >= s.start) & (columns < s.stop)))
+            for key, s in self.layout.blocks.items()
+        }
+        return replace(self, grouped=select_columns(self.grouped, columns), layout=Layout.of(sizes))
+
+
+def column_scale(layout: Layout, delta: Sequence[float]) -> FloatArray:
+    """Scale of each whitened column (and the virial offset, which keeps its prior)."""
+    scale = np.ones(layout.size + 1)
+    for (_, t), columns in layout.blocks.items():
+        scale[columns] = delta[t]
+    return scale
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Mean absolute errors of structures left out, by kind of label.
+
+    Attributes
+    ----------
+    values : dict of kind to ndarray
+        Per atom, per force component, per stress component.
+    members : dict of kind to ndarray of int
+        Which structure each belongs to.
+    """
+
+    values: dict[str, FloatArray]
+    members: dict[str, IntArray]
+
+    @classmethod
+    def of(cls, left_out: Sequence[LeftOut]) -> Errors:
+        """Summarize structures left out."""
+        found = {kind: [left.of(kind) for left in left_out] for kind in KINDS}
+        return cls(
+            {k: np.array([np.abs(e).mean() for e in es if len(e)]) for k, es in found.items()},
+            {k: np.array([i for i, e in enumerate(es) if len(e)]) for k, es in found.items()},
+        )
+
+    def mean(self) -> dict[str, float | None]:
+        """Over structures; None without labels."""
+        return {k: float(e.mean()) if len(e) else None for k, e in self.values.items()}
+
+
+class Score:
+    """Leave-one-structure-out score: what the search lowers.
+
+    The sum over kinds of weight times log of the mean absolute error: free of units and
+    scales. The logarithm is taken config type by config type (each counting by its number
+    of structures), or the type with the largest errors alone would decide; an error below
+    `FLOOR` of the mean over all types is small enough. No structure counts more than `CAP`
+    times the 90 % quantile at the start.
+
+    Parameters
+    ----------
+    at_start : Errors
+    config_types : sequence of str
+        Of the structures.
+    """
+
+    def __init__(self, at_start: Errors, config_types: Sequence[str]) -> None:
+        self._n = len(config_types)
+        self._types: dict[str, list[IntArray]] = {}
+        self._cap: dict[str, float] = {}
+        self._floor: dict[str, float] = {}
+        names = np.array(config_types)
+        for kind, e in at_start.values.items():
+            # all zero: by symmetry, or nothing to learn
+            if len(e) and e.max() > 0:
+                own = names[at_start.members[kind]]
+                self._types[kind] = [np.flatnonzero(own == name) for name in np.unique(own)]
+                self._cap[kind] = CAP * max(float(np.quantile(e, 0.9)), 1e-3 * float(e.max()))
+                self._floor[kind] = FLOOR * float(np.minimum(e, self._cap[kind]).mean())
+
+    def __call__(self, found: Errors) -> float:
+        """Score of errors."""
+        return float(self.influence(found).sum()) / self._n
+
+    def influence(self, found: Errors) -> FloatArray:
+        """Terms, one per structure, whose mean is the score and whose scatter its error."""
+        result = np.zeros(self._n)
+        for kind, cap in self._cap.items():
+            e = np.minimum(found.values[kind], cap) + self._floor[kind]
+            share = WEIGHTS[kind] * self._n / len(e)
+            for members in self._types[kind]:
+                mean = e[members].mean()
+                # first-order change of log(mean) with each member, about its value
+                terms = np.log(mean) + e[members] / mean - 1.0
+                result[found.members[kind][members]] += share * terms
+        return result
+
+
+def pull(x: FloatArray) -> float:
+    """Weak prior toward the start."""
+    return PULL * float(np.sum((x / np.log(10.0)) ** 2))
+
+
+def coordinate_search(
+    objective: Callable[[FloatArray], float],
+    start: FloatArray,
+    directions: Sequence[FloatArray],
+    *,
+    value: float,
+    steps: Sequence[float],
+    bound: float,
+    max_evaluations: int,
+    tolerance: float = 0.003,
+) -> tuple[FloatArray, float, int]:
+    """Minimize along directions in turn: bracket by steps, then a parabola.
+
+    Parameters
+    ----------
+    objective : callable
+    start : ndarray of shape (n,)
+    directions : sequence of ndarray of shape (n,)
+    value : float
+        Objective at the start.
+    steps : sequence of float
+        Length of a step in each sweep.
+    bound : float
+        No component leaves ``[-bound, bound]``.
+    max_evaluations : int
+    tolerance : float
+        A parabola that promises less is not followed; a sweep that gained less is the
+        last.
+
+    Returns
+    -------
+    x : ndarray of shape (n,)
+    value : float
+    n_evaluations : int
+    """
+    x, best, used = np.array(start, float), value, 0
+
+    def at(point: FloatArray) -> float:
+        nonlocal used
+        if used >= max_evaluations or np.abs(point).max() > bound + 1e-12:
+            return np.inf
+        used += 1
+        return objective(point)
+
+    for step in steps:
+        before = best
+        for direction in directions:
+            d = step * direction
+            left, right = np.inf, at(x + d)
+            if right >= best:
+                left = at(x - d)
+                if left < best:
+                    d, left, right = -d, right, left
+            while right < best:  # walk downhill until it rises again
+                x, left, best = x + d, best, right
+                right = at(x + d)
+            curvature = left + right - 2.0 * best
+            if np.isfinite(curvature) and curvature > 0:
+                shift = 0.5 * (left - right) / curvature
+                if 0.5 * shift**2 * curvature > tolerance:
+                    found = at(x + shift * d)
+                    if found < best:
+                        x, best = x + shift * d, found
+        if before - best < tolerance:
+            break
+    return x, best, used
+
+
+def tune(
+    method: str | None,
+    grouped: GroupedFactor,
+    layout: Layout,
+    noise: Noise,
+    free: Free,
+    structures: Sequence[StructureRows],
+    config_types: Sequence[str],
+    *,
+    n_threads: int = 1,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Choose hyper-parameters.
+
+    Parameters
+    ----------
+    method : {"loo", "evidence", None}
+    grouped : GroupedFactor
+        Labels of all data at unit noise.
+    layout : Layout
+        Whitened columns.
+    noise : Noise
+        The start; values of groups that the user gave are in its `config_types`.
+    free : Free
+    structures : sequence of StructureRows
+        Some of the structures in `grouped`, which are left out one at a time.
+    config_types : sequence of str
+        Their config types.
+    n_threads : int
+    progress : callable, optional
+
+    Returns
+    -------
+    Tuned
+        The start itself where nothing better was found.
+    """
+    start = Candidates(grouped, layout, noise, free)
+    zero = np.zeros(len(free.names))
+    if method is None or not free.names:
+        return Tuned.unchanged(noise, start.n_terms)
+    if len(structures) < MINIMUM_STRUCTURES:
+        note = (
+            f"hyper-parameters: the defaults, {len(structures)} structures are too few to choose "
+            f"by (at least {MINIMUM_STRUCTURES} are needed)"
+        )
+        return Tuned.unchanged(noise, start.n_terms, [note])
+    with single_blas_thread():
+        if method == "evidence":
+            x = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS))
+            used = 0
+        else:
+            x, used = _minimize_loo(start, structures, config_types, n_threads, progress)
+    x = _rounded(start, x)
+    notes = []
+    if method == "evidence" and layout.size > EVIDENCE_COLUMNS:
+        notes.append(
+            f"the evidence was maximized with the leading {EVIDENCE_COLUMNS} of "
+            f"{layout.size} directions"
+        )
+    at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(BOUND) - 1e-6]
+    if at_bound:
+        notes.append(
+            f"{', '.join(at_bound)} ended a factor {BOUND:g} from the default, as far as the "
+            "search goes: are the labels in the right units?"
+        )
+    loo = {}
+    for name, point in (("before", zero), ("after", x)):
+        factor = start.posterior(point)
+        loo[name] = Errors.of(_left_out(start, point, factor, structures, n_threads)).mean()
+    after = start.noise_at(x)
+    delta = start.delta_at(x)
+    record = {
+        "method": method,
+        "sigmas": {
+            f"sigma_{kind}": [getattr(n, f"sigma_{kind}") for n in (noise, after)]
+            for kind in free.kinds
+        },
+        "delta_factors": list(delta),
+        "loo": loo,
+        "n_structures": len(structures),
+        "n_evaluations": used,
+        "n_parameters": effective_parameters(factor),
+    }
+    return Tuned(after, delta, record, notes)
+
+
+def _maximize_evidence(candidates: Candidates) -> FloatArray:
+    def objective(x: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = candidates.evidence(x)
+        return value + pull(x), gradient + 2.0 * PULL * x / np.log(10.0) ** 2
+
+    n = len(candidates.free.names)
+    limit = np.log(BOUND)
+    found = minimize(
+        objective,
+        np.zeros(n),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-limit, limit)] * n,
+        options={"maxiter": MAX_EVIDENCE_ITERATIONS, "ftol": 1e-7},
+    )
+    return np.asarray(found.x)
+
+
+def _minimize_loo(
+    start: Candidates,
+    structures: Sequence[StructureRows],
+    config_types: Sequence[str],
+    n_threads: int,
+    progress: Progress | None,
+) -> tuple[FloatArray, int]:
+    """Search from the better of defaults and evidence; the sigmas first, then deltas."""
+    n, n_sigma = len(start.free.names), len(start.free.kinds)
+    budget = _affordable(start.grouped, structures)
+    zero = np.zeros(n)
+    used = 0
+
+    def found_errors(x: FloatArray) -> Errors:
+        nonlocal used
+        used += 1
+        if progress is not None:
+            progress("hyper-parameters", min(used, budget), budget)
+        factor = start.posterior(x)
+        return Errors.of(_left_out(start, x, factor, structures, n_threads))
+
+    at_zero = found_errors(zero)
+    score = Score(at_zero, config_types)
+
+    def objective(x: FloatArray) -> float:
+        return score(found_errors(x)) + pull(x)
+
+    at_start = best = score(at_zero)
+    x = zero
+    other = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS_START))
+    value = objective(other)
+    if value < best - MINIMUM_GAIN:
+        x, best = other, value
+    if n_sigma:
+        x, best, _ = coordinate_search(
+            objective,
+            x,
+            _directions(n, n_sigma, start.free.kinds),
+            value=best,
+            steps=[float(np.log(step)) for step in STEPS],
+            bound=np.log(BOUND),
+            max_evaluations=budget - used,
+        )
+    # the first term's delta against the sigmas is the common direction above
+    for k in range(n_sigma + (n_sigma > 0), n):
+        direction = np.eye(n)[k]
+        y, value, _ = coordinate_search(
+            objective,
+            x,
+            [direction],
+            value=best,
+            steps=[float(np.log(STEPS[0]))],
+            bound=np.log(BOUND),
+            max_evaluations=budget - used,
+        )
+        if value < best - MINIMUM_GAIN_DELTA:
+            x, best = y, value
+    if best > at_start - MINIMUM_GAIN:
+        return zero, used
+    difference = score.influence(at_zero) - score.influence(found_errors(x))
+    error = float(difference.std()) / np.sqrt(len(difference))
+    return (x if difference.mean() > SIGNIFICANCE * error else zero), used
+
+
+def _directions(n: int, n_sigma: int, kinds: Sequence[str]) -> list[FloatArray]:
+    """Energy against the rest, all together (against the prior), stress alone."""
+    unit = np.eye(n)
+    together = np.zeros(n)
+    together[:n_sigma] = 1.0
+    if n_sigma == 1:
+        return [together]
+    alone = {kind: unit[k] for k, kind in enumerate(kinds)}
+    first = alone["energy"] if "energy" in alone else alone["forces"]
+    rest = [alone[k] for k in ("stress",) if k in alone and n_sigma > 2]
+    return [first, together, *rest]
+
+
+def _left_out(
+    candidates: Candidates,
+    x: FloatArray,
+    factor: TriangularFactor,
+    structures: Sequence[StructureRows],
+    n_threads: int,
+) -> list[LeftOut]:
+    noise = candidates.noise_at(x)
+    scale = candidates.scale_at(x)
+    return list(leave_one_out(structures, factor, noise.sigma, scale, n_threads=n_threads))
+
+
+def _affordable(grouped: GroupedFactor, structures: Sequence[StructureRows]) -> int:
+    """Evaluations the work budget allows (a count, so that results are reproducible)."""
+    n = grouped.n_features
+    held = sum(len(rows.y) for rows in structures)
+    few = sum(map(len, grouped.rows.values()))
+    work = n**2 * (held + 2.0 * few + n * len(grouped.triangles))
+    return int(np.clip(MAX_WORK / work, MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS))
+
+
+def _rounded(start: Candidates, x: FloatArray) -> FloatArray:
+    """Vector of values rounded to three digits: no more is known, and rounding differs."""
+    noise = start.noise_at(x)
+    result = [
+        np.log(float(f"{getattr(noise, name):.3g}") / getattr(start.noise, name))
+        for name in (f"sigma_{kind}" for kind in start.free.kinds)
+    ]
+    result += [np.log(float(f"{np.exp(v):.3g}")) for v in x[len(start.free.kinds) :]]
+    return np.where(x == 0, 0.0, result)

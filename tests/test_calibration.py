@@ -1,0 +1,143 @@
+"""Factors, intervals, and measures of both."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm, t
+
+import kernelpot as kp
+from kernelpot import metrics
+from kernelpot.calibration import LEVELS, Calibration, Factors
+from kernelpot.datasets import load_silicon
+
+
+def test_factors_are_quantiles_that_hold_new_labels(rng):
+    """Heavy tails and a wrong scale: intervals hold as promised all the same."""
+    std = np.exp(rng.normal(size=20_000))
+    residual = 3.0 * std * t(3).rvs(20_000, random_state=rng)
+    new_std = np.exp(rng.normal(size=20_000))
+    new = 3.0 * new_std * t(3).rvs(20_000, random_state=rng)
+    factors = Factors.of(residual / std)
+    for level in (*LEVELS, 0.6, 0.85, 0.97):
+        assert np.mean(np.abs(new) < factors.at(level) * new_std) == pytest.approx(level, abs=0.012)
+    assert factors.scale == pytest.approx(np.sqrt(np.mean((residual / std) ** 2)))
+
+
+def test_a_gaussian_needs_no_factors(rng):
+    factors = Factors.of(rng.normal(size=200_000))
+    for level in (0.3, 0.6827, 0.95):
+        assert factors.at(level) == pytest.approx(norm.ppf(0.5 + level / 2), rel=0.02)
+    assert factors.scale == pytest.approx(1.0, abs=0.01)
+
+
+def test_few_labels_are_not_trusted_beyond_the_largest():
+    factors = Factors.of(np.arange(1.0, 11.0))
+    # with ten labels the interval of 50 % is the 6th smallest, that of 99 % the largest
+    assert factors.quantiles[0] == 6.0
+    assert factors.quantiles[-1] == 10.0
+
+
+@pytest.fixture
+def calibration(rng):
+    n = 400
+    std = np.where(np.arange(n) < 300, 0.1, 0.2)
+    number = np.where(np.arange(n) < 300, 1, 8)
+    number[-5:] = 6
+    residual = std * rng.normal(size=n) * np.where(number == 1, 1.0, 4.0)
+    std[::50] = 1e-9  # zero by symmetry
+    return Calibration.of(
+        {"forces": residual, "energy": residual[:20]},
+        {"forces": std, "energy": np.full(20, 0.1)},
+        {"forces": number, "energy": np.zeros(20, int)},
+        20,
+    )
+
+
+def test_species_have_their_own_factors_where_labels_suffice(calibration):
+    assert set(calibration.factors["forces"]) == {0, 1}
+    found = calibration.per_atom("forces", 0.68, np.array([1, 8, 1]))
+    assert found[0] == found[2]
+    assert found[1] == calibration.factor("forces", 0.68) != found[0]
+    assert calibration.factor("forces", None, 1) < 2.0
+    # local energies have no labels
+    assert calibration.factor("energies", 0.9, 1) == calibration.factor("forces", 0.9, 1)
+    assert calibration.factor("stress", 0.9) is None
+    assert calibration.per_atom("stress", 0.9, np.array([1])) is None
+    again = Calibration.from_dict(calibration.to_dict())
+    assert again == calibration
+    with pytest.raises(ValueError, match=r"`level` must be between 0 and 1.*got 95"):
+        calibration.factor("forces", 95)
+
+
+@pytest.fixture(scope="module")
+def silicon():
+    return kp.KernelPotential(n_sparse=100).fit(load_silicon("train"))
+
+
+def test_intervals_of_a_fit_hold_unseen_labels(silicon):
+    errors = kp.evaluate(silicon, load_silicon("test"), uncertainty=True)
+    forces = errors["uncertainty"]["forces"]
+    assert forces["coverage_68"] == pytest.approx(0.68, abs=0.12)
+    assert forces["coverage_95"] == pytest.approx(0.95, abs=0.05)
+    assert forces["spearman"] > 0.5
+    assert forces["nll"] < forces["nll_constant"]
+    assert set(errors["uncertainty"]) == {"energy", "forces", "stress"}
+    for group in errors["by_config_type"].values():
+        assert "forces" in group["uncertainty"] or group["forces_mae_ev_per_ang"] is None
+
+
+def test_intervals_scale_standard_deviations_and_are_stored(silicon, tmp_path):
+    atoms = load_silicon("test")[2].atoms
+    found = silicon.predict(atoms, return_std=True)
+    interval = found.interval(0.9)
+    calibration = silicon.fitted_.calibration
+    assert interval.energy == calibration.factor("energy", 0.9) * found.energy_std
+    np.testing.assert_array_equal(
+        interval.forces, calibration.factor("forces", 0.9, 14) * found.forces_std
+    )
+    np.testing.assert_array_equal(
+        interval.stress, calibration.factor("stress", 0.9) * found.stress_std
+    )
+    assert interval.energies.shape == (len(atoms),)
+    assert np.all(found.interval(0.99).forces >= interval.forces)
+    local = silicon.predict(atoms, return_std="local").interval(0.9)
+    assert local.forces is None
+    assert local.energy is None
+    np.testing.assert_allclose(local.energies, interval.energies)
+
+    silicon.save(tmp_path / "model.kpot")
+    loaded = kp.load(tmp_path / "model.kpot")
+    assert loaded.fitted_.calibration == calibration
+    assert loaded.describe()["calibration"]["n_structures"] == calibration.n_structures
+
+
+def test_intervals_need_a_standard_deviation_and_a_calibration(silicon):
+    atoms = load_silicon("test")[2].atoms
+    with pytest.raises(ValueError, match="return_std=True"):
+        silicon.predict(atoms).interval()
+    few = kp.KernelPotential(n_sparse=20).fit(load_silicon("train")[:6])
+    with pytest.raises(ValueError, match="not calibrated"):
+        few.predict(atoms, return_std=True).interval()
+
+
+def test_measures_are_their_definitions(rng):
+    std = 0.5 + rng.random(50_000)
+    error = std * rng.normal(size=50_000)
+    assert metrics.coverage(error, 1.96 * std) == pytest.approx(0.95, abs=0.005)
+    assert metrics.sharpness(np.array([3.0, 4.0])) == pytest.approx(np.sqrt(12.5))
+    expected = np.mean(0.5 * (error / std) ** 2 + np.log(std) + 0.5 * np.log(2 * np.pi))
+    assert metrics.negative_log_likelihood(error, std) == pytest.approx(expected)
+    promised, covered = metrics.reliability(error, std)
+    np.testing.assert_allclose(covered, promised, atol=0.01)
+    _, narrow = metrics.reliability(error, 0.5 * std, np.array([0.5, 0.9]))
+    assert np.all(narrow < [0.4, 0.8])
+
+
+def test_judging_vectors_ranks_their_norms(rng):
+    std = np.exp(rng.normal(size=(500, 3)))
+    error = std * rng.normal(size=(500, 3))
+    judged = metrics.judge(np.stack([std, 1.96 * std, std], axis=-1), error)
+    assert judged["coverage_68"] == pytest.approx(0.683, abs=0.03)
+    assert judged["coverage_95"] == pytest.approx(0.95, abs=0.02)
+    assert 0.6 < judged["spearman"] < 1.0
+    assert judged["nll"] < judged["nll_constant"]
+    assert metrics.judge(np.zeros((4, 3, 3)), error[:4])["nll"] is None

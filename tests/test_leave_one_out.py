@@ -1,0 +1,168 @@
+"""Leave one structure out: real refits at the same sparse points."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+import kernelpot as kp
+from kernelpot import training
+from kernelpot.accumulation import Labels, accumulate
+from kernelpot.dataset import Frame, read_dataset
+from kernelpot.fitting import Design
+from kernelpot.leave_one_out import build_rows, choose_structures, leave_one_out
+from kernelpot.observations import KINDS
+
+SCALES = (1.0, 0.6)
+
+
+@pytest.fixture(scope="module")
+def problem(labelled, small_terms):
+    frames = [atoms.copy() for atoms in labelled]
+    frames[3].info["sigma_energy"] = 0.02  # noise of its own
+    del frames[4].arrays["REF_forces"]
+    return training.prepare(read_dataset(frames), training.Settings(terms=small_terms))
+
+
+@pytest.fixture(scope="module")
+def design(problem):
+    terms, *_ = training.select(problem, training.Settings(terms=problem.terms))
+    return Design.of(terms, problem.species)
+
+
+@pytest.fixture(scope="module")
+def scale(design):
+    """Another delta for the second term."""
+    result = np.ones(design.n_columns)
+    for (_, t), columns in design.whitened.blocks.items():
+        result[columns] = SCALES[t]
+    return result
+
+
+@pytest.fixture(scope="module")
+def left_out(problem, design, scale):
+    chosen = list(range(len(problem.frames)))
+    rows = build_rows(
+        design, problem.frames, problem.references, problem.noise, chosen, n_threads=2
+    )
+    factor = accumulate(
+        Labels(design, problem.frames, problem.references, problem.noise)
+    ).posterior(problem.noise.sigma, scale)
+    return {
+        variance: list(leave_one_out(rows, factor, problem.noise.sigma, scale, variance=variance))
+        for variance in (False, True)
+    }
+
+
+def refit(problem, design, scale, without):
+    """Mean and covariance of the rows of one structure from a fit to all others."""
+    others = [k for k in range(len(problem.frames)) if k != without]
+    frames = [problem.frames[k] for k in others]
+    references = [problem.references[k] for k in others]
+    factor = accumulate(Labels(design, frames, references, problem.noise)).posterior(
+        problem.noise.sigma, scale
+    )
+    [rows] = build_rows(
+        design, problem.frames, problem.references, problem.noise, [without], n_threads=1
+    )
+    A = rows.phi * scale
+    spread = A @ np.linalg.inv(factor.R)
+    return rows.y - A @ factor.solve(), np.einsum("ij,ij->i", spread, spread), rows
+
+
+def test_residuals_and_variances_are_those_of_real_refits(problem, design, scale, left_out):
+    for k in range(0, len(problem.frames), 3):
+        residual, variance, rows = refit(problem, design, scale, k)
+        for found in (left_out[False][k], left_out[True][k]):
+            np.testing.assert_allclose(found.residual, residual * rows.unit, rtol=1e-8, atol=1e-9)
+            assert found.resolved
+        np.testing.assert_allclose(
+            left_out[True][k].variance, variance * rows.unit**2, rtol=1e-6, atol=1e-13
+        )
+
+
+def test_residuals_are_labels_minus_predictions_of_a_refit(labelled, small_terms):
+    """The same through the front door: given sparse points, fitted without one structure."""
+    points = [[(labelled[k], c) for k in range(0, 24, 2) for c in range(3)]] * 2
+    terms = [kp.SOAPTerm(**{**t.to_dict(), "n_sparse": None}) for t in small_terms]
+    options = {
+        "sparse_points": points,
+        "sigma_energy": 0.002,
+        "sigma_forces": 0.05,
+        "sigma_stress": 0.005,
+        # e0 and walls would change with the data
+        "e0": {"Cu": -1.0, "Al": -0.5},
+        "baseline": [],
+    }
+    settings = training.Settings(terms=terms, **options)
+    problem = training.prepare(read_dataset(labelled), settings)
+    found_terms, *_ = training.select(problem, settings)
+    design = Design.of(found_terms, problem.species)
+    factor = accumulate(
+        Labels(design, problem.frames, problem.references, problem.noise)
+    ).posterior(problem.noise.sigma)
+    k = next(k for k, f in enumerate(problem.frames) if f.config_type == "large")
+    frame = problem.frames[k]
+    rows = build_rows(design, problem.frames, problem.references, problem.noise, [k])
+    [found] = leave_one_out(rows, factor, problem.noise.sigma)
+    rest = [f for f in problem.dataset if f is not frame]
+    pot = kp.KernelPotential(terms, **options).fit(kp.Dataset(rest))
+    predicted = pot.predict(frame.atoms)
+    tolerance = {"rtol": 1e-6, "atol": 1e-8}
+    energy = (frame.energy - predicted.energy) / len(frame)
+    np.testing.assert_allclose(found.of("energy"), [energy], **tolerance)
+    np.testing.assert_allclose(
+        found.of("forces"), (frame.forces - predicted.forces).ravel(), **tolerance
+    )
+    # a virial label is -V stress; the offset of the labels is not part of predictions
+    offset = pot.fitted_.virial_offset * len(frame) * np.repeat([1.0, 0.0], 3)
+    virial = -predicted.stress * frame.atoms.get_volume() + offset
+    np.testing.assert_allclose(
+        found.of("stress"), (frame.virial - virial) / frame.atoms.get_volume(), **tolerance
+    )
+
+
+def test_rows_know_their_kind(problem, left_out):
+    for frame, found in zip(problem.frames, left_out[True], strict=True):
+        sizes = [len(found.of(kind)) for kind in KINDS]
+        expected = [frame.energy is not None, 0 if frame.forces is None else frame.forces.size]
+        assert sizes == [*expected, 0 if frame.virial is None else 6]
+        if frame.sigmas:
+            assert found.noise[0] == frame.sigmas["energy"]
+        assert found.std("forces").shape == found.of("forces").shape
+    with pytest.raises(ValueError, match="not asked for"):
+        left_out[False][0].std("energy")
+
+
+def test_labels_that_nothing_else_determines_are_said_to_be(problem, design):
+    """With noise near zero a structure alone decides combinations of its labels."""
+    rows = build_rows(design, problem.frames, problem.references, problem.noise, [0, 1])
+
+    def sigma(group):
+        return 1e-9
+
+    factor = accumulate(Labels(design, problem.frames[:2], problem.references[:2], problem.noise))
+    for found in leave_one_out(rows, factor.posterior(sigma), sigma):
+        assert not found.resolved
+        assert np.all(np.isfinite(found.residual))
+
+
+def frame(config_type, n_atoms, energy=0.0):
+    atoms = Atoms(f"Cu{n_atoms}", np.arange(3.0 * n_atoms).reshape(n_atoms, 3))
+    return Frame(atoms, energy, np.zeros((n_atoms, 3)), None, config_type)
+
+
+def test_structures_are_chosen_in_proportion_within_the_limits():
+    frames = [frame("a", 4)] * 80 + [frame("b", 2)] * 20 + [frame("c", 1)] * 3
+    chosen = choose_structures(frames, 10, max_structures=20, seed=3)
+    assert chosen == choose_structures(frames, 10, max_structures=20, seed=3)
+    assert chosen != choose_structures(frames, 10, max_structures=20, seed=4)
+    assert len(set(chosen)) == 20
+    assert sum(k < 80 for k in chosen) == 16
+    assert not any(k >= 100 for k in chosen)  # isolated atoms
+    few = choose_structures(frames, 10, max_rows=60)
+    assert 50 < sum(frames[k].n_rows for k in few) <= 60
+    by_memory = choose_structures(frames, 10, max_bytes=8 * 10 * 60)
+    assert by_memory == few
+    assert set(choose_structures(frames, 10, max_structures=5, first=[7, 8, 90])) >= {7, 8, 90}
+    unlabelled = Frame(frames[0].atoms, None, None, None)
+    assert choose_structures([unlabelled, frames[0]], 10) == [1]
