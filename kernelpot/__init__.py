@@ -33,6 +33,7 @@ _HOMES = {
     "evaluate": "metrics",
     "load": "potential",
     "read_dataset": "dataset",
+    "search": "hypersearch",
 }
 
 __all__ = [*_HOMES, "__version__"]
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from kernelpot.descriptors import SOAP
     from kernelpot.ewald import Ewald
     from kernelpot.gate import VarianceGate
+    from kernelpot.hypersearch import search
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
     from kernelpot.pairbaseline import PairBaseline

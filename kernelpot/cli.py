@@ -1,4 +1,4 @@
-"""The ``kernelpot`` command: quickstart, check, fit, update, evaluate, md, info.
+"""The ``kernelpot`` command: quickstart, check, fit, update, search, evaluate, report, md, info.
 
 Every verb is a few lines over the Python interface. Wrong input ends with one
 sentence on standard error, exit status 2, and nothing written.
@@ -13,9 +13,13 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kernelpot._version import __version__
+from kernelpot.textfile import write_text
+
+if TYPE_CHECKING:
+    from kernelpot.terms import SOAPTerm
 
 # Fields of the configuration file that go to `fit`, not to the constructor.
 _FIT_OPTIONS = ("memory", "n_threads", "checkpoint", "optimize")
@@ -142,6 +146,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_common(md)
     md.set_defaults(run=_md)
+
+    report = verbs.add_parser("report", help="errors, uncertainty, scans and gate as one HTML page")
+    report.add_argument("model", metavar="MODEL")
+    report.add_argument("data", nargs="+", metavar="DATA")
+    report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="file to write")
+    _add_keys(report)
+    _add_common(report)
+    report.set_defaults(run=_report)
+
+    search = verbs.add_parser("search", help="better kernels from training data, for fit --config")
+    search.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
+    search.add_argument("-o", "--output", required=True, metavar="FILE.toml", help="file to write")
+    search.add_argument("--budget", default="20", help="candidates, or a time such as 30min")
+    search.add_argument("--parameters", nargs="+", metavar="NAME", help="what to search")
+    search.add_argument("--n-sparse", type=int, help="sparse points per term while searching")
+    search.add_argument("--checkpoint", metavar="FILE.json", help="continue from, and write to")
+    search.add_argument("--seed", type=int, default=0)
+    _add_keys(search)
+    _add_common(search)
+    search.set_defaults(run=_search)
 
     info = verbs.add_parser("info", help="what a model is and how it was fitted")
     info.add_argument("model", metavar="MODEL")
@@ -573,6 +597,94 @@ def _md(arguments: argparse.Namespace) -> None:
         file=out,
     )
     _write_json(arguments, {**summary, "peak_memory_bytes": memory})
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from kernelpot.dataset import read_dataset
+    from kernelpot.html_report import write_report
+    from kernelpot.potential import load
+    from kernelpot.report import error_table
+
+    _check_writable(arguments.output)
+    potential = load(arguments.model)
+    data = read_dataset(arguments.data, keys=_keys(arguments))
+    bars = _Bars(arguments.quiet)
+    try:
+        found = write_report(
+            potential,
+            data,
+            arguments.output,
+            title=f"{os.path.basename(arguments.model)} on {', '.join(arguments.data)}",
+            n_threads=arguments.threads,
+            progress=bars,
+        )
+    finally:
+        bars.close()
+    out = _out(arguments)
+    print(error_table(found["errors"]), file=out)
+    gated = found["gated"]
+    print(
+        f"\n{gated['n_atoms']} gated atoms in {gated['n_structures']} structures; "
+        f"{len(found['suspects'])} suspicious structures\nwrote {arguments.output}",
+        file=out,
+    )
+    _write_json(
+        arguments,
+        {
+            "model": arguments.model,
+            "data": arguments.data,
+            "report": arguments.output,
+            **found,
+        },
+    )
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from kernelpot.hypersearch import N_SPARSE, search
+
+    _check_writable(arguments.output)
+    bars = _Bars(arguments.quiet)
+    try:
+        found = search(
+            arguments.train,
+            budget=arguments.budget,
+            parameters=arguments.parameters,
+            n_sparse=N_SPARSE if arguments.n_sparse is None else arguments.n_sparse,
+            keys=_keys(arguments),
+            seed=arguments.seed,
+            checkpoint=arguments.checkpoint,
+            refit=False,
+            n_threads=arguments.threads,
+            progress=bars,
+        )
+    finally:
+        bars.close()
+    text = "".join(_toml_term(term) for term in found.best_params_["terms"] or ())
+    write_text(arguments.output, f"# written by kernelpot search\n{text}")
+    out = _out(arguments)
+    print(found.summary(), file=out)
+    print(f"\nwrote {arguments.output}: use it with kernelpot fit --config", file=out)
+    _write_json(
+        arguments,
+        {
+            "config": arguments.output,
+            "best_index": found.best_index_,
+            "best_score": found.best_score_,
+            "results": found.results_,
+        },
+    )
+
+
+def _toml_term(term: SOAPTerm) -> str:
+    """A ``[[terms]]`` table; numbers, strings and arrays of JSON are those of TOML."""
+    lines = ["", "[[terms]]"]
+    for name, value in term.to_dict().items():
+        if isinstance(value, Mapping):
+            inner = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in value.items())
+            lines.append(f"{name} = {{ {inner} }}")
+        elif value is not None:
+            lines.append(f"{name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
 
 
 def _info(arguments: argparse.Namespace) -> None:
