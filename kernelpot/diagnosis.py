@@ -231,11 +231,12 @@ class _Remembering:
         structures: Sequence[Atoms],
         *,
         return_std: ReturnStd = False,
+        gate: VarianceGate | bool = False,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         for found in self._potential.predict_many(
-            structures, return_std=return_std, n_threads=n_threads, names=names
+            structures, return_std=return_std, gate=gate, n_threads=n_threads, names=names
         ):
             self.predictions.append(found)
             yield found
