@@ -312,7 +312,7 @@ def test_budgets():
 def test_the_command_writes_a_configuration_that_fit_takes(labelled, tmp_path, capsys):
     import ase.io
 
-    from kernelpot.cli import read_config
+    from kernelpot.console import read_config
 
     ase.io.write(tmp_path / "train.xyz", labelled, format="extxyz")
     out = tmp_path / "best.toml"
@@ -340,7 +340,8 @@ def test_the_command_refuses_in_one_sentence(tmp_path, capsys):
 
 
 def test_toml_of_a_term_reads_back(tmp_path):
-    from kernelpot.cli import _toml_term, read_config
+    from kernelpot.cli import _toml_term
+    from kernelpot.console import read_config
 
     term = kp.SOAPTerm(3.5, zeta=3, species_weighting={"Cu": 1.0, "Al": 0.5}, compression="mu2")
     path = tmp_path / "a.toml"
