@@ -14,6 +14,7 @@ import kernelpot as kp
 from kernelpot.cli import main
 from kernelpot.diagnosis import Curve, diagnose, dimer_curves
 from kernelpot.html_report import write_report
+
 from .conftest import label, rattled_alloy
 
 

@@ -11,6 +11,7 @@ from kernelpot.cli import main
 from kernelpot.hypersearch import Budget
 from kernelpot.regression import TriangularFactor
 from kernelpot.searchspace import Axis, Space
+
 from .conftest import label, rattled_alloy
 
 # far too short-ranged, far too wide
