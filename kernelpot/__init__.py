@@ -22,6 +22,7 @@ _HOMES = {
     "LennardJones": "pairpotentials",
     "Morse": "pairpotentials",
     "NeighborList": "neighbors",
+    "OnTheFly": "onthefly",
     "PairBaseline": "pairbaseline",
     "Prediction": "prediction",
     "SOAP": "descriptors",
@@ -33,11 +34,13 @@ _HOMES = {
     "evaluate": "metrics",
     "load": "potential",
     "read_dataset": "dataset",
+    "select_frames": "active",
 }
 
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from kernelpot.active import select_frames
     from kernelpot.calculator import KernelPotCalculator
     from kernelpot.committee import Committee
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from kernelpot.gate import VarianceGate
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
+    from kernelpot.onthefly import OnTheFly
     from kernelpot.pairbaseline import PairBaseline
     from kernelpot.pairpotentials import (
         ZBL,
