@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -245,16 +246,17 @@ def test_budget_bad_labels_and_bad_arguments(pot, tmp_path):
         OnTheFly(pot, cold_data(), bulk("Au"), **options)
 
 
-def test_thresholds_are_those_of_the_calibrated_std(pot, monkeypatch):
+def test_thresholds_are_those_of_the_calibrated_std(pot):
     class Twice:
         def per_atom(self, quantity, level, numbers):
             assert (quantity, level) == ("energies", None)
             return np.full(len(numbers), 2.0)
 
     default = pot.model.safety.std_low
-    assert _threshold(pot.model, None) == pytest.approx(default)
-    assert _threshold(pot.model, 0.01) == pytest.approx([0.01])
-    monkeypatch.setattr(type(pot.model), "calibration", Twice(), raising=False)
-    assert _threshold(pot.model, None) == pytest.approx(default)
-    assert _threshold(pot.model, 0.01) == pytest.approx([0.005])
-    assert _threshold(pot.model, {"Cu": 0.01}) == pytest.approx([0.005])
+    bare = replace(pot.model, calibration=None)
+    assert _threshold(bare, None) == pytest.approx(default)
+    assert _threshold(bare, 0.01) == pytest.approx([0.01])
+    calibrated = replace(pot.model, calibration=Twice())
+    assert _threshold(calibrated, None) == pytest.approx(default)
+    assert _threshold(calibrated, 0.01) == pytest.approx([0.005])
+    assert _threshold(calibrated, {"Cu": 0.01}) == pytest.approx([0.005])
