@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
-import numba
+from numba import config
 
 
 def fallback(candidates: Sequence[str]) -> str | None:
@@ -22,9 +22,9 @@ def fallback(candidates: Sequence[str]) -> str | None:
     return os.path.join(tempfile.gettempdir(), f"kernelpot-{user}")
 
 
-if not numba.config.CACHE_DIR:
+if not config.CACHE_DIR:
     _HERE = os.path.dirname(os.path.abspath(__file__))
     _HOME = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     _PLACE = fallback([os.path.join(_HERE, "__pycache__"), os.path.join(_HOME, "numba")])
     if _PLACE is not None:
-        numba.config.CACHE_DIR = _PLACE
+        config.CACHE_DIR = _PLACE

@@ -10,11 +10,13 @@ from kernelpot._cache import fallback
 
 def test_a_directory_that_can_be_made_is_enough(tmp_path):
     assert fallback([str(tmp_path / "new" / "deep")]) is None
-    assert fallback(["/proc/nowhere", str(tmp_path)]) is None
+    (tmp_path / "file").touch()
+    assert fallback([str(tmp_path / "file" / "cache"), str(tmp_path)]) is None
 
 
-def test_a_temporary_directory_serves_where_nothing_can_be_written():
-    found = fallback(["/proc/nowhere", "/proc/self/cache"])
+def test_a_temporary_directory_serves_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    found = fallback([str(tmp_path / "file" / "a"), str(tmp_path / "file" / "b")])
     assert found is not None
     assert os.path.dirname(found) == tempfile.gettempdir()
 
