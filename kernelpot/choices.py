@@ -14,6 +14,7 @@ from kernelpot.calibration import Calibration
 from kernelpot.fitted import FittedModel
 from kernelpot.fitting import Progress
 from kernelpot.leave_one_out import (
+    MAX_BYTES,
     StructureRows,
     build_rows,
     choose_structures,
@@ -34,6 +35,7 @@ def structures_to_leave_out(
     *,
     optimize: str | None,
     calibrate: bool,
+    max_bytes: float = MAX_BYTES,
     n_threads: int = 1,
 ) -> list[StructureRows]:
     """Rows of the structures that are left out one at a time; none where nobody asks.
@@ -44,7 +46,9 @@ def structures_to_leave_out(
     if optimize is None and not calibrate:
         return []
     design = state.design
-    chosen = choose_structures(problem.frames, design.n_columns, first=state.unseen)
+    chosen = choose_structures(
+        problem.frames, design.n_columns, max_bytes=max_bytes, first=state.unseen
+    )
     return build_rows(
         design,
         problem.frames,

@@ -43,10 +43,10 @@ IntArray = npt.NDArray[np.int64]
 
 # Structures, rows and bytes of rows kept in memory.
 MAX_STRUCTURES = 100
-MAX_ROWS = 8_000
+MAX_ROWS = 6_000
 MAX_BYTES = 2e8
 # Rows handled at a time (a scaled copy of them is made).
-_CHUNK_ROWS = 1_000
+CHUNK_ROWS = 1_000
 # Eigenvalues of I - H below this are rounding: the structure alone determines that
 # combination of its labels, and what the others would say of it cannot be resolved.
 RESOLUTION = 1e-11
@@ -340,7 +340,7 @@ def _chunks(structures: Iterable[StructureRows]) -> Iterator[list[StructureRows]
     chunk: list[StructureRows] = []
     size = 0
     for rows in structures:
-        if chunk and size + len(rows.y) > _CHUNK_ROWS:
+        if chunk and size + len(rows.y) > CHUNK_ROWS:
             yield chunk
             chunk, size = [], 0
         chunk.append(rows)

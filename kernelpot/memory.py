@@ -12,6 +12,7 @@ from kernelpot.accumulation import BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
 from kernelpot.dataset import Frame
 from kernelpot.descriptors import SOAP
 from kernelpot.fitting import MAX_CANDIDATE_BYTES, MAX_CANDIDATES
+from kernelpot.leave_one_out import CHUNK_ROWS, MAX_BYTES, MAX_ROWS
 from kernelpot.observations import Group, Noise
 from kernelpot.terms import SOAPTerm
 
@@ -22,6 +23,7 @@ _PER_THREAD = 4.5e7
 # Smallest batches and reservoirs that a tight budget leads to.
 _MINIMUM_BATCH = 4e6
 _MINIMUM_CANDIDATES = 20e6
+_MINIMUM_LEFT_OUT = 20e6
 
 
 def parse_memory(memory: float | str) -> float:
@@ -124,6 +126,8 @@ class Plan:
         Rows of the design matrix built at a time.
     candidate_bytes : float
         Features that selection sees, at most.
+    left_out_bytes : float
+        Rows of structures that are left out one at a time, at most.
     budget : float or None
         What the user allows [bytes].
     """
@@ -132,6 +136,7 @@ class Plan:
     n_threads: int
     batch_bytes: float
     candidate_bytes: float
+    left_out_bytes: float = MAX_BYTES
     budget: float | None = None
 
     @property
@@ -153,10 +158,13 @@ class Plan:
         # raw and whitened rows in the making, and those on their way into the factor
         copies = 3.0 if builders == 1 else 2.5 * (builders + 1)
         building = copies * batch + builders * _PER_THREAD
+        # kept rows, and scaled copies of some of them
+        left_out = min(self.left_out_bytes, 8.0 * columns * min(sum(w.group_rows), MAX_ROWS))
+        left_out += min(2.0 * 8.0 * columns * CHUNK_ROWS * self.n_threads, 2.0 * left_out)
         return {
             "selection": candidates + 2e7,
             "labels": levels * groups + (square if levels > 1 else 0.0) + building,
-            "solution": groups + square * (2.0 + 4.0 / w.n_species),
+            "solution": groups + square * (2.0 + 4.0 / w.n_species) + left_out,
         }
 
     @property
@@ -169,8 +177,8 @@ class Plan:
     def within(self, budget: float) -> Plan:
         """Save where it costs little until the budget holds.
 
-        Fewer threads first, then smaller batches, then fewer candidates for the sparse
-        points.
+        Fewer threads first, then smaller batches, then fewer structures to leave out,
+        then fewer candidates for the sparse points.
 
         Raises
         ------
@@ -182,6 +190,8 @@ class Plan:
             plan = replace(plan, n_threads=plan.n_threads - 1)
         while plan.needed > budget and plan.batch_bytes > _MINIMUM_BATCH:
             plan = replace(plan, batch_bytes=max(_MINIMUM_BATCH, plan.batch_bytes / 2))
+        while plan.needed > budget and plan.left_out_bytes > _MINIMUM_LEFT_OUT:
+            plan = replace(plan, left_out_bytes=max(_MINIMUM_LEFT_OUT, plan.left_out_bytes / 2))
         while plan.needed > budget and plan.candidate_bytes > _MINIMUM_CANDIDATES:
             plan = replace(plan, candidate_bytes=max(_MINIMUM_CANDIDATES, plan.candidate_bytes / 2))
         if plan.needed > budget:
@@ -227,6 +237,8 @@ class Plan:
             saved = []
             if self.batch_bytes < BATCH_BYTES:
                 saved.append("small batches of rows")
+            if self.left_out_bytes < MAX_BYTES:
+                saved.append("fewer structures to choose noise and calibrate by")
             if self.candidate_bytes < MAX_CANDIDATE_BYTES:
                 saved.append("fewer environments to choose sparse points from")
             if saved:

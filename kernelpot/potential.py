@@ -223,7 +223,12 @@ class KernelPotential:
             problem, state, plan, saver=saver, client=client, progress=progress
         )
         rows = choices.structures_to_leave_out(
-            problem, state, optimize=optimize, calibrate=calibrate, n_threads=plan.n_threads
+            problem,
+            state,
+            optimize=optimize,
+            calibrate=calibrate,
+            max_bytes=plan.left_out_bytes,
+            n_threads=plan.n_threads,
         )
         tuned = choices.choose_hyperparameters(
             optimize,

@@ -38,6 +38,7 @@ from kernelpot.fitting import (
     fingerprint,
 )
 from kernelpot.gate import hold_out, learn_safety_net
+from kernelpot.leave_one_out import MAX_ROWS
 from kernelpot.memory import Plan, Workload, plan
 from kernelpot.metrics import evaluate
 from kernelpot.neighbors import neighbor_list
@@ -45,7 +46,7 @@ from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.regression import GroupedFactor, TriangularFactor
 from kernelpot.scan import assemble
 from kernelpot.terms import SOAPTerm
-from kernelpot.tuning import Tuned
+from kernelpot.tuning import MAX_WORK, Tuned
 from kernelpot.wall import Wall
 
 if TYPE_CHECKING:
@@ -372,9 +373,15 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
             flops += 6.0 * n_pairs * soap.n_features * share
         flops += frame.n_rows * w.n_sparse**2 * (2.0 + 2.0 / (w.n_terms * w.n_species))
     gflops = 3e10
+    n_rows = sum(w.group_rows)
+    left_out = min(n_rows, MAX_ROWS)
+    search = 20.0 * w.n_sparse**2 * (left_out + w.n_sparse)
+    labels = flops / (gflops * min(plan.n_threads, 4))
     return {
         "sparse points": n_atoms * n_features * (4e-7 + 5e-10 * share),
-        "labels": flops / (gflops * min(plan.n_threads, 4)),
+        "labels": labels,
+        "hyper-parameters": min(MAX_WORK, search) / gflops,
+        "calibration": 1.5 * labels * left_out / max(n_rows, 1),
         "solution": 6.0 * w.n_sparse**3 / gflops,
         "training errors": n_atoms * n_features * 2e-7 / plan.n_threads,
     }

@@ -111,8 +111,8 @@ def small_terms():
 
 @pytest.fixture(scope="session")
 def potential(labelled, small_terms):
-    """A small fitted potential; tests must not change it."""
-    return kp.KernelPotential(small_terms).fit(labelled)
+    """A small fitted potential of default noise; tests must not change it."""
+    return kp.KernelPotential(small_terms).fit(labelled, optimize=None)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,8 @@ def test_progress_is_that_of_the_whole_fit(labelled, small_terms, monkeypatch):
         labelled, progress=lambda stage, done, total: seen.append((stage, done, total))
     )
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
-    assert stages == ["sparse points", "labels", "training errors"]
+    expected = ["sparse points", "labels", "hyper-parameters", "calibration", "training errors"]
+    assert stages == expected
     assert len({total for _, _, total in seen}) == 1
     done = [done for _, done, _ in seen]
     assert done == sorted(done)
