@@ -50,8 +50,12 @@ WEIGHTS = {"energy": 1.0, "forces": 4.0, "stress": 0.1}
 CAP = 10.0
 # Errors below this share of the mean over all config types are small enough.
 FLOOR = 0.5
-# The start stays unless the score falls by this much, and by this many standard errors.
+# The search follows the score wherever it falls by this much.
 MINIMUM_GAIN = 0.01
+# The start stays unless errors fall by this share on (weighted) average, and by so many
+# standard errors: a left-out structure may hold sparse points, so leaving it out forgives
+# too little regularization, and small gains are of that kind.
+WORTHWHILE_GAIN = 0.05
 SIGNIFICANCE = 2.0
 # Prior scales change only for a gain that is beyond doubt (they hardly matter).
 MINIMUM_GAIN_DELTA = 0.02
@@ -514,7 +518,8 @@ def _minimize_loo(
         )
         if value < best - MINIMUM_GAIN_DELTA:
             x, best = y, value
-    if best > at_start - MINIMUM_GAIN:
+    weight = sum(WEIGHTS[kind] for kind in start.free.kinds)
+    if best > at_start - WORTHWHILE_GAIN * weight:
         return zero, used
     difference = score.influence(at_zero) - score.influence(found_errors(x))
     error = float(difference.std()) / np.sqrt(len(difference))
