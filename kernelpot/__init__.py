@@ -22,6 +22,7 @@ _HOMES = {
     "LennardJones": "pairpotentials",
     "Morse": "pairpotentials",
     "NeighborList": "neighbors",
+    "OnTheFly": "onthefly",
     "PairBaseline": "pairbaseline",
     "Prediction": "prediction",
     "SOAP": "descriptors",
@@ -33,19 +34,24 @@ _HOMES = {
     "evaluate": "metrics",
     "load": "potential",
     "read_dataset": "dataset",
+    "search": "hypersearch",
+    "select_frames": "active",
 }
 
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from kernelpot.active import select_frames
     from kernelpot.calculator import KernelPotCalculator
     from kernelpot.committee import Committee
     from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
     from kernelpot.descriptors import SOAP
     from kernelpot.ewald import Ewald
     from kernelpot.gate import VarianceGate
+    from kernelpot.hypersearch import search
     from kernelpot.metrics import evaluate
     from kernelpot.neighbors import NeighborList
+    from kernelpot.onthefly import OnTheFly
     from kernelpot.pairbaseline import PairBaseline
     from kernelpot.pairpotentials import (
         ZBL,

@@ -10,6 +10,8 @@ import math
 import numba
 import numpy as np
 
+from kernelpot import _cache  # noqa: F401 - before the first compiled function
+
 _OPTIONS = {
     "cache": True,
     "nogil": True,

@@ -8,6 +8,8 @@ feature vectors; the kernel is ``delta^2 cosine^zeta``.
 import numba
 import numpy as np
 
+from kernelpot import _cache  # noqa: F401 - before the first compiled function
+
 _OPTIONS = {
     "cache": True,
     "nogil": True,

@@ -20,6 +20,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from kernelpot import _cache  # noqa: F401 - before the first compiled function
 from kernelpot._simd import LANES, gather_pair, harmonics, scatter_pair
 
 # No nnan/ninf: a NaN position must stay visible in the result.

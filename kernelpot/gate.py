@@ -510,6 +510,29 @@ def learn_safety_net(
     return SafetyNet(low, largest + FALLBACK_MARGIN, dict(d_min), "; ".join(notes))
 
 
+def gate_std(
+    local: LocalModel, species: Sequence[int], atoms: Atoms, *, n_threads: int = 1
+) -> FloatArray:
+    """Standard deviations the gate compares with its thresholds.
+
+    Parameters
+    ----------
+    local : LocalModel
+    species : sequence of int
+        Atomic numbers.
+    atoms : ase.Atoms
+    n_threads : int
+
+    Returns
+    -------
+    ndarray of shape (n_atoms,)
+        [eV], exact everywhere; with several species given the mean local energy of each.
+    """
+    recorder = _Recorder(len(atoms))
+    _local_energies(local, species, atoms, recorder, n_threads)
+    return np.sqrt(recorder.variances)
+
+
 def _local_energies(
     local: LocalModel,
     species: Sequence[int],

@@ -21,12 +21,16 @@ from ase.build import bulk
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP, species_index
 from kernelpot.evaluation import LocalModel
+from kernelpot.gate import GatedEnergies, SafetyNet
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.neighbors import neighbor_list, pair_forces
 from kernelpot.regression import LocalVariance, whitening
 from kernelpot.terms import SOAPTerm
 
 SPECIES = (14,)
+# Variances between which a gate closes: above all there are, around all there are [eV^2].
+OPEN = (np.full(1, 1e3), np.full(1, 2e3))
+HALF = (np.full(1, -1.0), np.full(1, 2.0))
 
 
 def crystal(n_atoms):
@@ -55,15 +59,21 @@ def model(terms, n_sparse):
     return LocalModel(kernel_terms, weights, whiten, posterior)
 
 
-def predictor(local, atoms, *, variance=False):
-    """A function that does one whole evaluation from positions."""
+def predictor(local, atoms, *, variance=False, gate=None):
+    """A function that does one whole evaluation from positions.
+
+    `gate`: variances of all atoms between which it closes; far above all of them it is
+    open and upper bounds of the variance from a fifth of the sparse points do.
+    """
     r_cut = max(t.soap.term.r_cut for t in local.terms)
+    net = SafetyNet(np.ones(1), np.zeros(1), {})
 
     def evaluate():
         pairs = neighbor_list(atoms, r_cut)
         displacements = pairs.displacements(atoms.positions)
         index = species_index(atoms.numbers, SPECIES)
-        found = local.evaluate(index, pairs, displacements, variance=variance)
+        blend = None if gate is None else GatedEnergies(net, index, gate, None)
+        found = local.evaluate(index, pairs, displacements, variance=variance, blend=blend)
         stress = displacements.T @ found.pair_gradient
         return found.energies.sum(), pair_forces(pairs, found.pair_gradient), stress
 
@@ -111,11 +121,16 @@ def main():
             "neighbor list, 5 Å": lambda a=atoms: neighbor_list(a, 5.0),
             "zeta 2": predictor(one[2], atoms),
             "zeta 2 with local std": predictor(one[2], atoms, variance=True),
+            "zeta 2 with bounds of the std (open gate)": predictor(one[2], atoms, gate=OPEN),
+            "zeta 2 with std and its gradient (all atoms half gated)": predictor(
+                one[2], atoms, gate=HALF
+            ),
             "zeta 4": predictor(one[4], atoms),
             "zeta 4 with local std": predictor(one[4], atoms, variance=True),
             "dscribe create, the two default descriptors": descriptors(default, atoms),
             "default two-term model": predictor(default, atoms),
             "default two-term model with local std": predictor(default, atoms, variance=True),
+            "default two-term model, open gate": predictor(default, atoms, gate=OPEN),
         }
         found = measure(table, len(atoms), arguments.repetitions)
         print(f"\n{len(atoms)} atoms of Si, 1,000 sparse points per term, one thread\n")

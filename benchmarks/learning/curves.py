@@ -1,0 +1,111 @@
+"""Chosen frames against random ones: how many does the same error take?
+
+    python benchmarks/learning/curves.py DATA_DIR [--quick] [--only zuo2020-Si]
+
+Starts from a few random frames of ``train.xyz``, then adds others from the same file, at
+random or by ``kp.select_frames``, and fits anew with a fixed number of sparse points.
+Errors are those on ``test.xyz``, which plays no part in the choice.
+"""
+
+import argparse
+import json
+import os
+
+import numpy as np
+
+import kernelpot as kp
+
+# frames to start from, largest number fitted, sparse points per term
+SETS = {
+    "zuo2020-Si": (15, 120, 300),
+    "zuo2020-Mo": (15, 120, 300),
+    "rmd17-ethanol": (40, 400, 300),
+}
+QUICK = {"zuo2020-Si": (10, 60, 100), "zuo2020-Mo": (10, 60, 100), "rmd17-ethanol": (30, 120, 150)}
+KEYS = {"energy": "energy_mae_mev_per_atom", "forces": "forces_mae_ev_per_ang"}
+
+
+def errors(train, indices, test, n_sparse):
+    """Test errors of a fit to some of the frames."""
+    pot = kp.KernelPotential(n_sparse=n_sparse).fit(kp.Dataset([train[i] for i in indices]))
+    found = kp.evaluate(pot, test)
+    return {kind: found[key] for kind, key in KEYS.items()}
+
+
+def order(train, start, n, n_sparse, rounds):
+    """Indices in the order of choice, `rounds` fits on the way."""
+    chosen = list(start)
+    for stop in np.linspace(len(start), n, rounds + 1)[1:].round().astype(int):
+        pot = kp.KernelPotential(n_sparse=n_sparse).fit(kp.Dataset([train[i] for i in chosen]))
+        rest = [i for i in range(len(train)) if i not in set(chosen)]
+        found = kp.select_frames(pot, [train[i].atoms for i in rest], stop - len(chosen))
+        chosen += [rest[k] for k in found]
+    return chosen
+
+
+def share_needed(sizes, chosen, random):
+    """Frames chosen that reach the last error of random ones, as a share of their number."""
+    target = random[-1]
+    below = np.flatnonzero(chosen <= target)
+    if not len(below):
+        return None
+    k = int(below[0])
+    if k == 0:
+        return sizes[0] / sizes[-1]
+    log = np.log(chosen[k - 1 : k + 1])
+    part = (log[0] - np.log(target)) / (log[0] - log[1])
+    return float((sizes[k - 1] + part * (sizes[k] - sizes[k - 1])) / sizes[-1])
+
+
+def main():
+    """Print tables; ``--json`` writes every error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_dir")
+    parser.add_argument("--quick", action="store_true", help="small fits, one seed")
+    parser.add_argument("--only", choices=list(SETS))
+    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--rounds", type=int, default=2, help="fits on the way of a choice")
+    parser.add_argument("--points", type=int, default=None, help="sizes fitted")
+    parser.add_argument("--json", default=None)
+    arguments = parser.parse_args()
+    seeds = arguments.seeds or (1 if arguments.quick else 3)
+    n_points = arguments.points or (4 if arguments.quick else 5)
+    record = {}
+    for name, (n_start, n_last, n_sparse) in (QUICK if arguments.quick else SETS).items():
+        if arguments.only not in (None, name):
+            continue
+        folder = os.path.join(arguments.data_dir, name)
+        train = kp.read_dataset(os.path.join(folder, "train.xyz"))
+        test = kp.read_dataset(os.path.join(folder, "test.xyz"))
+        if arguments.quick:
+            test = kp.Dataset(list(test)[:: max(1, len(test) // 50)])
+        n_last = min(n_last, int(0.7 * len(train)))
+        sizes = np.geomspace(n_start, n_last, n_points).round().astype(int).tolist()
+        table = {(kind, way): [] for kind in KEYS for way in ("random", "chosen")}
+        for seed in range(seeds):
+            random = np.random.default_rng(seed).permutation(len(train)).tolist()
+            chosen = order(train, random[:n_start], n_last, n_sparse, arguments.rounds)
+            for way, indices in (("random", random), ("chosen", chosen)):
+                found = [errors(train, indices[:n], test, n_sparse) for n in sizes]
+                for kind in KEYS:
+                    table[kind, way].append([e[kind] for e in found])
+            print(f"{name}: seed {seed} done", flush=True)
+        record[name] = {"sizes": sizes, **{f"{k} {w}": v for (k, w), v in table.items()}}
+        print(f"\n{name}: test errors, mean of {seeds} seeds ({n_sparse} sparse points per term)")
+        print("frames | energy MAE [meV/atom] random chosen | forces MAE [eV/A] random chosen")
+        mean = {key: np.mean(values, axis=0) for key, values in table.items()}
+        for k, n in enumerate(sizes):
+            cells = [mean[kind, way][k] for kind in KEYS for way in ("random", "chosen")]
+            print("{:6d} | {:8.2f} {:8.2f} | {:8.4f} {:8.4f}".format(n, *cells))
+        for kind in KEYS:
+            share = share_needed(sizes, mean[kind, "chosen"], mean[kind, "random"])
+            text = "never reached" if share is None else f"{100 * share:.0f} % of the frames"
+            print(f"{kind}: the error of {sizes[-1]} random frames takes {text}")
+        print(flush=True)
+    if arguments.json:
+        with open(arguments.json, "w") as stream:
+            json.dump(record, stream, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Arguments of the ``kernelpot`` command."""
+
+from __future__ import annotations
+
+import argparse
+
+from kernelpot._version import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of all verbs; the chosen one is in `verb`."""
+    parser = argparse.ArgumentParser(
+        prog="kernelpot",
+        description="Gaussian-process interatomic potentials: fit, evaluate, run.",
+    )
+    parser.add_argument("--version", action="version", version=f"kernelpot {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    quick = verbs.add_parser("quickstart", help="fit the shipped silicon, evaluate, run MD, draw")
+    quick.add_argument("--folder", default=".", help="where to write silicon.kpot, silicon.png")
+    _add_common(quick)
+    quick.set_defaults(verb="quickstart")
+
+    fit = verbs.add_parser("fit", help="fit a potential to labelled structures")
+    fit.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
+    fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
+    fit.add_argument("--preset", choices=("fast", "default", "accurate"), default=None)
+    fit.add_argument("--config", metavar="FILE.toml", help="parameters of KernelPotential")
+    fit.add_argument("--n-sparse", type=int, help="sparse points per term")
+    fit.add_argument("--sigma-energy", type=float, help="noise of energies [eV/atom]")
+    fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")
+    fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
+    fit.add_argument("--e0", choices=("isolated", "least_squares"))
+    fit.add_argument(
+        "--optimize",
+        choices=("loo", "evidence", "none"),
+        help="how noise that is not given is chosen (default: leave one structure out)",
+    )
+    fit.add_argument("--memory", help="memory budget, such as 2GB")
+    fit.add_argument(
+        "--checkpoint", metavar="FILE",
+        help="keep the state of the fit here; the same command continues from it",
+    )  # fmt: skip
+    fit.add_argument("--seed", type=int)
+    _add_keys(fit)
+    _add_common(fit)
+    fit.set_defaults(verb="fit")
+
+    update = verbs.add_parser("update", help="let a potential learn from more structures")
+    update.add_argument("model", metavar="MODEL")
+    update.add_argument("new", nargs="+", metavar="NEW", help="structures it has not seen")
+    update.add_argument("-o", "--output", required=True, metavar="MODEL2", help="file to write")
+    update.add_argument("--add-sparse", type=int, default=0, metavar="N",
+        help="sparse points to add per term; needs --data and costs a whole fit")  # fmt: skip
+    update.add_argument("--data", nargs="+", help="all structures the potential was fitted to")
+    _add_keys(update)
+    _add_common(update)
+    update.set_defaults(verb="update")
+
+    check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
+    check.add_argument("data", nargs="+", metavar="DATA")
+    check.add_argument(
+        "--model", metavar="MODEL", help="rank frames by how much they contradict this model"
+    )
+    _add_keys(check)
+    _add_common(check)
+    check.set_defaults(verb="check")
+
+    evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
+    evaluate.add_argument("model", metavar="MODEL")
+    evaluate.add_argument("data", nargs="+", metavar="DATA")
+    evaluate.add_argument("--gated", action="store_true", help="through the variance gate")
+    evaluate.add_argument(
+        "--uncertainty", action="store_true", help="coverage of calibrated intervals too (slow)"
+    )
+    _add_keys(evaluate)
+    _add_common(evaluate)
+    evaluate.set_defaults(verb="evaluate")
+
+    md = verbs.add_parser("md", help="molecular dynamics with uncertainty logged")
+    md.add_argument("model", metavar="MODEL")
+    md.add_argument("structure", metavar="STRUCTURE", help="first frame of any file ASE reads")
+    md.add_argument("--ensemble", choices=("nve", "nvt", "npt"), default="nve")
+    md.add_argument("--temperature", type=float, default=300.0, help="[K]")
+    md.add_argument("--pressure", type=float, default=0.0, help="[GPa], npt only")
+    md.add_argument("--timestep", type=float, default=1.0, help="[fs]")
+    md.add_argument("--steps", type=int, default=1000)
+    md.add_argument("--supercell", type=int, nargs=3, default=(1, 1, 1), metavar="N")
+    md.add_argument("--interval", type=int, default=10, help="steps between log lines")
+    md.add_argument("--trajectory", metavar="FILE", help="write frames (.traj, .xyz, ...)")
+    md.add_argument("--log", metavar="FILE", help="write the log as CSV")
+    md.add_argument("--seed", type=int, default=0)
+    md.add_argument("--no-gate", action="store_true", help="kernels alone, wherever they lead")
+    md.add_argument(
+        "--on-gate",
+        choices=("warn", "stop"),
+        default="warn",
+        help="where the model does not know: say so once and go on, or stop",
+    )
+    _add_common(md)
+    md.set_defaults(verb="md")
+
+    report = verbs.add_parser("report", help="errors, uncertainty, scans and gate as one HTML page")
+    report.add_argument("model", metavar="MODEL")
+    report.add_argument("data", nargs="+", metavar="DATA")
+    report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="file to write")
+    _add_keys(report)
+    _add_common(report)
+    report.set_defaults(verb="report")
+
+    search = verbs.add_parser("search", help="better kernels from training data, for fit --config")
+    search.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
+    search.add_argument("-o", "--output", required=True, metavar="FILE.toml", help="file to write")
+    search.add_argument("--budget", default="20", help="candidates, or a time such as 30min")
+    search.add_argument("--parameters", nargs="+", metavar="NAME", help="what to search")
+    search.add_argument("--n-sparse", type=int, help="sparse points per term while searching")
+    search.add_argument("--checkpoint", metavar="FILE.json", help="continue from, and write to")
+    search.add_argument("--seed", type=int, default=0)
+    _add_keys(search)
+    _add_common(search)
+    search.set_defaults(verb="search")
+
+    info = verbs.add_parser("info", help="what a model is and how it was fitted")
+    info.add_argument("model", metavar="MODEL")
+    info.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    info.set_defaults(verb="info")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all free cores")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("names of the labels")
+    for kind in ("energy", "forces", "virial", "stress", "config-type"):
+        group.add_argument(f"--{kind}-key", metavar="KEY")
