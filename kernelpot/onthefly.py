@@ -2,8 +2,9 @@
 
 The dynamics is that of the gated potential. As soon as the standard deviation of an atom
 exceeds the threshold, by default where the gate begins to close, the structure is
-labelled, the potential updated (exactly, see `KernelPotential.update`), and the dynamics
-goes on from the same positions and momenta.
+labelled and the potential updated (exactly, see `KernelPotential.update`). The step that
+led there is then made once more, from the positions and momenta before it: forces of a
+potential that did not know, or of a closing gate, never get into the momenta.
 
 A run always continues from what it has written: at every checkpoint the potential is the
 one in the file and the neighbor list starts anew. A run that was killed and started
@@ -48,6 +49,8 @@ FORMAT = "kernelpot run"
 STATE, LOG, LABELLED, TRAJECTORY = "state.npz", "log.jsonl", "labelled.xyz", "trajectory.xyz"
 # From this share of the variance on, novelty is called the reason of a call.
 NOVEL_SHARE = 0.5
+# The threshold is so much higher for some steps after a call.
+WAITING = 2.0
 
 
 def velocity_verlet(atoms: Atoms, rng: np.random.Generator) -> Any:
@@ -87,14 +90,15 @@ class OnTheFly:
         the potential begins to close.
     make_dynamics : callable, optional
         ``make_dynamics(atoms, rng)`` returns an ASE dynamics; a thermostat must take its
-        random numbers from `rng` for the run to be repeatable. Default: velocity Verlet
-        with 1 fs.
+        random numbers from `rng` for the run to be repeatable. Observers attached to it
+        see the step before a call twice. Default: velocity Verlet with 1 fs.
     add_sparse : int, default=10
         Sparse points per term to add at each call, from the structure labelled. This
         costs a whole fit; with 0 the label alone is learned, at the cost of a few
         predictions, but only as far as the present sparse points can express it.
     wait : int, default=10
-        Steps between two calls at least; the gate is on guard meanwhile.
+        For so many steps after a call the threshold is twice as high: labels need not
+        bring every local energy below it, as they leave open how energy is shared.
     max_calls : int, optional
         Stop, with a warning, instead of calling the reference more often.
     interval : int, default=10
@@ -231,12 +235,16 @@ class OnTheFly:
             self._finish_step(True)
             self._begun = True
         while self.step < steps:
+            before = self._state()
             self.dynamics.run(1)
             self.step += 1
             called = self._ask_if_needed()
             if called is None:
                 self._save()
                 return self
+            if called:
+                self._go_to(**before)
+                self.dynamics.run(1)
             due = self.step % self.checkpoint_interval == 0 or self.step == steps
             self._finish_step(called or due)
         return self
@@ -248,13 +256,14 @@ class OnTheFly:
         self.atoms.get_potential_energy()
         model = self.potential.model
         index = species_index(self.atoms.numbers, model.species)
-        low = self.threshold[index]
+        waiting = self.log and self.step < self.log[-1]["step"] + self.wait
+        low = self.threshold[index] * (WAITING if waiting else 1.0)
         if np.all(self.threshold >= model.safety.std_low):
             std = self.atoms.calc.results["std_bound"]  # exact above the gate's threshold
         else:
             std = gate_std(model.local, model.species, self.atoms)
         above = std > low
-        if not above.any() or (self.log and self.step < self.log[-1]["step"] + self.wait):
+        if not above.any():
             return False
         if self.max_calls is not None and self.n_calls >= self.max_calls:
             warnings.warn(
@@ -385,13 +394,39 @@ class OnTheFly:
             self._save()
             self._take_calculator()
 
+    def _state(self) -> dict[str, Any]:
+        """Copy all that the next step depends on, besides the potential."""
+        return {
+            "positions": self.atoms.positions.copy(),
+            "momenta": self.atoms.get_momenta(),
+            "cell": self.atoms.cell.array.copy(),
+            "rng": self.rng.bit_generator.state,
+            "numbers": {k: v.copy() for k, v in runstate.numbers(self.dynamics).items()},
+        }
+
+    def _go_to(
+        self,
+        positions: FloatArray,
+        momenta: FloatArray,
+        cell: FloatArray,
+        rng: Mapping[str, Any],
+        numbers: Mapping[str, Array],
+    ) -> None:
+        """Go to a state of the dynamics, whatever the constraints."""
+        self.atoms.cell[:] = cell
+        self.atoms.positions[:] = positions
+        self.atoms.set_array("momenta", momenta)
+        self.rng.bit_generator.state = rng
+        runstate.set_numbers(self.dynamics, numbers)
+
     def _save(self) -> None:
         """Write the state; what it names is complete, so this alone commits the step."""
+        state = self._state()
         arrays: dict[str, Array] = {
-            "positions": self.atoms.positions,
-            "momenta": self.atoms.get_momenta(),
-            "cell": self.atoms.cell.array,
-            **{f"dynamics/{k}": v for k, v in runstate.numbers(self.dynamics).items()},
+            "positions": state["positions"],
+            "momenta": state["momenta"],
+            "cell": state["cell"],
+            **{f"dynamics/{k}": v for k, v in state["numbers"].items()},
         }
         for k, frame in enumerate(self._frames):
             arrays |= runstate.pack(frame, f"frame{k}")
@@ -399,7 +434,7 @@ class OnTheFly:
             "fingerprint": self._fingerprint,
             "step": self.step,
             "log": self.log,
-            "rng": self.rng.bit_generator.state,
+            "rng": state["rng"],
             "sources": [frame.sources for frame in self._frames],
             "sizes": {
                 name: os.path.getsize(self._path(name)) for name in (LOG, LABELLED, TRAJECTORY)
@@ -422,14 +457,13 @@ class OnTheFly:
         for name, size in header["sizes"].items():
             os.truncate(self._path(name), size)
         self.step, self.log = header["step"], header["log"]
-        self.rng.bit_generator.state = header["rng"]
-        self.atoms.cell[:] = arrays["cell"]
-        self.atoms.positions[:] = arrays["positions"]
-        self.atoms.set_array("momenta", arrays["momenta"])
-        prefix = "dynamics/"
-        runstate.set_numbers(
-            self.dynamics,
-            {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
+        own = {k: v for k, v in arrays.items() if k.startswith("dynamics/")}
+        self._go_to(
+            arrays["positions"],
+            arrays["momenta"],
+            arrays["cell"],
+            header["rng"],
+            {k.removeprefix("dynamics/"): v for k, v in own.items()},
         )
         self._frames = [
             runstate.unpack(arrays, f"frame{k}", f"call {k}", sources)
