@@ -41,15 +41,14 @@ BOUND = 100.0
 PULL = 0.01
 # Weights of the logarithms of errors in the score, judged on validation splits. Forces are
 # what dynamics follow, and their error is an average of many labels, where that of energies
-# is one of few structures (30 for large cells): at lower weights energies gain by chance
-# what forces lose in earnest. Stresses follow from energies, and labels often carry an
-# offset or few digits.
-WEIGHTS = {"energy": 1.0, "forces": 4.0, "stress": 0.1}
+# is one of few structures. Stresses follow from energies, and labels often carry an offset
+# or few digits.
+WEIGHTS = {"energy": 1.0, "forces": 2.0, "stress": 0.1}
 # Structure errors count at most so many times the 90 % quantile of those at the start: a
 # wrong label must not decide.
 CAP = 10.0
 # Errors below this share of the mean over all config types are small enough.
-FLOOR = 0.5
+FLOOR = 0.2
 # The search follows the score wherever it falls by this much.
 MINIMUM_GAIN = 0.01
 # The start stays unless errors fall by this share on (weighted) average, and by so many
