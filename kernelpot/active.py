@@ -52,7 +52,7 @@ IntArray = npt.NDArray[np.int64]
 
 # Novelty of the local energies of a structure that its own sparse points need not span,
 # relative to their largest variance. Less costs columns and changes little.
-UNLEARNED = 1e-3
+UNLEARNED = 0.02
 
 SCORES = ("forces", "energy")
 
