@@ -126,7 +126,7 @@ class KernelPotential:
         data: Any,
         *,
         keys: LabelKeys | None = None,
-        optimize: str | None = "loo",
+        optimize: str | None = None,
         calibrate: bool = True,
         memory: float | str | None = None,
         n_threads: int | None = None,
@@ -143,10 +143,12 @@ class KernelPotential:
             Whatever `read_dataset` takes.
         keys : LabelKeys, optional
             Names of the labels.
-        optimize : {"loo", "evidence", None}, default="loo"
+        optimize : {"loo", "evidence"}, optional
             How noise (and, of default terms, delta) is chosen where not given: by the
-            error of leaving one structure out, by the evidence (the marginal
-            likelihood), or not at all. `summary` shows the values before and after.
+            error of leaving one structure out, or by the evidence (the marginal
+            likelihood); `summary` shows the values before and after. Default: the fixed
+            values of `kernelpot.defaults`, which neither beat on structures not fitted;
+            leaving one out pays where a guess is far off.
         calibrate : bool, default=True
             Find factors on standard deviations with which intervals hold structures left
             out (`Prediction.interval`).

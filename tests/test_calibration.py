@@ -70,7 +70,7 @@ def test_species_have_their_own_factors_where_labels_suffice(calibration):
 
 @pytest.fixture(scope="module")
 def silicon():
-    return kp.KernelPotential(n_sparse=100).fit(load_silicon("train"))
+    return kp.KernelPotential(n_sparse=100).fit(load_silicon("train"), optimize="loo")
 
 
 def test_intervals_of_a_fit_hold_unseen_labels(silicon):

@@ -119,7 +119,7 @@ def test_check_ranks_frames_against_a_model(fitted, folder, tmp_path, capsys):
 def test_the_choice_of_noise_is_an_option(folder, tmp_path):
     fit = ["fit", str(folder / "train.xyz"), "-o", str(tmp_path / "m.kpot"), "--quiet",
            "--config", str(folder / "fit.toml"), "--json", str(tmp_path / "fit.json")]  # fmt: skip
-    for name, method in (("none", None), ("evidence", "evidence")):
+    for name, method in (("none", None), ("loo", "loo")):
         assert main([*fit, "--optimize", name]) == 0
         record = json.loads((tmp_path / "fit.json").read_text())["training"]["hyperparameters"]
         assert record["method"] == method

@@ -47,7 +47,7 @@ def silicon():
 
 @pytest.fixture(scope="module")
 def fitted(silicon):
-    return kp.KernelPotential(n_sparse=60).fit(silicon[0], calibrate=False)
+    return kp.KernelPotential(n_sparse=60).fit(silicon[0], optimize="loo", calibrate=False)
 
 
 def test_mislabelled_frames_head_the_list(fitted, silicon):
@@ -84,7 +84,7 @@ def test_a_swapped_species_is_found():
     frames[15] = kp.dataset.Frame(**{**vars_of(frames[15]), "atoms": swapped})
     term = kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, sigma_atom=0.4, n_sparse=150)
     data = kp.Dataset(frames)
-    found = kp.KernelPotential([term]).fit(data, calibrate=False).suspicious(data)
+    found = kp.KernelPotential([term]).fit(data, optimize="loo", calibrate=False).suspicious(data)
     assert found[0].index == 15
 
 

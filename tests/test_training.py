@@ -37,7 +37,9 @@ def test_progress_is_that_of_the_whole_fit(labelled, small_terms, monkeypatch):
     monkeypatch.setattr(memory, "BATCH_BYTES", 1e5)
     seen = []
     kp.KernelPotential(small_terms).fit(
-        labelled, progress=lambda stage, done, total: seen.append((stage, done, total))
+        labelled,
+        optimize="loo",
+        progress=lambda stage, done, total: seen.append((stage, done, total)),
     )
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     expected = ["sparse points", "labels", "hyper-parameters", "calibration", "training errors"]

@@ -133,7 +133,7 @@ def test_another_delta_is_the_same_model_as_one_given(fits, silicon):
         sigma_energy=found.noise.sigma_energy,
         sigma_forces=found.noise.sigma_forces,
         sigma_stress=found.noise.sigma_stress,
-    ).fit(silicon[0], calibrate=False)
+    ).fit(silicon[0], optimize="loo", calibrate=False)
     assert again.fitted_.training["hyperparameters"] == {"method": None}
     atoms = silicon[1][3].atoms
     one, two = (pot.predict(atoms, return_std=True) for pot in (fits["evidence"], again))
@@ -145,7 +145,7 @@ def test_another_delta_is_the_same_model_as_one_given(fits, silicon):
 
 def test_what_the_user_gave_is_never_changed(silicon):
     pot = kp.KernelPotential(n_sparse=40, sigma_energy=0.003, sigma_stress=0.02)
-    pot.fit(silicon[0], calibrate=False)
+    pot.fit(silicon[0], optimize="loo", calibrate=False)
     noise = pot.fitted_.noise
     assert (noise.sigma_energy, noise.sigma_stress) == (0.003, 0.02)
     assert list(pot.fitted_.training["hyperparameters"]["sigmas"]) == ["sigma_forces"]
@@ -162,7 +162,7 @@ def test_summary_shows_values_before_and_after(fits):
 
 
 def test_few_structures_keep_the_defaults_and_say_so(silicon):
-    pot = kp.KernelPotential(n_sparse=20).fit(silicon[0][:6])
+    pot = kp.KernelPotential(n_sparse=20).fit(silicon[0][:6], optimize="loo")
     assert "too few to choose" in pot.summary()
     assert pot.fitted_.calibration is None
 
