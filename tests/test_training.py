@@ -116,8 +116,9 @@ def test_the_need_for_memory_is_said_before_and_in_the_summary(labelled, caplog)
     assert said[0] in pot.summary()
 
 
+# VmHWM, not ru_maxrss: the latter starts from the memory of the process that forked
 MEASURE = """
-import resource, sys
+import sys
 import kernelpot as kp
 repeat, memory = int(sys.argv[2]), sys.argv[3]
 data = kp.read_dataset([sys.argv[1]] * repeat)
@@ -129,7 +130,8 @@ pot = kp.KernelPotential([term], baseline=[kp.Wall()]).fit(
     optimize=None,
     calibrate=False,
 )
-peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open("/proc/self/status") as status:
+    peak = next(1024 * float(line.split()[1]) for line in status if line.startswith("VmHWM"))
 note = next(n for n in pot.fitted_.training["notes"] if "GB of memory" in n)
 print(peak, 1e9 * float(note.split("about ")[1].split(" GB")[0]))
 """
