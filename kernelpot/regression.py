@@ -346,6 +346,64 @@ class GroupedFactor:
 
 
 @dataclass(frozen=True)
+class GramFactor:
+    """The products ``[Phi | y]^T [Phi | y]`` of each group: a fast, rougher `GroupedFactor`.
+
+    A posterior by Cholesky takes a tenth of the time of merging triangles. Products square
+    the condition number, so the smallest directions keep half of the digits: enough to
+    compare noise parameters, not to predict with.
+
+    Attributes
+    ----------
+    exact : GroupedFactor
+        What they were made from.
+    products : dict of group to ndarray of shape (n_features + 1, n_features + 1)
+    """
+
+    exact: GroupedFactor
+    products: dict[Hashable, FloatArray]
+
+    @classmethod
+    def of(cls, grouped: GroupedFactor) -> GramFactor:
+        """Multiply out the rows of each group."""
+        products = {}
+        for group in grouped.groups:
+            if group in grouped.triangles:
+                rows = np.triu(grouped.triangles[group].matrix)
+            else:
+                rows = grouped.rows[group]
+            products[group] = rows.T @ rows
+        return cls(grouped, products)
+
+    def posterior(
+        self, sigma: Callable[[Any], float], scale: FloatArray | None = None
+    ) -> TriangularFactor:
+        """Combine the groups with the unit prior, as `GroupedFactor.posterior`.
+
+        Exactly so where the products are too ill-conditioned.
+        """
+        n = self.exact.n_features
+        total = np.zeros((n + 1, n + 1))
+        for group, product in self.products.items():
+            total += product / sigma(group) ** 2
+        if scale is not None:
+            total[:-1] *= scale[:, None]
+            total[:, :-1] *= scale
+        right, squares = total[:-1, -1], total[-1, -1]
+        total[np.arange(n), np.arange(n)] += 1.0
+        result = TriangularFactor(n)
+        try:
+            result.matrix[:-1, :-1] = scipy.linalg.cholesky(total[:-1, :-1], check_finite=False)
+        except np.linalg.LinAlgError:
+            return self.exact.posterior(sigma, scale)
+        solved = scipy.linalg.solve_triangular(result.R, right, trans="T", check_finite=False)
+        result.matrix[:-1, -1] = solved
+        result.matrix[-1, -1] = np.sqrt(max(squares - solved @ solved, 0.0))
+        result.n_rows = self.exact.n_rows
+        return result
+
+
+@dataclass(frozen=True)
 class LocalVariance:
     r"""Posterior variance of local energies of one species (DTC).
 

@@ -8,7 +8,7 @@ closed-form leave-one-structure-out error decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from kernelpot.hyperparameters import (
 from kernelpot.leave_one_out import LeftOut, StructureRows, leave_one_out
 from kernelpot.observations import KINDS, Noise
 from kernelpot.parallel import single_blas_thread
-from kernelpot.regression import GroupedFactor, TriangularFactor
+from kernelpot.regression import GramFactor, GroupedFactor, TriangularFactor
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -44,25 +44,23 @@ PULL = 0.01
 # is one of few structures. Stresses follow from energies, and labels often carry an offset
 # or few digits.
 WEIGHTS = {"energy": 1.0, "forces": 2.0, "stress": 0.1}
-# Structure errors count at most so many times the 90 % quantile of those at the start: a
-# wrong label must not decide.
+# A structure's error counts at most so many times the 90 % quantile of all: a wrong label
+# must not decide.
 CAP = 10.0
 # Errors below this share of the mean over all config types are small enough.
 FLOOR = 0.2
-# The search follows the score wherever it falls by this much.
+# The search prefers a start that is lower by this much.
 MINIMUM_GAIN = 0.01
 # The start stays unless errors fall by this share on (weighted) average, and by so many
 # standard errors: a left-out structure may hold sparse points, so leaving it out forgives
 # too little regularization, and small gains are of that kind.
 WORTHWHILE_GAIN = 0.05
 SIGNIFICANCE = 2.0
-# Prior scales change only for a gain that is beyond doubt (they hardly matter).
-MINIMUM_GAIN_DELTA = 0.02
-# Steps of the two sweeps of the search, as factors.
-STEPS = (3.0, 1.6)
+# First and last step of the search, as factors.
+FIRST_STEP, LAST_STEP = 3.0, 1.05
 # Floating-point operations one search may take, about; bounds on evaluations.
-MAX_WORK = 7e11
-MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS = 8, 36
+MAX_WORK = 1.5e12
+MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS = 12, 50
 # Columns the evidence is maximized with: as a start for the search, and on its own.
 EVIDENCE_COLUMNS_START, EVIDENCE_COLUMNS = 600, 2000
 MAX_EVIDENCE_ITERATIONS = 30
@@ -242,118 +240,44 @@ class Score:
     scales. The logarithm is taken config type by config type (each counting by its number
     of structures), or the type with the largest errors alone would decide; an error below
     `FLOOR` of the mean over all types is small enough. No structure counts more than `CAP`
-    times the 90 % quantile at the start.
+    times the 90 % quantile.
 
     Parameters
     ----------
-    at_start : Errors
     config_types : sequence of str
         Of the structures.
     """
 
-    def __init__(self, at_start: Errors, config_types: Sequence[str]) -> None:
-        self._n = len(config_types)
-        self._types: dict[str, list[IntArray]] = {}
-        self._cap: dict[str, float] = {}
-        self._floor: dict[str, float] = {}
-        names = np.array(config_types)
-        for kind, e in at_start.values.items():
-            # all zero: by symmetry, or nothing to learn
-            if len(e) and e.max() > 0:
-                own = names[at_start.members[kind]]
-                self._types[kind] = [np.flatnonzero(own == name) for name in np.unique(own)]
-                self._cap[kind] = CAP * max(float(np.quantile(e, 0.9)), 1e-3 * float(e.max()))
-                self._floor[kind] = FLOOR * float(np.minimum(e, self._cap[kind]).mean())
+    def __init__(self, config_types: Sequence[str]) -> None:
+        self._names = np.array(config_types)
 
     def __call__(self, found: Errors) -> float:
         """Score of errors."""
-        return float(self.influence(found).sum()) / self._n
+        return float(self.influence(found).mean())
 
     def influence(self, found: Errors) -> FloatArray:
         """Terms, one per structure, whose mean is the score and whose scatter its error."""
-        result = np.zeros(self._n)
-        for kind, cap in self._cap.items():
-            e = np.minimum(found.values[kind], cap) + self._floor[kind]
-            share = WEIGHTS[kind] * self._n / len(e)
-            for members in self._types[kind]:
-                mean = e[members].mean()
+        n = len(self._names)
+        result = np.zeros(n)
+        for kind, errors in found.values.items():
+            # all zero: by symmetry, or nothing to learn
+            if not len(errors) or errors.max() == 0:
+                continue
+            e = np.minimum(errors, CAP * max(float(np.quantile(errors, 0.9)), 1e-3 * errors.max()))
+            e += FLOOR * e.mean()
+            own = self._names[found.members[kind]]
+            for name in np.unique(own):
+                of_type = np.flatnonzero(own == name)
+                mean = e[of_type].mean()
                 # first-order change of log(mean) with each member, about its value
-                terms = np.log(mean) + e[members] / mean - 1.0
-                result[found.members[kind][members]] += share * terms
+                terms = np.log(mean) + e[of_type] / mean - 1.0
+                result[found.members[kind][of_type]] += WEIGHTS[kind] * n / len(e) * terms
         return result
 
 
 def pull(x: FloatArray) -> float:
     """Weak prior toward the start."""
     return PULL * float(np.sum((x / np.log(10.0)) ** 2))
-
-
-def coordinate_search(
-    objective: Callable[[FloatArray], float],
-    start: FloatArray,
-    directions: Sequence[FloatArray],
-    *,
-    value: float,
-    steps: Sequence[float],
-    bound: float,
-    max_evaluations: int,
-    tolerance: float = 0.003,
-) -> tuple[FloatArray, float, int]:
-    """Minimize along directions in turn: bracket by steps, then a parabola.
-
-    Parameters
-    ----------
-    objective : callable
-    start : ndarray of shape (n,)
-    directions : sequence of ndarray of shape (n,)
-    value : float
-        Objective at the start.
-    steps : sequence of float
-        Length of a step in each sweep.
-    bound : float
-        No component leaves ``[-bound, bound]``.
-    max_evaluations : int
-    tolerance : float
-        A parabola that promises less is not followed; a sweep that gained less is the
-        last.
-
-    Returns
-    -------
-    x : ndarray of shape (n,)
-    value : float
-    n_evaluations : int
-    """
-    x, best, used = np.array(start, float), value, 0
-
-    def at(point: FloatArray) -> float:
-        nonlocal used
-        if used >= max_evaluations or np.abs(point).max() > bound + 1e-12:
-            return np.inf
-        used += 1
-        return objective(point)
-
-    for step in steps:
-        before = best
-        for direction in directions:
-            d = step * direction
-            left, right = np.inf, at(x + d)
-            if right >= best:
-                left = at(x - d)
-                if left < best:
-                    d, left, right = -d, right, left
-            while right < best:  # walk downhill until it rises again
-                x, left, best = x + d, best, right
-                right = at(x + d)
-            curvature = left + right - 2.0 * best
-            if np.isfinite(curvature) and curvature > 0:
-                shift = 0.5 * (left - right) / curvature
-                if 0.5 * shift**2 * curvature > tolerance:
-                    found = at(x + shift * d)
-                    if found < best:
-                        x, best = x + shift * d, found
-        if before - best < tolerance:
-            break
-    return x, best, used
 
 
 def tune(
@@ -467,75 +391,65 @@ def _minimize_loo(
     n_threads: int,
     progress: Progress | None,
 ) -> tuple[FloatArray, int]:
-    """Search from the better of defaults and evidence; the sigmas first, then deltas."""
-    n, n_sigma = len(start.free.names), len(start.free.kinds)
+    """Search from the better of defaults and evidence."""
     budget = _affordable(start.grouped, structures)
-    zero = np.zeros(n)
     used = 0
+    fast = GramFactor.of(start.grouped)
+    score = Score(config_types)
 
     def found_errors(x: FloatArray) -> Errors:
         nonlocal used
         used += 1
         if progress is not None:
             progress("hyper-parameters", min(used, budget), budget)
-        factor = start.posterior(x)
+        factor = fast.posterior(start.noise_at(x).sigma, start.scale_at(x))
         return Errors.of(_left_out(start, x, factor, structures, n_threads))
-
-    at_zero = found_errors(zero)
-    score = Score(at_zero, config_types)
 
     def objective(x: FloatArray) -> float:
         return score(found_errors(x)) + pull(x)
 
-    at_start = best = score(at_zero)
-    x = zero
-    other = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS_START))
-    value = objective(other)
-    if value < best - MINIMUM_GAIN:
-        x, best = other, value
-    if n_sigma:
-        x, best, _ = coordinate_search(
-            objective,
-            x,
-            _directions(n, n_sigma, start.free.kinds),
-            value=best,
-            steps=[float(np.log(step)) for step in STEPS],
-            bound=np.log(BOUND),
-            max_evaluations=budget - used,
-        )
-    # the first term's delta against the sigmas is the common direction above
-    for k in range(n_sigma + (n_sigma > 0), n):
-        direction = np.eye(n)[k]
-        y, value, _ = coordinate_search(
-            objective,
-            x,
-            [direction],
-            value=best,
-            steps=[float(np.log(STEPS[0]))],
-            bound=np.log(BOUND),
-            max_evaluations=budget - used,
-        )
-        if value < best - MINIMUM_GAIN_DELTA:
-            x, best = y, value
+    zero = np.zeros(len(start.free.names))
+    at_zero = found_errors(zero)
+    begin = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS_START))
+    if objective(begin) > score(at_zero) - MINIMUM_GAIN:
+        begin = zero
+    limit = np.log(BOUND)
+    directions = _directions(start.free)
+    found = minimize(
+        lambda u: objective(np.clip(begin + directions.T @ u, -limit, limit)),
+        np.zeros(len(directions)),
+        method="COBYQA",
+        options={
+            "maxfev": max(budget - used, len(directions) + 2),
+            "initial_tr_radius": np.log(FIRST_STEP),
+            "final_tr_radius": np.log(LAST_STEP),
+        },
+    )
+    x = np.clip(begin + directions.T @ found.x, -limit, limit)
+    at_end = found_errors(x)
     weight = sum(WEIGHTS[kind] for kind in start.free.kinds)
-    if best > at_start - WORTHWHILE_GAIN * weight:
+    if score(at_end) > score(at_zero) - WORTHWHILE_GAIN * weight:
         return zero, used
-    difference = score.influence(at_zero) - score.influence(found_errors(x))
+    difference = score.influence(at_zero) - score.influence(at_end)
     error = float(difference.std()) / np.sqrt(len(difference))
     return (x if difference.mean() > SIGNIFICANCE * error else zero), used
 
 
-def _directions(n: int, n_sigma: int, kinds: Sequence[str]) -> list[FloatArray]:
-    """Energy against the rest, all together (against the prior), stress alone."""
+def _directions(free: Free) -> FloatArray:
+    """Energy against the rest, all sigmas together (against the prior), stress, deltas.
+
+    The deltas after the first: that of all terms against the sigmas is the second
+    direction.
+    """
+    n, n_sigma = len(free.names), len(free.kinds)
     unit = np.eye(n)
-    together = np.zeros(n)
-    together[:n_sigma] = 1.0
+    together = unit[:n_sigma].sum(axis=0)
+    chosen = [together] if n_sigma else [unit[0]]
+    chosen += [row for row, kind in zip(unit, free.kinds, strict=False) if kind != "forces"]
     if n_sigma == 1:
-        return [together]
-    alone = {kind: unit[k] for k, kind in enumerate(kinds)}
-    first = alone["energy"] if "energy" in alone else alone["forces"]
-    rest = [alone[k] for k in ("stress",) if k in alone and n_sigma > 2]
-    return [first, together, *rest]
+        del chosen[1:]
+    chosen += list(unit[n_sigma + 1 :])
+    return np.array(chosen)
 
 
 def _left_out(

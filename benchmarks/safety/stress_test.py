@@ -45,18 +45,12 @@ def training_frames(path, seed):
     return kp.Dataset([small[i] for i in sorted(chosen)])
 
 
-def calculators(frames):
-    """A function that makes the calculator of each variant."""
-    fit = {"preset": "fast"}
-    plain = kp.KernelPotential(baseline=[], **fit).fit(frames)
-    wall = kp.KernelPotential(baseline=[kp.Wall()], **fit).fit(frames)
-    net = kp.KernelPotential(**fit).fit(frames)
-    gate = kp.VarianceGate(on_gate=None)
-    return {
-        "plain GP": lambda: plain.calculator(gate=None),
-        "GP + wall": lambda: wall.calculator(gate=None),
-        "GP + wall + gate": lambda: net.calculator(gate=gate),
-    }
+def fitted(variant, frames):
+    """Fit one of the variants; returns a function that makes calculators."""
+    baseline = {"plain GP": [], "GP + wall": [kp.Wall()]}.get(variant)
+    gate = kp.VarianceGate(on_gate=None) if variant == "GP + wall + gate" else None
+    pot = kp.KernelPotential(preset="fast", baseline=baseline).fit(frames, calibrate=False)
+    return lambda: pot.calculator(gate=gate)
 
 
 def overlapping(atoms, rng):
@@ -125,13 +119,12 @@ def run(atoms, calculator, temperature, picoseconds, timestep, limits, seed, *, 
 def stress(system, path, arguments):
     """All runs of one system; returns counts of failures and of gated runs."""
     frames = training_frames(path, arguments.seed)
-    started = time.perf_counter()
-    make = calculators(frames)
-    print(f"{system}: fitted in {time.perf_counter() - started:.0f} s", flush=True)
     limits = shortest_distances(frames)
     timestep = 0.5 if any(z == 1 for z in frames.species) else 1.0
     found = []
     for variant in arguments.variants:
+        make = fitted(variant, frames)
+        started = time.perf_counter()
         for start in range(arguments.starts):
             rng = np.random.default_rng([arguments.seed, start])
             frame = frames[int(rng.integers(len(frames)))].atoms
@@ -144,13 +137,15 @@ def stress(system, path, arguments):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 why = run(
-                    atoms, make[variant](), temperature, arguments.ps, timestep, limits, start,
+                    atoms, make(), temperature, arguments.ps, timestep, limits, start,
                     relax=relax,
                 )  # fmt: skip
             found.append((variant, temperature, relax, why))
         lost = [f for f in found if f[0] == variant and f[3] is not None]
         seconds = time.perf_counter() - started
-        print(f"  {variant}: {len(lost)} of {arguments.starts} ({seconds:.0f} s)", flush=True)
+        print(
+            f"{system}, {variant}: {len(lost)} of {arguments.starts} ({seconds:.0f} s)", flush=True
+        )
     return found
 
 
@@ -159,7 +154,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_dir")
     parser.add_argument("--systems", nargs="+", default=SYSTEMS)
-    parser.add_argument("--variants", nargs="+", default=VARIANTS)
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--starts", type=int, default=100, help="per system and variant")
     parser.add_argument("--ps", type=float, default=1.0, help="length of a run")
     parser.add_argument("--seed", type=int, default=0)
@@ -176,8 +171,8 @@ def main():
         for relax, name in ((False, "training frames"), (True, "overlapping")):
             cells = []
             for variant in arguments.variants:
-                mine = [f for f in found if f[0] == variant and f[2] == relax]
-                cells.append(f"{np.mean([f[3] is not None for f in mine]):.2f}")
+                mine = [f[3] is not None for f in found if f[0] == variant and f[2] == relax]
+                cells.append(f"{np.mean(mine):.2f}" if mine else "-")
             print(f"| {system} | {name} | {len(mine)} | " + " | ".join(cells) + " |")
     if arguments.json:
         everything = dict(zip(arguments.systems, results, strict=True))
