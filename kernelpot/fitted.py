@@ -20,13 +20,14 @@ from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
 from kernelpot.fitting import Design
-from kernelpot.gate import CLOSED_FACTOR, GatedEnergies, SafetyNet, VarianceGate
+from kernelpot.gate import CLOSED_FACTOR, GatedEnergies, VarianceGate
 from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
 from kernelpot.posterior import Posterior
 from kernelpot.prediction import Prediction
 from kernelpot.regression import LocalVariance, TriangularFactor
+from kernelpot.safety_net import SafetyNet
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
