@@ -28,7 +28,8 @@ from kernelpot.charges import fit_charges
 from kernelpot.coulomb import CoulombSum, finite_sum, periodic_sum
 from kernelpot.dataset import ISOLATED, Dataset
 from kernelpot.neighbors import neighbor_list
-from kernelpot.wall import COULOMB, Pair, Wall
+from kernelpot.pairpotentials import COULOMB
+from kernelpot.wall import Pair, Wall
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -14,18 +14,15 @@ from ase.data import atomic_numbers, chemical_symbols
 from kernelpot import pairfit
 from kernelpot.baseline import Contribution, Reference, System
 from kernelpot.dataset import Dataset
-from kernelpot.pairpotentials import (
-    COMBINATIONS,
+from kernelpot.pairfunction import (
     PairFunction,
-    Tabulated,
     as_function,
-    combine,
-    from_dict,
     is_a_length,
     parameters,
     parts_of,
     with_parameters,
 )
+from kernelpot.pairpotentials import COMBINATIONS, Tabulated, combine, from_dict
 from kernelpot.switching import smoothstep
 from kernelpot.wall import WALL_OUTER, contact_distances
 

@@ -22,7 +22,6 @@ from ase.data import chemical_symbols, covalent_radii
 from kernelpot.baseline import Contribution, Reference, System
 from kernelpot.dataset import Dataset
 from kernelpot.neighbors import neighbor_list
-from kernelpot.pairpotentials import COULOMB as COULOMB
 from kernelpot.pairpotentials import ZBL
 from kernelpot.switching import smoothstep
 
