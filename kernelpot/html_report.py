@@ -18,7 +18,7 @@ from kernelpot.dataset import LabelKeys, read_dataset
 from kernelpot.diagnosis import Curve, Diagnosis, Progress, Reliability, diagnose
 from kernelpot.metrics import reliability
 from kernelpot.potential import KernelPotential
-from kernelpot.textfile import write_text
+from kernelpot.wholefile import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

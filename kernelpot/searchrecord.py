@@ -12,7 +12,7 @@ from kernelpot.fitting import fingerprint
 from kernelpot.observations import KINDS, Noise
 from kernelpot.searchcandidates import Candidate, Judge, Terms
 from kernelpot.searchspace import Space
-from kernelpot.textfile import write_text
+from kernelpot.wholefile import write_text
 
 FORMAT = "kernelpot search"
 
