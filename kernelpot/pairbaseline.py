@@ -65,6 +65,14 @@ class PairBaseline:
     errors : mapping, optional
         Standard errors of fitted parameters, kept by `fit`; 0 for one at its bound.
 
+    Raises
+    ------
+    ValueError
+        If a distance, the switch or the rule makes no sense, no pair or one pair twice is
+        named, or a table ends before `r_cut`.
+    TypeError
+        If a pair is given something that is no pair function.
+
     References
     ----------
     .. [1] Steinbach, Brooks, J. Comput. Chem. 15, 667 (1994).

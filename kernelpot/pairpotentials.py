@@ -32,7 +32,7 @@ COMBINATIONS = ("lorentz-berthelot", "geometric")
 
 @dataclass(frozen=True)
 class LennardJones(PairFunction):
-    r"""Twelve-six potential.
+    r"""Twelve-six potential [1]_.
 
     .. math:: V(r) = 4 \epsilon [(\sigma/r)^{12} - (\sigma/r)^6]
 
@@ -42,6 +42,15 @@ class LennardJones(PairFunction):
         Depth [eV]; None to fit it.
     sigma : float, optional
         Distance of zero energy [Å]; None to fit it.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is given and not positive.
+
+    References
+    ----------
+    .. [1] Lennard-Jones, Proc. Phys. Soc. 43, 461 (1931).
     """
 
     epsilon: float | None = None
@@ -76,7 +85,7 @@ class LennardJones(PairFunction):
 
 @dataclass(frozen=True)
 class Morse(PairFunction):
-    r"""Morse's bond.
+    r"""Morse's bond [1]_.
 
     .. math:: V(r) = D [e^{-2 (r - r_0)/w} - 2 e^{-(r - r_0)/w}]
 
@@ -88,6 +97,15 @@ class Morse(PairFunction):
         w [Å], the inverse of the exponent often called a; None to fit it.
     r_0 : float, optional
         Distance of least energy [Å]; None to fit it.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is given and not positive.
+
+    References
+    ----------
+    .. [1] Morse, Phys. Rev. 34, 57 (1929).
     """
 
     depth: float | None = None
@@ -124,7 +142,7 @@ class Morse(PairFunction):
 
 @dataclass(frozen=True)
 class BornMayer(PairFunction):
-    r"""Exponential repulsion.
+    r"""Exponential repulsion [1]_.
 
     .. math:: V(r) = A e^{-r/\rho}
 
@@ -134,6 +152,15 @@ class BornMayer(PairFunction):
         [eV]; None to fit it.
     rho : float, optional
         [Å]; None to fit it.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is given and not positive.
+
+    References
+    ----------
+    .. [1] Born, Mayer, Z. Phys. 75, 1 (1932).
     """
 
     A: float | None = None
@@ -158,12 +185,12 @@ class BornMayer(PairFunction):
 
 @dataclass(frozen=True)
 class Buckingham(PairFunction):
-    r"""Exponential repulsion and dispersion, damped at short range.
+    r"""Exponential repulsion and dispersion [1]_, damped at short range.
 
     .. math:: V(r) = A e^{-r/\rho} - f_6(r/\rho) \, C / r^6, \qquad
               f_6(x) = 1 - e^{-x} \sum_{k=0}^6 x^k / k!
 
-    The damping of Tang and Toennies [1]_ takes the range of the repulsion, so that
+    The damping of Tang and Toennies [2]_ takes the range of the repulsion, so that
     dispersion vanishes where the clouds overlap.
 
     Parameters
@@ -178,9 +205,15 @@ class Buckingham(PairFunction):
         None leaves the bare dispersion, which attracts without bound at short range: a
         potential refuses it.
 
+    Raises
+    ------
+    ValueError
+        If a parameter is given and not positive, or the damping is unknown.
+
     References
     ----------
-    .. [1] Tang, Toennies, J. Chem. Phys. 80, 3726 (1984), eq. (9).
+    .. [1] Buckingham, Proc. R. Soc. Lond. A 168, 264 (1938).
+    .. [2] Tang, Toennies, J. Chem. Phys. 80, 3726 (1984), eq. (9).
     """
 
     A: float | None = None
@@ -228,6 +261,10 @@ class Buckingham(PairFunction):
 @dataclass(frozen=True)
 class ZBL(PairFunction):
     r"""Screened repulsion of nuclei, the universal form of [1]_.
+
+    .. math:: V(r) = \frac{e^2}{4 \pi \epsilon_0} \frac{Z_1 Z_2}{r}
+              \sum_{k=1}^4 c_k e^{-d_k r / a}, \qquad
+              a = \frac{0.88534 \, a_0}{Z_1^{0.23} + Z_2^{0.23}}
 
     Parameters
     ----------
@@ -278,6 +315,12 @@ class Tabulated(PairFunction):
         Ascending distances [Å].
     energy : sequence of float
         [eV].
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than four points, numbers that are not finite, or distances
+        that are not positive and ascending.
     """
 
     r: Sequence[float] = ()

@@ -44,6 +44,11 @@ class Wall:
         0.95 of it. Missing pairs are filled in by `fit`.
     strength : mapping of (Z, Z') to float, optional
         Factor of the repulsion, 1 where nothing is said.
+
+    Raises
+    ------
+    ValueError
+        If a distance or factor is not positive.
     """
 
     d_min: Mapping[Pair, float] | None = None
