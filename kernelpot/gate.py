@@ -31,8 +31,6 @@ from ase.data import chemical_symbols
 
 from kernelpot.damping import Damping
 from kernelpot.safety_net import SafetyNet
-from kernelpot.safety_net import hold_out as hold_out
-from kernelpot.safety_net import learn_safety_net as learn_safety_net
 from kernelpot.switching import smoothstep
 
 FloatArray = npt.NDArray[np.float64]
