@@ -18,8 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     quick = verbs.add_parser("quickstart", help="fit the shipped silicon, evaluate, run MD, draw")
     quick.add_argument("--folder", default=".", help="where to write silicon.kpot, silicon.png")
-    _add_common(quick)
-    quick.set_defaults(verb="quickstart")
+    _finish(quick, "quickstart", keys=False)
 
     fit = verbs.add_parser("fit", help="fit a potential to labelled structures")
     fit.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
@@ -42,9 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep the state of the fit here; the same command continues from it",
     )  # fmt: skip
     fit.add_argument("--seed", type=int)
-    _add_keys(fit)
-    _add_common(fit)
-    fit.set_defaults(verb="fit")
+    _finish(fit, "fit")
 
     update = verbs.add_parser("update", help="let a potential learn from more structures")
     update.add_argument("model", metavar="MODEL")
@@ -53,18 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
     update.add_argument("--add-sparse", type=int, default=0, metavar="N",
         help="sparse points to add per term; needs --data and costs a whole fit")  # fmt: skip
     update.add_argument("--data", nargs="+", help="all structures the potential was fitted to")
-    _add_keys(update)
-    _add_common(update)
-    update.set_defaults(verb="update")
+    _finish(update, "update")
 
     check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
     check.add_argument("data", nargs="+", metavar="DATA")
     check.add_argument(
         "--model", metavar="MODEL", help="rank frames by how much they contradict this model"
     )
-    _add_keys(check)
-    _add_common(check)
-    check.set_defaults(verb="check")
+    _finish(check, "check")
 
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
@@ -73,9 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--uncertainty", action="store_true", help="coverage of calibrated intervals too (slow)"
     )
-    _add_keys(evaluate)
-    _add_common(evaluate)
-    evaluate.set_defaults(verb="evaluate")
+    _finish(evaluate, "evaluate")
 
     md = verbs.add_parser("md", help="molecular dynamics with uncertainty logged")
     md.add_argument("model", metavar="MODEL")
@@ -97,16 +88,13 @@ def build_parser() -> argparse.ArgumentParser:
         default="warn",
         help="where the model does not know: say so once and go on, or stop",
     )
-    _add_common(md)
-    md.set_defaults(verb="md")
+    _finish(md, "md", keys=False)
 
     report = verbs.add_parser("report", help="errors, uncertainty, scans and gate as one HTML page")
     report.add_argument("model", metavar="MODEL")
     report.add_argument("data", nargs="+", metavar="DATA")
     report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="file to write")
-    _add_keys(report)
-    _add_common(report)
-    report.set_defaults(verb="report")
+    _finish(report, "report")
 
     search = verbs.add_parser("search", help="better kernels from training data, for fit --config")
     search.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
@@ -116,9 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--n-sparse", type=int, help="sparse points per term while searching")
     search.add_argument("--checkpoint", metavar="FILE.json", help="continue from, and write to")
     search.add_argument("--seed", type=int, default=0)
-    _add_keys(search)
-    _add_common(search)
-    search.set_defaults(verb="search")
+    _finish(search, "search")
 
     info = verbs.add_parser("info", help="what a model is and how it was fitted")
     info.add_argument("model", metavar="MODEL")
@@ -127,13 +113,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _finish(parser: argparse.ArgumentParser, verb: str, *, keys: bool = True) -> None:
+    """Add what verbs share, and the name of the verb."""
+    if keys:
+        group = parser.add_argument_group("names of the labels")
+        for kind in ("energy", "forces", "virial", "stress", "config-type"):
+            group.add_argument(f"--{kind}-key", metavar="KEY")
     parser.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all free cores")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def _add_keys(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("names of the labels")
-    for kind in ("energy", "forces", "virial", "stress", "config-type"):
-        group.add_argument(f"--{kind}-key", metavar="KEY")
+    parser.set_defaults(verb=verb)

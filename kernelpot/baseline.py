@@ -7,7 +7,7 @@ search for neighbors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -18,10 +18,13 @@ from ase import Atoms
 
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
 from kernelpot.dataset import Dataset, voigt
-from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
+from kernelpot.neighbors import NeighborList, by_species, neighbor_list, pair_forces
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+# Pairs evaluated at a time, so that work arrays stay in the cache.
+CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,38 @@ class Contribution:
         """Add to energies and pair gradients that are there already."""
         n_atoms, n_structures = len(system.numbers), len(system.structures)
         return cls(energies, gradient, np.zeros((n_atoms, 3)), np.zeros((n_structures, 3, 3)))
+
+
+def add_pairs(
+    system: System,
+    result: Contribution,
+    r_cut: float,
+    pair_energy: Callable[[FloatArray, int, int], tuple[FloatArray, FloatArray]],
+) -> None:
+    """Add the energies and gradients of all pairs closer than `r_cut`, in place.
+
+    Parameters
+    ----------
+    system : System
+    result : Contribution
+        A pair's energy is shared half and half.
+    r_cut : float
+        [Å].
+    pair_energy : callable
+        As `BaselineTerm.pair_energy`.
+    """
+    close = np.flatnonzero(system.distances < r_cut)
+    if not len(close):
+        return
+    value, slope = np.zeros(len(close)), np.zeros(len(close))
+    for species, members in by_species(system.numbers, system.pairs, close):
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            value[some], slope[some] = pair_energy(system.distances[close[some]], *species)
+    slope *= 0.5 / system.distances[close]
+    result.gradient[close] += slope[:, None] * system.displacements[close]
+    centers = system.pairs.centers[close]
+    result.energies[:] += np.bincount(centers, 0.5 * value, len(system.numbers))
 
 
 @runtime_checkable

@@ -33,7 +33,7 @@ from kernelpot.baseline import Reference
 from kernelpot.coulomb import CoulombSum
 from kernelpot.dataset import Dataset, voigt
 from kernelpot.neighbors import neighbor_list, pair_forces
-from kernelpot.wall import COULOMB
+from kernelpot.pairpotentials import COULOMB
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from kernelpot.console import (
     text_stream,
     write_json,
 )
-from kernelpot.textfile import write_text
+from kernelpot.wholefile import write_text
 
 if TYPE_CHECKING:
     from kernelpot.terms import SOAPTerm
@@ -99,11 +99,8 @@ def _fit(arguments: argparse.Namespace) -> None:
     _print_log(out)
     data = read_dataset(arguments.train, keys=keys)
     print(f"read {data}", file=out, flush=True)
-    bars = Bars(arguments.quiet)
-    try:
+    with Bars(arguments.quiet) as bars:
         potential = KernelPotential(**config).fit(data, progress=bars, **options)
-    finally:
-        bars.close()
     potential.save(arguments.output)
     model = potential.describe()
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
@@ -154,19 +151,15 @@ def _update(arguments: argparse.Namespace) -> None:
     new = read_dataset(arguments.new, keys=keys)
     print(f"read {new}", file=out, flush=True)
     data = None if arguments.data is None else read_dataset(arguments.data, keys=keys)
-    bars = Bars(arguments.quiet)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Bars(arguments.quiet) as bars:
         warnings.filterwarnings("ignore", message=".*an update leaves in place")  # in the summary
-        try:
-            potential.update(
-                new,
-                add_sparse=arguments.add_sparse,
-                data=data,
-                n_threads=arguments.threads,
-                progress=bars,
-            )
-        finally:
-            bars.close()
+        potential.update(
+            new,
+            add_sparse=arguments.add_sparse,
+            data=data,
+            n_threads=arguments.threads,
+            progress=bars,
+        )
     potential.save(arguments.output)
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
     print(potential.summary(), file=out)
@@ -218,11 +211,8 @@ def _check(arguments: argparse.Namespace) -> None:
     print(report, file=text_stream(arguments))
     content = report.to_dict()
     if potential is not None:
-        bars = Bars(arguments.quiet)
-        try:
+        with Bars(arguments.quiet) as bars:
             found = potential.suspicious(data, n_threads=arguments.threads, progress=bars)
-        finally:
-            bars.close()
         print(f"\n{found}", file=text_stream(arguments))
         content = {**content, "suspects": found.to_dict()}
     write_json(arguments, content)
@@ -237,8 +227,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     potential = load(arguments.model)
     data = read_dataset(arguments.data, keys=label_keys(arguments))
-    bars = Bars(arguments.quiet)
-    try:
+    with Bars(arguments.quiet) as bars:
         errors = evaluate(
             potential,
             data,
@@ -247,8 +236,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             n_threads=arguments.threads,
             progress=bars,
         )
-    finally:
-        bars.close()
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
     out = text_stream(arguments)
     print(error_table(errors), file=out)
@@ -297,8 +284,7 @@ def _md(arguments: argparse.Namespace) -> None:
         file=out,
         flush=True,
     )
-    bars = Bars(arguments.quiet)
-    try:
+    with Bars(arguments.quiet) as bars:
         result = run_dynamics(
             atoms,
             potential.calculator(gate=gate, n_threads=arguments.threads),
@@ -312,8 +298,6 @@ def _md(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             progress=bars,
         )
-    finally:
-        bars.close()
     if arguments.log is not None:
         with open(arguments.log, "w", encoding="utf-8") as stream:
             stream.write(",".join(COLUMNS) + "\n")
@@ -365,8 +349,7 @@ def _report(arguments: argparse.Namespace) -> None:
     check_writable(arguments.output)
     potential = load(arguments.model)
     data = read_dataset(arguments.data, keys=label_keys(arguments))
-    bars = Bars(arguments.quiet)
-    try:
+    with Bars(arguments.quiet) as bars:
         found = write_report(
             potential,
             data,
@@ -375,8 +358,6 @@ def _report(arguments: argparse.Namespace) -> None:
             n_threads=arguments.threads,
             progress=bars,
         )
-    finally:
-        bars.close()
     out = text_stream(arguments)
     print(error_table(found["errors"]), file=out)
     gated = found["gated"]
@@ -400,8 +381,7 @@ def _search(arguments: argparse.Namespace) -> None:
     from kernelpot.hypersearch import N_SPARSE, search
 
     check_writable(arguments.output)
-    bars = Bars(arguments.quiet)
-    try:
+    with Bars(arguments.quiet) as bars:
         found = search(
             arguments.train,
             budget=arguments.budget,
@@ -414,8 +394,6 @@ def _search(arguments: argparse.Namespace) -> None:
             n_threads=arguments.threads,
             progress=bars,
         )
-    finally:
-        bars.close()
     text = "".join(_toml_term(term) for term in found.best_params_["terms"] or ())
     write_text(arguments.output, f"# written by kernelpot search\n{text}")
     out = text_stream(arguments)

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot.baseline import Contribution, System
+from kernelpot.baseline import Contribution
 from kernelpot.covariance import KernelTerm
-from kernelpot.dataset import check_cell, check_distances, voigt
+from kernelpot.dataset import voigt
 from kernelpot.descriptors import PairBatch, species_index
 from kernelpot.evaluation import BATCH, LocalModel
 from kernelpot.kernels import normalize
-from kernelpot.neighbors import NeighborList, neighbor_list
+from kernelpot.neighbors import NeighborList
 from kernelpot.parallel import map_in_order, single_blas_thread, thread_count
 from kernelpot.potential import KernelPotential
 
@@ -150,21 +150,15 @@ class Committee(Sequence[KernelPotential]):
             If the structure has a species the model does not know, or is not sound.
         """
         model = self._model
-        check_cell(atoms, "structure")
-        z_index = species_index(atoms.numbers, model.species)
-        if neighbors is None:
-            neighbors = neighbor_list(atoms, model.r_cut)
-        displacements = neighbors.displacements(atoms.positions)
-        check_distances(neighbors, displacements, "structure")
-        system = System.of([atoms], model.r_cut, pairs=neighbors, displacements=displacements)
-        if model.safety.damping(atoms.numbers, neighbors, system.distances) is not None:
-            return self._one_by_one(atoms, neighbors, n_threads)
+        system = model.system(atoms, neighbors)
+        if model.safety.damping(system.numbers, system.pairs, system.distances) is not None:
+            return self._one_by_one(atoms, system.pairs, n_threads)
         energies, forces, virials = _evaluate(
             model.local.terms,
             self._weights,
-            z_index,
-            neighbors,
-            displacements,
+            species_index(atoms.numbers, model.species),
+            system.pairs,
+            system.displacements,
             thread_count(n_threads),
         )
         known = Contribution.zero(system)

@@ -36,6 +36,14 @@ class Bars:
         self._bar.n = done
         self._bar.refresh()
 
+    def __enter__(self) -> Bars:
+        """Show progress within a block, and take the bar away however it ends."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Take the bar away."""
+        self.close()
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:

@@ -63,6 +63,12 @@ class SOAP:
         Constants of the radial basis, as from an earlier `basis_constants`. They come
         out of an ill-conditioned matrix square root and differ between machines in
         the tenth digit: a stored model carries its own.
+
+    Raises
+    ------
+    ValueError
+        If species are not ascending, or one has no weight in the term's
+        `species_weighting`.
     """
 
     term: SOAPTerm
@@ -321,8 +327,10 @@ class SOAP:
 
         Parameters
         ----------
-        first, neighbors : ndarray
-            CSR neighbor list (`kernelpot.neighbors.NeighborList`).
+        first : ndarray of shape (n_atoms + 1,)
+            Pairs of each center, as in `NeighborList`.
+        neighbors : ndarray of shape (n_pairs,)
+            Index of the neighboring atom of each pair.
         displacements : ndarray of shape (n_pairs, 3)
             Vectors from center to neighbor [Å].
         species_index : ndarray of shape (n_atoms,)
@@ -414,7 +422,7 @@ class SOAP:
             The pairs.
         start, stop : int
             Range of centers, as given to `expansion`.
-        coefficients : ndarray
+        coefficients : ndarray of shape (stop - start, n_channels, (l_max + 1)^2, n_max)
             What `expansion` returned for them.
         cotangent : ndarray of shape (stop - start, n_features)
             Derivative of a scalar with respect to the features.
@@ -490,7 +498,7 @@ class SOAP:
             Indices of the wanted pairs.
         center_rows : ndarray of shape (n,)
             Row of `coefficients` that belongs to the center of each.
-        coefficients : ndarray
+        coefficients : ndarray of shape (n_rows, n_channels, (l_max + 1)^2, n_max)
             From `expansion`.
         out : ndarray of shape (n, 3, n_features), optional
             Receives the result.

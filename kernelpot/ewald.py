@@ -28,7 +28,8 @@ from kernelpot.charges import fit_charges
 from kernelpot.coulomb import CoulombSum, finite_sum, periodic_sum
 from kernelpot.dataset import ISOLATED, Dataset
 from kernelpot.neighbors import neighbor_list
-from kernelpot.wall import COULOMB, Pair, Wall
+from kernelpot.pairpotentials import COULOMB
+from kernelpot.wall import Pair, Wall
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -41,7 +42,7 @@ NEUTRAL = 1e-4
 
 @dataclass(frozen=True)
 class Ewald:
-    """Coulomb interaction of point charges, damped at short range.
+    """Coulomb interaction of point charges [1]_, damped at short range.
 
     Structures must be periodic in all three directions or in none. A crystal is
     surrounded by a conductor (no surface term). A free atom - a single one further than
@@ -68,6 +69,16 @@ class Ewald:
     ranges : mapping of symbol to (float, float), optional
         Least and largest charge of each species in the training data, filled in by
         `fit` for per-atom charges [e].
+
+    Raises
+    ------
+    ValueError
+        If charges are not finite or name no species, `accuracy` or `background` makes no
+        sense, or a width is negative.
+
+    References
+    ----------
+    .. [1] Ewald, Ann. Phys. 369, 253 (1921).
     """
 
     charges: Mapping[str, float] | str
@@ -225,6 +236,11 @@ class Ewald:
         atoms : ase.Atoms
         name : str
             For messages.
+
+        Raises
+        ------
+        ValueError
+            As `charges_of`.
         """
         self.charges_of(atoms, name)
 

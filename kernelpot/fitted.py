@@ -20,13 +20,14 @@ from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
 from kernelpot.fitting import Design
-from kernelpot.gate import CLOSED_FACTOR, GatedEnergies, SafetyNet, VarianceGate
-from kernelpot.neighbors import NeighborList, neighbor_list, pair_forces
+from kernelpot.gate import CLOSED_FACTOR, GatedEnergies, VarianceGate
+from kernelpot.neighbors import NeighborList, pair_forces
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
 from kernelpot.posterior import Posterior
 from kernelpot.prediction import Prediction
 from kernelpot.regression import LocalVariance, TriangularFactor
+from kernelpot.safety_net import SafetyNet
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -99,26 +100,9 @@ class FittedModel:
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
     ) -> Prediction:
-        """Predict a structure; see `KernelPotential.predict`.
-
-        Parameters
-        ----------
-        atoms : ase.Atoms
-        return_std : bool or "local"
-        gate : VarianceGate, optional
-        neighbors : NeighborList, optional
-        n_threads : int, optional
-
-        Returns
-        -------
-        Prediction
-        """
-        self._check(atoms, "structure")
-        if neighbors is None:
-            neighbors = neighbor_list(atoms, self.r_cut)
-        return self._predict(
-            [atoms], neighbors, return_std=return_std, gate=gate, n_threads=n_threads
-        )[0]
+        """Predict a structure; see `KernelPotential.predict`."""
+        system = self.system(atoms, neighbors)
+        return self._predict(system, return_std=return_std, gate=gate, n_threads=n_threads)[0]
 
     def predict_many(
         self,
@@ -129,51 +113,30 @@ class FittedModel:
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
-        """Predict structures one after the other; see `KernelPotential.predict_many`.
-
-        Parameters
-        ----------
-        structures : sequence of ase.Atoms
-        return_std : bool or "local"
-        gate : VarianceGate, optional
-        n_threads : int, optional
-        names : sequence of str, optional
-            For messages.
-
-        Yields
-        ------
-        Prediction
-        """
+        """Predict structures one after the other; see `KernelPotential.predict_many`."""
         for index, atoms in enumerate(structures):
             self._check(atoms, f"structure {index}" if names is None else names[index])
         for group in _groups(structures):
-            pairs = neighbor_list(group, self.r_cut)
-            yield from self._predict(
-                group, pairs, return_std=return_std, gate=gate, n_threads=n_threads
-            )
+            system = System.of(group, self.r_cut)
+            check_distances(system.pairs, system.displacements, "structure")
+            yield from self._predict(system, return_std=return_std, gate=gate, n_threads=n_threads)
 
     def _predict(
         self,
-        structures: Sequence[Atoms],
-        pairs: NeighborList,
+        system: System,
         *,
         return_std: ReturnStd,
         gate: VarianceGate | None,
         n_threads: int | None,
     ) -> list[Prediction]:
-        """Evaluate structures whose atoms are numbered through in `pairs`."""
+        """Evaluate structures that were found sound."""
         local_only = return_std == "local"
         if not (local_only or isinstance(return_std, bool | np.bool_)):
             raise ValueError(f"`return_std` must be False, True or 'local', got {return_std!r}")
-        numbers = np.concatenate([atoms.numbers for atoms in structures])
-        displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
-        check_distances(pairs, displacements, "structure")
-        system = System.of(structures, self.r_cut, pairs=pairs, displacements=displacements)
+        numbers, pairs = system.numbers, system.pairs
         blend = self._blend(system, gate)
         found = self._evaluate(
-            numbers,
-            pairs,
-            displacements,
+            system,
             variance=bool(return_std),
             novelty=bool(return_std),
             blend=blend,
@@ -182,7 +145,7 @@ class FittedModel:
         energies, gradient = found.energies, found.pair_gradient
         assert gradient is not None
         if blend is not None:
-            blend.add_damping_gradient(displacements, system.distances, gradient)
+            blend.add_damping_gradient(system.displacements, system.distances, gradient)
         result = Contribution.onto(system, energies, gradient)
         self.reference.add_to(system, result)
         forces, virials = system.forces(result), system.virials(result)
@@ -194,7 +157,7 @@ class FittedModel:
         predictions = []
         first = system.first_atom
         for atoms, start, stop, virial in zip(
-            structures, first[:-1], first[1:], virials, strict=True
+            system.structures, first[:-1], first[1:], virials, strict=True
         ):
             own = slice(start, stop)
             stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
@@ -262,7 +225,7 @@ class FittedModel:
             ``energy_std``, ``forces_std`` and ``stress_std`` as in `Prediction`.
         """
         if neighbors is None:
-            neighbors, _ = self._pairs(atoms)
+            neighbors = self.system(atoms).pairs
         periodic = bool(np.all(atoms.pbc))
         found = self.posterior.std(
             species_index(atoms.numbers, self.species),
@@ -278,47 +241,19 @@ class FittedModel:
         }
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
-        """Standard deviation of local energies; see `KernelPotential.local_std`.
-
-        Parameters
-        ----------
-        atoms : ase.Atoms
-        n_threads : int, optional
-
-        Returns
-        -------
-        ndarray of shape (n_atoms,)
-        """
-        pairs, displacements = self._pairs(atoms)
+        """Standard deviation of local energies; see `KernelPotential.local_std`."""
         found = self._evaluate(
-            atoms.numbers,
-            pairs,
-            displacements,
-            gradient=False,
-            variance=True,
-            n_threads=n_threads,
+            self.system(atoms), gradient=False, variance=True, n_threads=n_threads
         )
         assert found.variance is not None
         return np.sqrt(found.variance)
 
     def variance_gradient(self, atoms: Atoms, weights: FloatArray) -> FloatArray:
-        """Gradient of weighted local variances; see `KernelPotential.variance_gradient`.
-
-        Parameters
-        ----------
-        atoms : ase.Atoms
-        weights : ndarray of shape (n_atoms,)
-
-        Returns
-        -------
-        ndarray of shape (n_atoms, 3)
-        """
-        pairs, displacements = self._pairs(atoms)
-        found = self._evaluate(
-            atoms.numbers, pairs, displacements, blend=_WeightedVariance(weights)
-        )
+        """Gradient of weighted local variances; see `KernelPotential.variance_gradient`."""
+        system = self.system(atoms)
+        found = self._evaluate(system, blend=_WeightedVariance(weights))
         assert found.pair_gradient is not None
-        return -pair_forces(pairs, found.pair_gradient)
+        return -pair_forces(system.pairs, found.pair_gradient)
 
     def _check(self, atoms: Atoms, name: str) -> None:
         check_cell(atoms, name)
@@ -328,19 +263,32 @@ class FittedModel:
             raise ValueError(f"{name}: {error}") from error
         self.reference.check(atoms, name)
 
-    def _pairs(self, atoms: Atoms) -> tuple[NeighborList, FloatArray]:
-        """Pairs of a sound structure, with their displacements."""
+    def system(self, atoms: Atoms, neighbors: NeighborList | None = None) -> System:
+        """Check a structure, and find its pairs unless they are given.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        neighbors : NeighborList, optional
+            All pairs to at least `r_cut`.
+
+        Returns
+        -------
+        System
+
+        Raises
+        ------
+        ValueError
+            If the structure has a species the model does not know, or is not sound.
+        """
         self._check(atoms, "structure")
-        pairs = neighbor_list(atoms, self.r_cut)
-        displacements = pairs.displacements(atoms.positions)
-        check_distances(pairs, displacements, "structure")
-        return pairs, displacements
+        system = System.of([atoms], self.r_cut, pairs=neighbors)
+        check_distances(system.pairs, system.displacements, "structure")
+        return system
 
     def _evaluate(
         self,
-        numbers: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
+        system: System,
         *,
         gradient: bool = True,
         variance: bool = False,
@@ -349,9 +297,9 @@ class FittedModel:
         n_threads: int | None = None,
     ) -> LocalEvaluation:
         return self.local.evaluate(
-            species_index(numbers, self.species),
-            pairs,
-            displacements,
+            species_index(system.numbers, self.species),
+            system.pairs,
+            system.displacements,
             gradient=gradient,
             variance=variance,
             novelty=novelty,

@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from kernelpot._version import __version__
 from kernelpot.checks import check_dataset
+from kernelpot.curves import Curve
 from kernelpot.dataset import LabelKeys, read_dataset
-from kernelpot.diagnosis import Curve, Diagnosis, Progress, Reliability, diagnose
+from kernelpot.diagnosis import Diagnosis, Progress, Reliability, diagnose
 from kernelpot.metrics import reliability
 from kernelpot.potential import KernelPotential
-from kernelpot.textfile import write_text
+from kernelpot.wholefile import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

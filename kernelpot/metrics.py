@@ -66,6 +66,11 @@ def evaluate(
         ``forces_mae_ev_per_ang``, ``forces_rmse_ev_per_ang`` (per component),
         ``stress_mae_gpa``, ``n_structures``, ``n_atoms``, and ``by_config_type`` with
         the same keys per group; None without labels.
+
+    Raises
+    ------
+    ValueError
+        If the data are unusable, or a structure has a species the model does not know.
     """
     dataset = read_dataset(data, keys=keys)
     errors = []

@@ -6,7 +6,7 @@ over many structures at once (for fitting) and a list that survives small moves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,34 @@ def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> Neighbo
     first = np.zeros(offset + 1, dtype=np.int64)
     np.cumsum(np.concatenate(counts), out=first[1:])
     return NeighborList(first, np.concatenate(neighbors), np.concatenate(shifts))
+
+
+def by_species(
+    numbers: IntArray, pairs: NeighborList, chosen: IntArray
+) -> Iterator[tuple[tuple[int, int], IntArray]]:
+    """Sort pairs by the species of their atoms.
+
+    Parameters
+    ----------
+    numbers : ndarray of shape (n_atoms,)
+        Atomic numbers.
+    pairs : NeighborList
+    chosen : ndarray of shape (n,)
+        Indices of the pairs to sort.
+
+    Yields
+    ------
+    species : (Z, Z')
+        Atomic numbers, ascending.
+    members : ndarray of shape (n_members,)
+        Positions in `chosen` of their pairs, ascending.
+    """
+    z1, z2 = numbers[pairs.centers[chosen]], numbers[pairs.neighbors[chosen]]
+    code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
+    present = np.unique(code)
+    for found in present:
+        members = np.flatnonzero(code == found) if len(present) > 1 else np.arange(len(code))
+        yield (int(found // 1000), int(found % 1000)), members
 
 
 def pair_forces(pairs: NeighborList, gradient: FloatArray) -> FloatArray:

@@ -36,8 +36,9 @@ from kernelpot.calculator import KernelPotCalculator
 from kernelpot.dataset import Dataset, Frame, bare_copy, read_dataset, voigt
 from kernelpot.descriptors import species_index
 from kernelpot.fitted import FittedModel
-from kernelpot.gate import VarianceGate, gate_std
+from kernelpot.gate import VarianceGate
 from kernelpot.potential import KernelPotential, load
+from kernelpot.safety_net import gate_std
 
 FloatArray = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]

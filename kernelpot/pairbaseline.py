@@ -12,20 +12,17 @@ import numpy.typing as npt
 from ase.data import atomic_numbers, chemical_symbols
 
 from kernelpot import pairfit
-from kernelpot.baseline import Contribution, Reference, System
+from kernelpot.baseline import Contribution, Reference, System, add_pairs
 from kernelpot.dataset import Dataset
-from kernelpot.pairpotentials import (
-    COMBINATIONS,
+from kernelpot.pairfunction import (
     PairFunction,
-    Tabulated,
     as_function,
-    combine,
-    from_dict,
     is_a_length,
     parameters,
     parts_of,
     with_parameters,
 )
+from kernelpot.pairpotentials import COMBINATIONS, Tabulated, combine, from_dict
 from kernelpot.switching import smoothstep
 from kernelpot.wall import WALL_OUTER, contact_distances
 
@@ -36,8 +33,6 @@ Functions = Mapping[Pair, PairFunction | None]
 SWITCHES = ("energy", "force")
 # r_on where none is given, as a share of r_cut.
 DEFAULT_ON = 0.7
-# Pairs evaluated at a time, so that work arrays stay in the cache.
-CHUNK = 8192
 # Guesses of the depth of a bond that fits start from [eV]; the best result is kept.
 DEPTHS = (0.3, 3.0)
 # Fitted parameters stay within these factors of the guess for 1 eV and the bond length.
@@ -69,6 +64,14 @@ class PairBaseline:
         Rule for pairs of unlike species that are not named.
     errors : mapping, optional
         Standard errors of fitted parameters, kept by `fit`; 0 for one at its bound.
+
+    Raises
+    ------
+    ValueError
+        If a distance, the switch or the rule makes no sense, no pair or one pair twice is
+        named, or a table ends before `r_cut`.
+    TypeError
+        If a pair is given something that is no pair function.
 
     References
     ----------
@@ -215,24 +218,7 @@ class PairBaseline:
         ValueError
             If a pair has no function, or one with open parameters.
         """
-        close = np.flatnonzero(system.distances < self.r_cut)
-        z1 = system.numbers[system.pairs.centers[close]]
-        z2 = system.numbers[system.pairs.neighbors[close]]
-        code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
-        present = np.unique(code)
-        value, slope = np.zeros(len(close)), np.zeros(len(close))
-        for found in present:
-            function = self._function(int(found // 1000), int(found % 1000))
-            if function is None:
-                continue
-            own = np.flatnonzero(code == found) if len(present) > 1 else np.arange(len(close))
-            for start in range(0, len(own), CHUNK):
-                some = own[start : start + CHUNK]
-                value[some], slope[some] = self._switched(function, system.distances[close[some]])
-        slope *= 0.5 / system.distances[close]
-        result.gradient[close] += slope[:, None] * system.displacements[close]
-        n_atoms = len(system.numbers)
-        result.energies[:] += np.bincount(system.pairs.centers[close], 0.5 * value, n_atoms)
+        add_pairs(system, result, self.r_cut, self.pair_energy)
 
     # ---- fitting -------------------------------------------------------------------
 

@@ -327,7 +327,13 @@ class KernelPotential:
 
     @property
     def model(self) -> FittedModel:
-        """What `fit` found; immutable, a new fit makes a new one."""
+        """What `fit` found; immutable, a new fit makes a new one.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before the first fit.
+        """
         if not hasattr(self, "fitted_"):
             from sklearn.exceptions import NotFittedError
 
@@ -440,6 +446,11 @@ class KernelPotential:
         -------
         ndarray of shape (n_atoms,)
             [eV]; the `energies_std` of `predict`.
+
+        Raises
+        ------
+        ValueError
+            As `predict`.
         """
         return self.model.local_std(atoms, n_threads=n_threads)
 
@@ -456,6 +467,11 @@ class KernelPotential:
         -------
         ndarray of shape (n_atoms, 3)
             [eV^2/Å].
+
+        Raises
+        ------
+        ValueError
+            As `predict`.
         """
         return self.model.variance_gradient(atoms, weights)
 
@@ -530,6 +546,12 @@ class KernelPotential:
         -------
         Suspects
             Worst first; ``print`` it, or take the ``.flagged`` ones.
+
+        Raises
+        ------
+        ValueError
+            If the data are unusable, without labels of more than one atom, or of a species the
+            model does not know.
 
         Examples
         --------
@@ -627,5 +649,12 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> KernelPotentia
     Returns
     -------
     KernelPotential
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If it is unusable; see `KernelPotential.load`.
     """
     return KernelPotential.load(path, verify=verify)

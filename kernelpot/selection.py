@@ -16,19 +16,6 @@ IntArray = npt.NDArray[np.int64]
 MINIMUM_PER_SPECIES = 20
 
 
-def distinct(unit: FloatArray, decimals: int = 8) -> IntArray:
-    """Indices of environments that differ, first occurrence of each, ascending.
-
-    Parameters
-    ----------
-    unit : ndarray of shape (n_env, n_features)
-        Unit features.
-    decimals : int
-        Features equal to so many decimals count as one environment.
-    """
-    return first_of_each(environment_keys(unit, decimals))
-
-
 def environment_keys(unit: FloatArray, decimals: int = 8) -> list[bytes]:
     """Short keys, equal where features are equal to so many decimals."""
     rounded = np.round(unit, decimals) + 0.0  # no negative zero

@@ -22,11 +22,11 @@ from kernelpot.descriptors import SOAP
 from kernelpot.evaluation import LocalModel
 from kernelpot.ewald import Ewald
 from kernelpot.fitted import FittedModel, prior_variance
-from kernelpot.gate import SafetyNet
 from kernelpot.kernels import DotProductKernel
 from kernelpot.observations import Noise
 from kernelpot.pairbaseline import PairBaseline
 from kernelpot.regression import LocalVariance, TriangularFactor
+from kernelpot.safety_net import SafetyNet
 from kernelpot.terms import SOAPTerm
 from kernelpot.wall import Wall
 

@@ -37,13 +37,13 @@ from kernelpot.fitting import (
     choose_sparse_points,
     fingerprint,
 )
-from kernelpot.gate import hold_out, learn_safety_net
 from kernelpot.leave_one_out import MAX_ROWS
 from kernelpot.memory import Plan, Workload, plan
 from kernelpot.metrics import evaluate
 from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.regression import GroupedFactor, TriangularFactor
+from kernelpot.safety_net import hold_out, learn_safety_net
 from kernelpot.scan import assemble
 from kernelpot.terms import SOAPTerm
 from kernelpot.tuning import MAX_WORK, Tuned

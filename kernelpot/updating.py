@@ -29,7 +29,7 @@ from kernelpot.fitted import FittedModel
 from kernelpot.fitting import Design, Progress, canonical_order, fingerprint
 from kernelpot.kernels import normalize
 from kernelpot.regression import TriangularFactor
-from kernelpot.selection import distinct, farthest_from
+from kernelpot.selection import environment_keys, farthest_from, first_of_each
 from kernelpot.wall import Wall, shortest_distances
 
 FloatArray = npt.NDArray[np.float64]
@@ -165,7 +165,7 @@ def _more_points(
             if not found:
                 continue
             unit = normalize(np.concatenate(found))[0]
-            rows[z] = unit[distinct(unit)]
+            rows[z] = unit[first_of_each(environment_keys(unit))]
             order, distance = farthest_from(rows[z], points, min(n, len(rows[z])))
             new_to_term = distance > _SAME
             ranked += [

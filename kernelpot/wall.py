@@ -19,10 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from ase.data import chemical_symbols, covalent_radii
 
-from kernelpot.baseline import Contribution, Reference, System
+from kernelpot.baseline import Contribution, Reference, System, add_pairs
 from kernelpot.dataset import Dataset
-from kernelpot.neighbors import neighbor_list
-from kernelpot.pairpotentials import COULOMB as COULOMB
+from kernelpot.neighbors import by_species, neighbor_list
 from kernelpot.pairpotentials import ZBL
 from kernelpot.switching import smoothstep
 
@@ -45,6 +44,11 @@ class Wall:
         0.95 of it. Missing pairs are filled in by `fit`.
     strength : mapping of (Z, Z') to float, optional
         Factor of the repulsion, 1 where nothing is said.
+
+    Raises
+    ------
+    ValueError
+        If a distance or factor is not positive.
     """
 
     d_min: Mapping[Pair, float] | None = None
@@ -128,19 +132,7 @@ class Wall:
         result : Contribution
             Changed in place; a pair's energy is shared half and half.
         """
-        close = np.flatnonzero(system.distances < self.r_cut)
-        if not len(close):
-            return
-        numbers = system.numbers
-        i, j = system.pairs.centers[close], system.pairs.neighbors[close]
-        low, high = np.minimum(numbers[i], numbers[j]), np.maximum(numbers[i], numbers[j])
-        for a, b in {(int(a), int(b)) for a, b in zip(low, high, strict=True)}:
-            mine = np.flatnonzero((low == a) & (high == b))
-            pair = close[mine]
-            r = system.distances[pair]
-            value, slope = self.pair_energy(r, a, b)
-            result.energies[:] += 0.5 * np.bincount(i[mine], value, len(numbers))
-            result.gradient[pair] += (0.5 * slope / r)[:, None] * system.displacements[pair]
+        add_pairs(system, result, self.r_cut, self.pair_energy)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file.
@@ -224,11 +216,8 @@ def shortest_distances(data: Dataset, limit: float = 4.0) -> dict[Pair, float]:
         if not pairs.n_pairs:
             continue
         distance = np.linalg.norm(pairs.displacements(frame.atoms.positions), axis=1)
-        numbers = frame.atoms.numbers
-        z1, z2 = numbers[pairs.centers], numbers[pairs.neighbors]
-        code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
-        for value in np.unique(code):
-            key = (int(value // 1000), int(value % 1000))
-            nearest = float(distance[code == value].min())
+        everything = np.arange(pairs.n_pairs)
+        for key, members in by_species(frame.atoms.numbers, pairs, everything):
+            nearest = float(distance[members].min())
             result[key] = min(nearest, result.get(key, np.inf))
     return result

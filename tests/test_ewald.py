@@ -14,8 +14,9 @@ from kernelpot.atomic_energies import AtomicEnergies
 from kernelpot.baseline import BaselineTerm, ReadsAtoms, Reference
 from kernelpot.dataset import VOIGT
 from kernelpot.neighbors import neighbor_list, pair_forces
+from kernelpot.pairpotentials import COULOMB
 from kernelpot.testing import numerical_forces, numerical_stress
-from kernelpot.wall import COULOMB, shortest_distances
+from kernelpot.wall import shortest_distances
 
 SPECIES = (11, 17)
 FREE = Reference(AtomicEnergies({11: 0.0, 17: 0.0}, "given"))

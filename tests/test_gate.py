@@ -12,15 +12,9 @@ import kernelpot as kp
 from kernelpot import evaluation
 from kernelpot.baseline import System
 from kernelpot.dynamics import energy_drift
-from kernelpot.gate import (
-    FALLBACK_MARGIN,
-    GateClosedError,
-    GateWarning,
-    SafetyNet,
-    VarianceGate,
-    hold_out,
-)
+from kernelpot.gate import GateClosedError, GateWarning, VarianceGate
 from kernelpot.neighbors import neighbor_list
+from kernelpot.safety_net import FALLBACK_MARGIN, SafetyNet, hold_out
 from kernelpot.testing import numerical_forces, numerical_stress
 
 from .conftest import rattled_alloy, structures

@@ -12,7 +12,8 @@ from ase import Atoms
 
 import kernelpot as kp
 from kernelpot.cli import main
-from kernelpot.diagnosis import Curve, diagnose, dimer_curves
+from kernelpot.curves import Curve, dimer_curves
+from kernelpot.diagnosis import diagnose
 from kernelpot.html_report import write_report
 
 from .conftest import label, rattled_alloy

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
-from kernelpot import hypersearch
+from kernelpot import searchcandidates
 from kernelpot.cli import main
-from kernelpot.hypersearch import Budget
 from kernelpot.regression import TriangularFactor
+from kernelpot.searchpath import Budget
 from kernelpot.searchspace import Axis, Space
 
 from .conftest import label, rattled_alloy
@@ -78,7 +78,7 @@ def test_the_score_is_that_of_refits_without_each_structure(labelled):
     from kernelpot.training import Settings, prepare
 
     problem = prepare(kp.read_dataset(labelled), Settings(terms=[BAD], baseline=[kp.Wall()]))
-    judge = hypersearch._Judge(problem, (BAD,), ("energy", "forces", "stress"), 0, 1)
+    judge = searchcandidates.Judge(problem, (BAD,), ("energy", "forces", "stress"), 0, 1)
     errors, n_sparse = judge.errors((BAD,))
     assert n_sparse == [40]
     index = judge.chosen[3]
@@ -107,14 +107,14 @@ def test_the_score_is_that_of_refits_without_each_structure(labelled):
 
 def test_no_candidate_takes_sparse_points_from_its_judges(labelled, monkeypatch):
     seen = []
-    original = hypersearch.choose_sparse_points
+    original = searchcandidates.choose_sparse_points
 
     def spy(*arguments, **options):
         result = original(*arguments, **options)
         seen.append((options["held_out"], result[2]))
         return result
 
-    monkeypatch.setattr(hypersearch, "choose_sparse_points", spy)
+    monkeypatch.setattr(searchcandidates, "choose_sparse_points", spy)
     found = kp.search(labelled, budget=3, potential=start(), refit=False)
     assert len(seen) == 3
     assert all(held == seen[0][0] and not from_all for held, from_all in seen)
@@ -159,7 +159,7 @@ def test_a_resumed_search_gives_the_result_of_an_uninterrupted_one(
     found, labelled, tmp_path, monkeypatch
 ):
     path = tmp_path / "search.json"
-    original = hypersearch._Judge.errors
+    original = searchcandidates.Judge.errors
     calls = []
 
     def counted(self, terms):
@@ -168,14 +168,14 @@ def test_a_resumed_search_gives_the_result_of_an_uninterrupted_one(
         calls.append(terms)
         return original(self, terms)
 
-    monkeypatch.setattr(hypersearch._Judge, "errors", counted)
+    monkeypatch.setattr(searchcandidates.Judge, "errors", counted)
     with pytest.raises(Interrupted):
         kp.search(labelled, budget=8, potential=start(), checkpoint=path, refit=False)
     assert len(json.loads(path.read_text())["candidates"]) == 4
-    monkeypatch.setattr(hypersearch._Judge, "errors", original)
+    monkeypatch.setattr(searchcandidates.Judge, "errors", original)
     tried = []
     monkeypatch.setattr(
-        hypersearch._Judge,
+        searchcandidates.Judge,
         "errors",
         lambda self, terms: tried.append(terms) or original(self, terms),
     )
@@ -226,14 +226,14 @@ def test_progress_is_reported(labelled):
 
 
 def test_a_candidate_that_cannot_be_fitted_is_passed_over(labelled, monkeypatch):
-    original = hypersearch._Judge.errors
+    original = searchcandidates.Judge.errors
 
     def fails(self, terms):
         if terms[0].r_cut > BAD.r_cut:
             raise ValueError("no such basis")
         return original(self, terms)
 
-    monkeypatch.setattr(hypersearch._Judge, "errors", fails)
+    monkeypatch.setattr(searchcandidates.Judge, "errors", fails)
     found = kp.search(labelled, budget=3, potential=start(), refit=False)
     assert found.results_[1]["failure"] == "no such basis"
     assert found.results_[1]["score"] is None

@@ -22,8 +22,8 @@ from ase.md.verlet import VelocityVerlet
 
 import kernelpot as kp
 from kernelpot import runstate
-from kernelpot.gate import gate_std
 from kernelpot.onthefly import OnTheFly, _threshold, velocity_verlet
+from kernelpot.safety_net import gate_std
 from tests.conftest import label
 
 TERMS = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, sigma_atom=0.5, n_sparse=8)]

@@ -14,7 +14,8 @@ import kernelpot as kp
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
 from kernelpot.baseline import Contribution, Reference, System, fit_terms
 from kernelpot.dataset import voigt
-from kernelpot.pairpotentials import PairSum, combine, from_dict
+from kernelpot.pairfunction import PairSum
+from kernelpot.pairpotentials import combine, from_dict
 from kernelpot.prediction import Prediction
 from kernelpot.testing import numerical_forces, numerical_stress
 

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelpot.selection import distinct, farthest_from, farthest_point, quotas, select
+from kernelpot.selection import (
+    environment_keys,
+    farthest_from,
+    farthest_point,
+    first_of_each,
+    quotas,
+    select,
+)
 
 
 @pytest.fixture
@@ -50,7 +57,8 @@ def test_farthest_point_covers_better_than_random(unit):
 
 def test_duplicates_are_found(unit):
     repeated = np.concatenate([unit, unit[:10] + 1e-12])
-    np.testing.assert_array_equal(distinct(repeated), np.arange(80))
+    keys = environment_keys(repeated)
+    np.testing.assert_array_equal(first_of_each(keys), np.arange(80))
 
 
 def test_too_many_points_are_refused(unit):

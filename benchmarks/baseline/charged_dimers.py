@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 import kernelpot as kp
 from kernelpot.neighbors import neighbor_list
-from kernelpot.wall import COULOMB
+from kernelpot.pairpotentials import COULOMB
 
 EVEN, FITTED = "evenly_spread_charges", "fitted_charges"
 

@@ -21,10 +21,11 @@ from ase.build import bulk
 from kernelpot.covariance import KernelTerm
 from kernelpot.descriptors import SOAP, species_index
 from kernelpot.evaluation import LocalModel
-from kernelpot.gate import GatedEnergies, SafetyNet
+from kernelpot.gate import GatedEnergies
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.neighbors import neighbor_list, pair_forces
 from kernelpot.regression import LocalVariance, whitening
+from kernelpot.safety_net import SafetyNet
 from kernelpot.terms import SOAPTerm
 
 SPECIES = (14,)

@@ -44,7 +44,7 @@ def best(function, repetitions=5):
     return min(times)
 
 
-@numba.njit(fastmath=True)
+@numba.njit(fastmath={"reassoc", "contract", "nsz", "arcp"})  # as the package: NaN stays NaN
 def multiply_adds(rounds, a, b, x):
     """``x = a x + b`` over a short array, again and again."""
     for _ in range(rounds):

@@ -37,6 +37,11 @@ def load_silicon(split: Split = "train") -> Dataset:
     -------
     Dataset
 
+    Raises
+    ------
+    ValueError
+        If there is no such part.
+
     Examples
     --------
     >>> from kernelpot.datasets import load_silicon
@@ -61,6 +66,11 @@ def load_ethanol(split: Split = "train") -> Dataset:
     Returns
     -------
     Dataset
+
+    Raises
+    ------
+    ValueError
+        If there is no such part.
 
     Examples
     --------

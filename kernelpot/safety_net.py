@@ -1,0 +1,294 @@
+"""What a fit learns of the limits of its data, for the gate (`kernelpot.gate`) to act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from kernelpot.damping import Damping, damping
+from kernelpot.descriptors import species_index
+from kernelpot.evaluation import LocalModel
+from kernelpot.neighbors import NeighborList, neighbor_list
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Pair = tuple[int, int]
+
+# The fallback energy lies this far above the largest local energy of the data [eV].
+FALLBACK_MARGIN = 0.1
+# The gate begins to close at this multiple of a high quantile of the std of structures
+# that were left out of the choice of sparse points, ...
+QUANTILE, QUANTILE_FACTOR = 0.999, 2.0
+# ... which is about so much larger than that of structures the choice was made from.
+CHOSEN_FROM_FACTOR = 3.5
+# With fewer atoms left out, up to so many structures the choice was made from count too.
+ENOUGH_ATOMS, MAX_STRUCTURES = 200, 100
+# The gate begins to close at most at this share of the prior std, so that it can close at all.
+LARGEST_SHARE_OF_PRIOR = 0.3
+
+
+@dataclass(frozen=True)
+class SafetyNet:
+    """What a fit learned about the limits of its data.
+
+    Attributes
+    ----------
+    std_low : ndarray of shape (n_species,)
+        Local standard deviation at which the gate begins to close [eV].
+    fallback : ndarray of shape (n_species,)
+        Local energy that takes over, beyond e0 and baseline [eV].
+    d_min : mapping of (Z, Z') to float
+        Distances that scale the damping [Å]; empty without a wall.
+    note : str
+        How the thresholds were found.
+    """
+
+    std_low: FloatArray
+    fallback: FloatArray
+    d_min: Mapping[Pair, float]
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model file.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "std_low": self.std_low.tolist(),
+            "fallback": self.fallback.tolist(),
+            "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SafetyNet:
+        """Inverse of `to_dict`.
+
+        Parameters
+        ----------
+        data : mapping
+
+        Returns
+        -------
+        SafetyNet
+        """
+        return cls(
+            np.array(data["std_low"], dtype=float),
+            np.array(data["fallback"], dtype=float),
+            {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
+            data["note"],
+        )
+
+    def raised(
+        self,
+        local: LocalModel,
+        species: Sequence[int],
+        structures: Sequence[Atoms],
+        *,
+        n_threads: int = 1,
+    ) -> SafetyNet:
+        """Return the net for a model that has seen more structures.
+
+        The fallback rises above their local energies where it has to; thresholds stay.
+
+        Parameters
+        ----------
+        local : LocalModel
+            The updated model.
+        species : sequence of int
+            Atomic numbers.
+        structures : sequence of ase.Atoms
+            The new ones.
+        n_threads : int
+
+        Returns
+        -------
+        SafetyNet
+        """
+        largest = np.full(len(species), -np.inf)
+        for atoms in structures:
+            z_index, energies = _local_energies(local, species, atoms, None, n_threads)
+            np.maximum.at(largest, z_index, energies)
+        return replace(self, fallback=np.maximum(self.fallback, largest + FALLBACK_MARGIN))
+
+    def damping(
+        self, numbers: IntArray, pairs: NeighborList, distances: FloatArray
+    ) -> Damping | None:
+        """How nearness damps local energies; see `kernelpot.damping.damping`."""
+        return damping(self.d_min, numbers, pairs, distances)
+
+
+def hold_out(frames: Sequence[tuple[str, Sequence[int]]], share: float = 0.1) -> list[int]:
+    """Structures to leave out of the choice of sparse points (they are fitted all the same).
+
+    Their environments are unseen by the choice, as those of a simulation are; the
+    thresholds of the gate come from them.
+
+    Parameters
+    ----------
+    frames : sequence of (config type, atomic numbers)
+        In canonical order. Isolated atoms are never left out, nor the only structures
+        with some species.
+    share : float
+        Of the structures of each config type; none of a type with fewer than
+        ``1 / share``.
+
+    Returns
+    -------
+    list of int
+        Indices, ascending.
+    """
+    every = round(1 / share)
+    chosen: set[int] = set()
+    for name in sorted({config_type for config_type, _ in frames}):
+        members = [i for i, (c, numbers) in enumerate(frames) if c == name and len(numbers) > 1]
+        if len(members) >= every:
+            chosen.update(members[every // 2 :: every])
+    for species in sorted({int(z) for _, numbers in frames for z in numbers}):
+        holders = {i for i, (_, numbers) in enumerate(frames) if species in numbers}
+        if holders <= chosen:
+            chosen -= holders
+    return sorted(chosen)
+
+
+def learn_safety_net(
+    local: LocalModel,
+    species: Sequence[int],
+    structures: Sequence[Atoms],
+    held_out: Sequence[int],
+    d_min: Mapping[Pair, float],
+    *,
+    n_threads: int = 1,
+) -> SafetyNet:
+    """Thresholds and fallback energies from the training structures.
+
+    Parameters
+    ----------
+    local : LocalModel
+    species : sequence of int
+        Atomic numbers.
+    structures : sequence of ase.Atoms
+    held_out : sequence of int
+        Those the sparse points were not chosen from.
+    d_min : mapping of (Z, Z') to float
+        Distances that scale the damping [Å].
+    n_threads : int
+
+    Returns
+    -------
+    SafetyNet
+    """
+    largest = np.full(len(species), -np.inf)
+    stds: dict[tuple[bool, int], list[FloatArray]] = {}
+    unseen = set(held_out)
+    sampled = set(unseen)
+    for number in species:
+        holders = [i for i, atoms in enumerate(structures) if number in atoms.numbers]
+        n_unseen = sum(np.sum(structures[i].numbers == number) for i in unseen & set(holders))
+        if n_unseen < ENOUGH_ATOMS:
+            sampled.update(holders[:: max(1, len(holders) // MAX_STRUCTURES)])
+    for index, atoms in enumerate(structures):
+        recorder = _Recorder(len(atoms)) if index in sampled else None
+        z_index, energies = _local_energies(local, species, atoms, recorder, n_threads)
+        np.maximum.at(largest, z_index, energies)
+        if recorder is not None:
+            for z in np.unique(z_index):
+                std = np.sqrt(recorder.variances[z_index == z])
+                stds.setdefault((index in unseen, int(z)), []).append(std)
+    low = np.empty(len(species))
+    notes = []
+    for z, number in enumerate(species):
+        prior_std = np.sqrt(local.variances[z].prior)
+        # a std of exactly zero (one environment, repeated) would gate rounding noise
+        low[z] = 1e-3 * prior_std
+        counts = []
+        for is_unseen, name in ((True, "left out of"), (False, "in")):
+            values = np.concatenate(stds.get((is_unseen, z), [np.empty(0)]))
+            if len(values):
+                factor = QUANTILE_FACTOR * (1.0 if is_unseen else CHOSEN_FROM_FACTOR)
+                low[z] = max(low[z], factor * float(np.quantile(values, QUANTILE)))
+                counts.append(f"{factor:g} x that of {len(values)} atoms {name} the choice")
+            if len(values) >= ENOUGH_ATOMS:
+                break
+        limit = LARGEST_SHARE_OF_PRIOR * prior_std
+        if low[z] > limit:
+            low[z] = limit
+            counts.append(
+                f"at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV, which "
+                "this is: the model knows little of its own data"
+            )
+        notes.append(
+            f"{chemical_symbols[number]}: {100 * QUANTILE:g} % quantile of the local std, "
+            f"{', or '.join(counts)}"
+        )
+    return SafetyNet(low, largest + FALLBACK_MARGIN, dict(d_min), "; ".join(notes))
+
+
+def gate_std(
+    local: LocalModel, species: Sequence[int], atoms: Atoms, *, n_threads: int = 1
+) -> FloatArray:
+    """Standard deviations the gate compares with its thresholds.
+
+    Parameters
+    ----------
+    local : LocalModel
+    species : sequence of int
+        Atomic numbers.
+    atoms : ase.Atoms
+    n_threads : int
+
+    Returns
+    -------
+    ndarray of shape (n_atoms,)
+        [eV], exact everywhere; with several species given the mean local energy of each.
+    """
+    recorder = _Recorder(len(atoms))
+    _local_energies(local, species, atoms, recorder, n_threads)
+    return np.sqrt(recorder.variances)
+
+
+class _Recorder:
+    """The energy as it is; remembers the variances the gate would see."""
+
+    gauge_fixed = True
+
+    def __init__(self, n_atoms: int) -> None:
+        self.variances = np.zeros(n_atoms)
+
+    def irrelevant_below(self, species: int) -> float:
+        return -np.inf
+
+    def __call__(
+        self, atoms: slice, energies: FloatArray, variances: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        self.variances[atoms] = variances
+        return energies, np.ones_like(energies), np.zeros_like(energies)
+
+
+def _local_energies(
+    local: LocalModel,
+    species: Sequence[int],
+    atoms: Atoms,
+    recorder: _Recorder | None,
+    n_threads: int,
+) -> tuple[IntArray, FloatArray]:
+    """Species index and local energy of every atom [eV]."""
+    z_index = species_index(atoms.numbers, species)
+    pairs = neighbor_list(atoms, max(term.soap.term.r_cut for term in local.terms))
+    found = local.evaluate(
+        z_index,
+        pairs,
+        pairs.displacements(atoms.positions),
+        gradient=False,
+        blend=recorder,
+        n_threads=n_threads,
+    )
+    return z_index, found.energies
