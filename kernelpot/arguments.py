@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument(
         "--optimize",
         choices=("loo", "evidence", "none"),
-        help="how noise that is not given is chosen (default: none, fixed values)",
+        help="how noise that is not given is chosen (default: loo)",
     )
     fit.add_argument("--memory", help="memory budget, such as 2GB")
     fit.add_argument(

@@ -87,10 +87,15 @@ def choose_hyperparameters(
     Tuned
     """
     groups: list[Any] = grouped.groups
-    labelled = {kind for kind, config_type in groups if not config_type}
-    given = {kind for kind in KINDS if getattr(settings, f"sigma_{kind}") is not None}
+    given = {(kind, "") for kind in KINDS if getattr(settings, f"sigma_{kind}") is not None}
+    given |= {
+        (kind, name)
+        for name, sigmas in (settings.config_type_sigma or {}).items()
+        for kind, sigma in sigmas.items()
+        if sigma is not None
+    }
     free = Free(
-        tuple(kind for kind in KINDS if kind in labelled - given),
+        tuple(g for g in groups if g[0] in KINDS and g not in given),
         tuple(range(len(problem.terms))) if settings.terms is None else (),
     )
     return tune(

@@ -8,7 +8,7 @@ x y z), virial (xx yy zz yz xz xy); missing labels have no row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,24 @@ class Noise:
                         f"`config_type_sigma` of {config_type!r}, {kind}, must be "
                         f"positive, got {value!r}"
                     )
+
+    def changed(self, sigmas: Mapping[Group, float]) -> Noise:
+        """The same with other noise parameters of some groups.
+
+        Parameters
+        ----------
+        sigmas : mapping of group to float
+
+        Returns
+        -------
+        Noise
+        """
+        config_types = {name: dict(own) for name, own in self.config_types.items()}
+        for (kind, name), value in sigmas.items():
+            if name:
+                config_types[name][kind] = value
+        whole = {f"sigma_{kind}": value for (kind, name), value in sigmas.items() if not name}
+        return replace(self, config_types=config_types, **whole)
 
     def of(self, frame: Frame) -> tuple[tuple[Group, float], ...]:
         """Group of a frame's energy, forces and virial, and the noise in units of its sigma.

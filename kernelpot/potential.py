@@ -65,7 +65,8 @@ class KernelPotential:
         Noise of a stress component [eV/Å^3].
     config_type_sigma : mapping, optional
         Noise of some groups, ``{"Surface": {"energy": ..., "forces": ..., "stress":
-        ...}}``, same units. Values in ``atoms.info`` (``sigma_energy``,
+        ...}}``, same units; None instead of a number lets `fit` choose it, apart from
+        that of the other groups. Values in ``atoms.info`` (``sigma_energy``,
         ``sigma_forces``, ``sigma_virial``) are absolute and override these.
     e0 : mapping of symbol to float, "isolated" or "least_squares", optional
         Energies of isolated atoms [eV]; by default from isolated atoms in the data,
@@ -101,7 +102,7 @@ class KernelPotential:
         sigma_energy: float | None = None,
         sigma_forces: float | None = None,
         sigma_stress: float | None = None,
-        config_type_sigma: Mapping[str, Mapping[str, float]] | None = None,
+        config_type_sigma: Mapping[str, Mapping[str, float | None]] | None = None,
         e0: Mapping[str, float] | str | None = None,
         baseline: BaselineTerm | Sequence[BaselineTerm] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,
@@ -126,7 +127,7 @@ class KernelPotential:
         data: Any,
         *,
         keys: LabelKeys | None = None,
-        optimize: str | None = None,
+        optimize: str | None = "loo",
         calibrate: bool = True,
         memory: float | str | None = None,
         n_threads: int | None = None,
@@ -143,12 +144,12 @@ class KernelPotential:
             Whatever `read_dataset` takes.
         keys : LabelKeys, optional
             Names of the labels.
-        optimize : {"loo", "evidence"}, optional
+        optimize : {"loo", "evidence"} or None, default="loo"
             How noise (and, of default terms, delta) is chosen where not given: by the
             error of leaving one structure out, or by the evidence (the marginal
-            likelihood); `summary` shows the values before and after. Default: the fixed
-            values of `kernelpot.defaults`, which neither beat on structures not fitted;
-            leaving one out pays where a guess is far off.
+            likelihood); `summary` shows the values before and after. The fixed values
+            of `kernelpot.defaults` stay where the gain is small, where there are fewer
+            than ten structures, and with None.
         calibrate : bool, default=True
             Find factors on standard deviations with which intervals hold structures left
             out (`Prediction.interval`).

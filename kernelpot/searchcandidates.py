@@ -110,21 +110,19 @@ class Judge:
             problem.frames, sum(term.n_sparse or 0 for term in start), seed
         )
         self.config_types = [problem.frames[index].config_type for index in self.chosen]
-        self._score: Score | None = None
+        self._score = Score(self.config_types)
         self._reference = 0.0
         self._weight = 1.0
 
     def start_from(self, errors: Mapping[str, Sequence[float | None]]) -> None:
         """Make the first candidate the one that the others are compared with."""
         found = self._unpack(errors)
-        self._score = Score(found, self.config_types)
         self._reference = self._score(found)
         weights = [WEIGHTS[k] for k, e in found.values.items() if len(e) and e.max() > 0]
         self._weight = sum(weights) or 1.0
 
     def score(self, errors: Mapping[str, Sequence[float | None]]) -> float:
         """Weighted geometric mean of the ratios of errors to those at the start."""
-        assert self._score is not None
         value = self._score(self._unpack(errors)) - self._reference
         return float(np.exp(value / self._weight))
 
@@ -172,8 +170,9 @@ class Judge:
     def _choose_noise(self, design: Design, grouped: GroupedFactor, rows: Any) -> Noise:
         """Noise that the start predicts best with; the same for all candidates."""
         groups: list[Any] = grouped.groups
-        labelled = {kind for kind, config_type in groups if not config_type}
-        free = Free(tuple(k for k in KINDS if k in labelled and k not in self._given), ())
+        free = Free(
+            tuple(g for g in groups if g[0] in KINDS and g[0] not in self._given and not g[1]), ()
+        )
         return tune(
             "loo",
             grouped,

@@ -65,7 +65,7 @@ class Settings:
     sigma_energy: float | None = None
     sigma_forces: float | None = None
     sigma_stress: float | None = None
-    config_type_sigma: Mapping[str, Mapping[str, float]] | None = None
+    config_type_sigma: Mapping[str, Mapping[str, float | None]] | None = None
     e0: Mapping[str, float] | str | None = None
     baseline: BaselineTerm | Sequence[BaselineTerm] | None = None
     sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None
@@ -448,7 +448,10 @@ def _choose_noise(settings: Settings, data: Dataset) -> tuple[Noise, list[str]]:
         if value is not None:
             sigmas[name] = float(value)
             notes = [note for note in notes if not note.startswith(name)]
-    config_types = dict(settings.config_type_sigma or {})
+    config_types = {
+        name: {k: sigmas.get(f"sigma_{k}", np.nan) if v is None else v for k, v in own.items()}
+        for name, own in (settings.config_type_sigma or {}).items()
+    }
     unknown = set(config_types) - set(data.config_types)
     if unknown:
         raise ValueError(

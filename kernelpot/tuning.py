@@ -25,7 +25,7 @@ from kernelpot.hyperparameters import (
     select_columns,
 )
 from kernelpot.leave_one_out import LeftOut, StructureRows, leave_one_out
-from kernelpot.observations import KINDS, Noise
+from kernelpot.observations import KINDS, Group, Noise
 from kernelpot.parallel import single_blas_thread
 from kernelpot.regression import GramFactor, GroupedFactor, TriangularFactor
 
@@ -72,19 +72,26 @@ class Free:
 
     Attributes
     ----------
-    kinds : tuple of str
-        Kinds of labels whose sigma the user did not give and that the data have.
+    groups : tuple of Group
+        Groups of labels whose sigma the user did not give and that the data have.
     terms : tuple of int
         Terms whose delta the user did not give.
     """
 
-    kinds: tuple[str, ...]
+    groups: tuple[Group, ...]
     terms: tuple[int, ...]
 
     @property
     def names(self) -> list[str]:
         """Names of the parameters, in the order of a vector of them."""
-        return [f"sigma_{kind}" for kind in self.kinds] + [f"delta_{t}" for t in self.terms]
+        sigmas = [f"sigma_{kind}" + (f" of {name}" if name else "") for kind, name in self.groups]
+        return sigmas + [f"delta_{t}" for t in self.terms]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of labels of the groups, in order."""
+        found = {kind for kind, _ in self.groups}
+        return tuple(kind for kind in KINDS if kind in found)
 
 
 @dataclass(frozen=True)
@@ -145,16 +152,15 @@ class Candidates:
 
     def noise_at(self, x: FloatArray) -> Noise:
         """Noise of a vector."""
-        changed = {
-            f"sigma_{kind}": getattr(self.noise, f"sigma_{kind}") * float(np.exp(v))
-            for kind, v in zip(self.free.kinds, x, strict=False)
-        }
-        return replace(self.noise, **changed)
+        groups = zip(self.free.groups, x, strict=False)
+        return self.noise.changed(
+            {group: self.noise.sigma(group) * float(np.exp(v)) for group, v in groups}
+        )
 
     def delta_at(self, x: FloatArray) -> tuple[float, ...]:
         """Factor on each term's delta."""
         factors = np.ones(self.n_terms)
-        factors[list(self.free.terms)] = np.exp(x[len(self.free.kinds) :])
+        factors[list(self.free.terms)] = np.exp(x[len(self.free.groups) :])
         return tuple(map(float, factors))
 
     def scale_at(self, x: FloatArray) -> FloatArray:
@@ -178,10 +184,9 @@ class Candidates:
         found = evidence(self.grouped, sigma, self.scale_at(x), blocks)
         gradient = np.zeros(len(x))
         for group in groups:
-            (kind, config_type), slope = group, found.by_sigma[group]
-            if kind in self.free.kinds and not config_type:
-                gradient[self.free.kinds.index(kind)] += slope
-        gradient[len(self.free.kinds) :] = found.by_scale
+            if group in self.free.groups:
+                gradient[self.free.groups.index(group)] += found.by_sigma[group]
+        gradient[len(self.free.groups) :] = found.by_scale
         return found.value, gradient
 
     def smaller(self, n_columns: int) -> Candidates:
@@ -354,8 +359,8 @@ def tune(
     record = {
         "method": method,
         "sigmas": {
-            f"sigma_{kind}": [getattr(n, f"sigma_{kind}") for n in (noise, after)]
-            for kind in free.kinds
+            name: [n.sigma(group) for n in (noise, after)]
+            for name, group in zip(free.names, free.groups, strict=False)
         },
         "delta_factors": list(delta),
         "loo": loo,
@@ -436,19 +441,25 @@ def _minimize_loo(
 
 
 def _directions(free: Free) -> FloatArray:
-    """Energy against the rest, all sigmas together (against the prior), stress, deltas.
+    """Rows to move along, independent of each other.
 
-    The deltas after the first: that of all terms against the sigmas is the second
-    direction.
+    All sigmas together (against the prior), those of energies, those of stresses, each
+    config type with a sigma of its own, deltas. The first delta is left out where there
+    are sigmas: all deltas against these is the first direction.
     """
-    n, n_sigma = len(free.names), len(free.kinds)
-    unit = np.eye(n)
-    together = unit[:n_sigma].sum(axis=0)
-    chosen = [together] if n_sigma else [unit[0]]
-    chosen += [row for row, kind in zip(unit, free.kinds, strict=False) if kind != "forces"]
-    if n_sigma == 1:
-        del chosen[1:]
-    chosen += list(unit[n_sigma + 1 :])
+    unit = np.eye(len(free.names))
+    sigmas = unit[: len(free.groups)]
+    of_kind = {
+        kind: sum(row for row, group in zip(sigmas, free.groups, strict=True) if group[0] == kind)
+        for kind in free.kinds
+    }
+    wanted = [sigmas.sum(axis=0), *(of_kind[k] for k in free.kinds if k != "forces")]
+    wanted += [row for row, (_, name) in zip(sigmas, free.groups, strict=True) if name]
+    wanted += list(unit[len(free.groups) + bool(free.groups) :])
+    chosen: list[FloatArray] = []
+    for row in wanted:
+        if np.linalg.matrix_rank(np.array([*chosen, row])) > len(chosen):
+            chosen.append(row)
     return np.array(chosen)
 
 
@@ -477,8 +488,8 @@ def _rounded(start: Candidates, x: FloatArray) -> FloatArray:
     """Vector of values rounded to three digits: no more is known, and rounding differs."""
     noise = start.noise_at(x)
     result = [
-        np.log(float(f"{getattr(noise, name):.3g}") / getattr(start.noise, name))
-        for name in (f"sigma_{kind}" for kind in start.free.kinds)
+        np.log(float(f"{noise.sigma(group):.3g}") / start.noise.sigma(group))
+        for group in start.free.groups
     ]
-    result += [np.log(float(f"{np.exp(v):.3g}")) for v in x[len(start.free.kinds) :]]
+    result += [np.log(float(f"{np.exp(v):.3g}")) for v in x[len(start.free.groups) :]]
     return np.where(x == 0, 0.0, result)
