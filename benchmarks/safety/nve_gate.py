@@ -19,7 +19,8 @@ The first five are brought to the temperature by a thermostat, each with its own
 
 VelocityVerlet conserves, instead of the total energy E, to fourth order in the step h
 E + h^2 (v.V''v / 12 - F.F/m / 24); it differs from E by a bounded oscillation and so
-drifts as E does. Both slopes are given: that of the corrected energy is less blurred.
+drifts as E does (Hairer, Lubich, Wanner, Acta Numerica 12, 399 (2003)). Both slopes are given:
+that of the corrected energy is less blurred.
 Fluctuations of E are proportional to h^2, and those of the corrected energy to h^4, if forces
 are the derivative of the energy, the weights of the gate included.
 """
@@ -80,7 +81,7 @@ class System:
 
 
 SYSTEMS = {
-    "zuo2020-Si": System(900, 1.0, 20, 1.15, None),
+    "zuo2020-Si": System(900, 1.0, 30, 1.15, None),
     "rmd17-ethanol": System(500, 0.5, 10, 1.3, 200),
 }
 
@@ -395,20 +396,21 @@ def plot(found, path):
     figure, axes = plt.subplots(
         len(found), 3, figsize=(15, 4 * len(found)), squeeze=False, layout="constrained"
     )
-    shown = (KNOWN, EDGE, HALF, "fast atom, default gate", "stretched, default gate")
+    shown = (KNOWN, EDGE, HALF, "fast atom, default gate", "stretched, default gate", NARROW)
+    colors = {case: f"C{k}" for k, case in enumerate(shown)}
     for row, (name, (results, orders)) in zip(axes, found.items(), strict=True):
-        for k, case in enumerate(shown):
-            if results.get(case) is None:
+        for case, color in colors.items():
+            if case == NARROW or results.get(case) is None:
                 continue
-            trace, color = results[case][0], f"C{k}"
+            trace = results[case][0]
             row[0].plot(trace.times, 1e3 * (trace.total - trace.total[0]), color, lw=0.5, alpha=0.4)
             corrected = 1e3 * (trace.corrected - trace.corrected[0])
             row[0].plot(trace.times[1:-1], corrected, color, label=case)
             if case != KNOWN:
                 gated = np.mean(trace.weights > GATED_WEIGHT, axis=1)
                 row[1].plot(trace.times, gated, color, lw=0.8, label=case)
-        for k, (case, (steps, rms)) in enumerate(orders.items()):
-            row[2].loglog(steps, 1e3 * np.array(rms), "o-", color=f"C{k}", label=case)
+        for case, (steps, rms) in orders.items():
+            row[2].loglog(steps, 1e3 * np.array(rms), "o-", color=colors[case], label=case)
         if orders:
             steps, rms = orders[KNOWN]
             guide = 0.5e3 * rms[0] * (np.array(steps) / steps[0]) ** 2
@@ -418,7 +420,8 @@ def plot(found, path):
         row[1].set(xlabel="time [ps]", ylabel=f"share of atoms with weight > {GATED_WEIGHT:g}")
         row[2].set(xlabel="time step [fs]", ylabel="rms fluctuation [meV/atom]")
         for ax in row:
-            ax.legend(fontsize="small")
+            if ax.lines:
+                ax.legend(fontsize="small")
     figure.savefig(path, dpi=130)
 
 
