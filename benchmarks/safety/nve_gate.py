@@ -53,6 +53,7 @@ PARTS = ("gates", "driven", "steps")
 NARROW_FACTOR = 1.2
 EQUILIBRATION = 0.5  # [ps]
 N_BLOCKS = 20
+LOST = (ValueError, FloatingPointError, RuntimeError)  # how a run ends that went wrong
 
 
 @dataclass(frozen=True)
@@ -304,10 +305,15 @@ def study(name, arguments):
     describe(pot, gates, std, symbols)
     begin = {KNOWN: known}
     if {"gates", "steps"} & set(arguments.parts):
-        begin |= {case: starts(gate) for case, gate in gates.items() if case != KNOWN}
+        begin[DEFAULT] = starts(default)
+        for case in (EDGE, HALF, NARROW):
+            try:
+                begin[case] = starts(gates[case])
+            except LOST as error:  # a gate too steep for the step
+                print(f"  {case}: lost while brought to the temperature: {error}", flush=True)
     wanted = {KNOWN: (known, None)}
     if "gates" in arguments.parts:
-        wanted |= {case: (begin[case], gate) for case, gate in gates.items()}
+        wanted |= {case: (atoms, gates[case]) for case, atoms in begin.items()}
     if "driven" in arguments.parts:
         for case in ("fast atom", "stretched"):
             out = [driven(atoms, case, system, s) for s, atoms in enumerate(known)]
@@ -325,14 +331,14 @@ def study(name, arguments):
             results[case] = [
                 nve(a, pot.calculator(gate=gate), system.timestep, steps)[0] for a in atoms
             ]
-        except (ValueError, FloatingPointError, RuntimeError) as error:
+        except LOST as error:
             results[case] = None
             print(f"| {case} | {type(error).__name__}: {error} " + "|" * 10, flush=True)
             continue
         report(case, results[case], results[KNOWN])
     orders = {}
     if "steps" in arguments.parts:
-        cases = {case: (begin[case][0], gates[case]) for case in (KNOWN, EDGE, HALF, NARROW)}
+        cases = {c: (atoms[0], gates[c]) for c, atoms in begin.items() if c != DEFAULT}
         for case in ("fast atom", "stretched"):
             cases[f"{case}, default gate"] = driven(known[0], case, system, 0), default
         orders = timestep_dependence(pot, cases, system.timestep, arguments.short)
@@ -373,10 +379,14 @@ def timestep_dependence(pot, cases, timestep, picoseconds):
     )
     found = {}
     for case, (atoms, gate) in cases.items():
-        traces = [
-            nve(atoms, pot.calculator(gate=gate), h, round(1000 * picoseconds / h))[0]
-            for h in steps
-        ]
+        try:
+            traces = [
+                nve(atoms, pot.calculator(gate=gate), h, round(1000 * picoseconds / h))[0]
+                for h in steps
+            ]
+        except LOST as error:
+            print(f"| {case} | {type(error).__name__}: {error} " + "|" * (2 + len(steps)))
+            continue
         found[case] = steps, [t.total.std() for t in traces]
         for quantity in ("total", "corrected"):
             rms = np.array([getattr(t, quantity).std() for t in traces])
