@@ -164,7 +164,7 @@ class KernelPotCalculator(Calculator):
             self._evaluate(neighbors)
         if set(_FULL_STD) & set(properties):
             full = self.model.full_std(self.atoms, neighbors=neighbors, n_threads=self.n_threads)
-            self.results.update({k: v for k, v in full.items() if v is not None})
+            self.results.update({k: full[k] for k in _FULL_STD if full[k] is not None})
 
     def _evaluate(self, neighbors: NeighborList) -> None:
         predicted = self.model.predict(

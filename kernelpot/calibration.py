@@ -7,6 +7,13 @@ left out (split conformal prediction with s as the scale [1]_): the interval of 
 `factor * s` holds a new label of the same kind with probability p, whatever the
 distribution.
 
+A variance has two parts: what the data leave open, and novelty, what the sparse points do
+not span. Within the data the former follows the errors much better; the latter is large
+for every force, as sparse points pin down values rather than slopes. So
+:math:`s^2 = v_\mathrm{open} + b^2 v_\mathrm{novel}` with the b of a few that makes
+structures left out most likely (novelty must have its say beyond the data, so b is at least
+a tenth).
+
 References
 ----------
 .. [1] Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018),
@@ -16,7 +23,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +41,10 @@ MINIMUM_LABELS = 100
 ZERO = 1e-3
 # Key of the factors of all species together.
 ALL = 0
-QUANTITIES = ("energy", "forces", "stress")
+# Labels of structures left out of the choice of sparse points that tell its weight.
+MINIMUM_UNSEEN = 10
+# Weights of novelty tried.
+NOVELTY_WEIGHTS = (1.0, 0.5, 0.2, 0.1)
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,39 @@ class Factors:
         return float(wanted * np.interp(wanted, gaussian, np.array(self.quantiles) / gaussian))
 
 
+def novelty_weight(residual: FloatArray, open_: FloatArray, novelty: FloatArray) -> float:
+    """The weight of novelty under which residuals are most likely.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (n,)
+        Of labels whose environments were not among the sparse points.
+    open_, novelty : ndarray of shape (n,)
+        Parts of the standard deviation of each.
+
+    Returns
+    -------
+    float
+        One of `NOVELTY_WEIGHTS`, by the likelihood of a Laplace distribution (for its
+        tails) of the best scale.
+    """
+
+    def log_loss(weight: float) -> float:
+        std = np.hypot(open_, weight * novelty)
+        used = _informative(np.hypot(open_, novelty))
+        ratio = np.abs(residual[used]) / std[used]
+        return float(np.log(max(ratio.mean(), 1e-300)) + np.log(std[used]).mean())
+
+    if not _informative(np.hypot(open_, novelty)).any():
+        return 1.0
+    return min(NOVELTY_WEIGHTS, key=log_loss)
+
+
+def _informative(std: FloatArray) -> npt.NDArray[np.bool_]:
+    """Labels that are not zero by symmetry: their residuals are rounding of the label."""
+    return np.asarray(std > ZERO * np.sqrt(np.mean(std**2)))
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Factors on posterior standard deviations.
@@ -78,51 +121,85 @@ class Calibration:
     ----------
     factors : mapping of quantity to mapping of atomic number to Factors
         Quantities ``"energy"``, ``"forces"``, ``"stress"``; number 0 stands for all
-        species together. Local energies have no labels: they take the factors of the
-        forces on the same species.
+        species together. Local energies have no labels: ``"energies"`` holds the factors
+        of the forces on the same species with novelty in full, as local energies are
+        looked at to find the unknown.
     n_structures : int
         Structures left out.
+    novelty : mapping of quantity to float
+        Weight of novelty (b above); 1 where it is not named.
     """
 
     factors: Mapping[str, Mapping[int, Factors]]
     n_structures: int
+    novelty: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         residuals: Mapping[str, FloatArray],
-        std: Mapping[str, FloatArray],
+        open_: Mapping[str, FloatArray],
+        novelty: Mapping[str, FloatArray],
         numbers: Mapping[str, IntArray],
         n_structures: int,
+        *,
+        unseen: Mapping[str, npt.NDArray[np.bool_]] | None = None,
     ) -> Calibration:
         """Calibrate.
 
         Parameters
         ----------
-        residuals, std : mapping of quantity to ndarray of shape (n,)
+        residuals : mapping of quantity to ndarray of shape (n,)
             Of labels that were not fitted.
+        open_, novelty : mapping of quantity to ndarray of shape (n,)
+            Parts of the standard deviation of each: what the data leave open, what the
+            sparse points do not span.
         numbers : mapping of quantity to ndarray of shape (n,)
             Atomic numbers of the labels, or zeros.
         n_structures : int
+        unseen : mapping of quantity to ndarray of shape (n,), optional
+            Whether the sparse points were chosen without the structure of a label; those
+            alone tell the weight of novelty, which stays 1 where they are few.
 
         Returns
         -------
         Calibration
         """
         factors: dict[str, dict[int, Factors]] = {}
+        weights: dict[str, float] = {}
         for quantity, e in residuals.items():
-            # zero by symmetry: what is left of the residual is rounding of the label
-            used = std[quantity] > ZERO * np.sqrt(np.mean(std[quantity] ** 2))
+            parts = open_[quantity], novelty[quantity]
+            whole = np.hypot(*parts)
+            used = _informative(whole)
             if not used.any():
                 continue
-            ratio = e[used] / std[quantity][used]
+            new = np.zeros(len(e), bool) if unseen is None else unseen[quantity]
+            if np.count_nonzero(new) >= MINIMUM_UNSEEN:
+                weights[quantity] = novelty_weight(e[new], parts[0][new], parts[1][new])
+            std = np.hypot(parts[0], weights.get(quantity, 1.0) * parts[1])
             own = numbers[quantity][used]
-            found = {ALL: Factors.of(ratio)}
-            for z in np.unique(own[own > 0]):
-                if np.count_nonzero(own == z) >= MINIMUM_LABELS:
-                    found[int(z)] = Factors.of(ratio[own == z])
-            factors[quantity] = found
-        return cls(factors, n_structures)
+            factors[quantity] = _by_species(e[used] / std[used], own)
+            if quantity == "forces":
+                factors["energies"] = _by_species(e[used] / whole[used], own)
+        return cls(factors, n_structures, weights)
+
+    def std(self, quantity: str, std: Any, novelty: Any) -> Any:
+        """Standard deviation with novelty weighted, to be multiplied by a factor.
+
+        Parameters
+        ----------
+        quantity : {"energy", "forces", "stress"}
+        std, novelty : float or ndarray
+            Posterior standard deviation, and its part by novelty.
+
+        Returns
+        -------
+        float or ndarray
+        """
+        weight = self.novelty.get(quantity, 1.0)
+        if weight == 1.0:
+            return std
+        return np.sqrt(np.maximum(np.square(std) - (1.0 - weight**2) * np.square(novelty), 0.0))
 
     def factor(self, quantity: str, level: float | None, number: int = ALL) -> float | None:
         """Factor on a standard deviation.
@@ -147,7 +224,7 @@ class Calibration:
         """
         if level is not None and not 0.0 < level < 1.0:
             raise ValueError(f"`level` must be between 0 and 1, such as 0.95, got {level!r}")
-        by_species = self.factors.get("forces" if quantity == "energies" else quantity)
+        by_species = self.factors.get(quantity)
         if by_species is None:
             return None
         found = by_species.get(int(number), by_species[ALL])
@@ -165,6 +242,7 @@ class Calibration:
         return {
             "levels": list(LEVELS),
             "n_structures": self.n_structures,
+            "novelty": dict(self.novelty),
             "factors": {
                 quantity: {
                     str(z): {
@@ -190,7 +268,17 @@ class Calibration:
                 for quantity, by_species in data["factors"].items()
             },
             data["n_structures"],
+            data["novelty"],
         )
+
+
+def _by_species(ratio: FloatArray, numbers: IntArray) -> dict[int, Factors]:
+    """Factors of all labels, and of each species that has enough."""
+    found = {ALL: Factors.of(ratio)}
+    for z in np.unique(numbers[numbers > 0]):
+        if np.count_nonzero(numbers == z) >= MINIMUM_LABELS:
+            found[int(z)] = Factors.of(ratio[numbers == z])
+    return found
 
 
 @dataclass(frozen=True)

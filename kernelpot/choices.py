@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -115,6 +115,7 @@ def calibrate(
     model: FittedModel,
     problem: Problem,
     structures: Sequence[StructureRows],
+    unseen: Sequence[int],
     scale: FloatArray | None = None,
     *,
     n_threads: int | None = None,
@@ -123,9 +124,9 @@ def calibrate(
     """Calibrate a model with some of the structures it was fitted to, each left out.
 
     The posterior variance without a structure is that of its rows, in closed form, plus
-    their novelty: what of the prior variance the sparse points do not span, from the
-    model's own standard deviations. Structures from which sparse points were chosen have
-    too little novelty: those held out of the selection are the better choice.
+    their novelty: what of the prior variance the sparse points do not span. Structures
+    from which sparse points were chosen have too little novelty: only those held out of
+    the selection tell its weight.
 
     Parameters
     ----------
@@ -133,6 +134,8 @@ def calibrate(
     problem : Problem
     structures : sequence of StructureRows
         Rows of frames of `problem`.
+    unseen : sequence of int
+        Frames that no sparse point was chosen from.
     scale : ndarray of shape (n_columns,), optional
         Of the columns of these rows to those of the model.
     n_threads : int, optional
@@ -146,43 +149,36 @@ def calibrate(
     if len(structures) < MINIMUM_STRUCTURES:
         return model
     frames = [problem.frames[rows.index] for rows in structures]
+    new = set(unseen)
     threads = thread_count(n_threads)
     left_out = leave_one_out(
         structures, model.factor, model.noise.sigma, scale, variance=True, n_threads=threads
     )
     predicted = model.predict_many([f.atoms for f in frames], return_std=True, n_threads=n_threads)
-    residuals: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
-    std: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
-    numbers: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    parts: dict[str, list[tuple[Any, ...]]] = {kind: [] for kind in KINDS}
     for done, (frame, left, found) in enumerate(zip(frames, left_out, predicted, strict=True)):
-        assert found.forces_std is not None
         assert left.variance is not None
-        assert left.included is not None
-        whole: dict[str, Any] = {
-            "energy": [found.energy_std],
-            "forces": found.forces_std.ravel(),
-            "stress": None if found.stress_std is None else found.stress_std,
-        }
         for kind in KINDS:
             own = left.rows.kind == KINDS.index(kind)
-            if not own.any() or whole[kind] is None:
+            novelty = getattr(found, f"{kind}_novelty")
+            if not own.any() or novelty is None:
                 continue
             unit = frame.atoms.get_volume() if kind == "stress" else 1.0
-            # what the model says with the structure fitted = novelty + included
-            novelty = np.maximum((np.asarray(whole[kind]) * unit) ** 2 - left.included[own], 0.0)
-            std[kind].append(np.sqrt(left.variance[own] + novelty))
-            residuals[kind].append(left.residual[own])
-            numbers[kind].append(
-                np.repeat(frame.atoms.numbers, 3)
-                if kind == "forces"
-                else np.zeros(own.sum(), dtype=np.int64)
+            of_forces = np.repeat(frame.atoms.numbers, 3)
+            parts[kind].append(
+                (
+                    left.residual[own],
+                    np.sqrt(left.variance[own]),
+                    np.ravel(novelty) * unit,
+                    of_forces if kind == "forces" else np.zeros(own.sum(), dtype=np.int64),
+                    np.full(own.sum(), left.rows.index in new),
+                )
             )
         if progress is not None:
             progress("calibration", done + 1, len(frames))
-    labelled = [kind for kind in KINDS if residuals[kind]]
-
-    def joined(parts: Mapping[str, list[Any]]) -> dict[str, Any]:
-        return {kind: np.concatenate(parts[kind]) for kind in labelled}
-
-    calibration = Calibration.of(joined(residuals), joined(std), joined(numbers), len(frames))
+    columns = {kind: list(zip(*found, strict=True)) for kind, found in parts.items() if found}
+    residuals, open_, novelties, numbers, is_new = (
+        {kind: np.concatenate(column[k]) for kind, column in columns.items()} for k in range(5)
+    )
+    calibration = Calibration.of(residuals, open_, novelties, numbers, len(frames), unseen=is_new)
     return replace(model, calibration=calibration)

@@ -222,7 +222,8 @@ class FittedModel:
         Returns
         -------
         dict
-            ``energy_std``, ``forces_std`` and ``stress_std`` as in `Prediction`.
+            ``energy_std``, ``forces_std``, ``stress_std`` and their ``..._novelty``, as in
+            `Prediction`.
         """
         if neighbors is None:
             neighbors = self.system(atoms).pairs
@@ -234,10 +235,16 @@ class FittedModel:
             virial=periodic,
             n_threads=thread_count(n_threads),
         )
+        volume = atoms.get_volume() if periodic else np.inf
         return {
             "energy_std": found.energy,
             "forces_std": found.forces,
-            "stress_std": None if found.virial is None else found.virial / atoms.get_volume(),
+            "stress_std": None if found.virial is None else found.virial / volume,
+            "energy_novelty": found.energy_novelty,
+            "forces_novelty": found.forces_novelty,
+            "stress_novelty": (
+                None if found.virial_novelty is None else found.virial_novelty / volume
+            ),
         }
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:

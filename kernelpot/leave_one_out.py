@@ -43,7 +43,7 @@ IntArray = npt.NDArray[np.int64]
 
 # Structures, rows and bytes of rows kept in memory.
 MAX_STRUCTURES = 100
-MAX_ROWS = 6_000
+MAX_ROWS = 12_000
 MAX_BYTES = 2e8
 # Rows handled at a time (a scaled copy of them is made).
 CHUNK_ROWS = 1_000
@@ -123,8 +123,6 @@ class LeftOut:
         Standard deviation of the noise of each label, same units.
     variance : ndarray of shape (n,) or None
         Of the prediction without noise and without novelty, same units squared.
-    included : ndarray of shape (n,) or None
-        The same variance with the structure fitted.
     resolved : bool
         False where the other data say so little of some combination of the labels that
         rounding decides (it was floored).
@@ -134,7 +132,6 @@ class LeftOut:
     residual: FloatArray
     noise: FloatArray
     variance: FloatArray | None
-    included: FloatArray | None
     resolved: bool
 
     def of(self, kind: str) -> FloatArray:
@@ -299,14 +296,12 @@ def _leave_chunk(
             residual, resolved = e[part], True
             var = np.einsum("mb,mb->b", Z[:, part], Z[:, part]) if variance else None
         unit = sigmas * rows.unit
-        hat = np.einsum("mb,mb->b", Z[:, part], Z[:, part]) if variance else None
         result.append(
             LeftOut(
                 rows,
                 residual * unit,
                 unit,
                 None if var is None else var * unit**2,
-                None if hat is None else hat * unit**2,
                 resolved,
             )
         )

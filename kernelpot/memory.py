@@ -75,6 +75,8 @@ class Workload:
         Labels of each group that has its own factor.
     occupied : float
         Memory of the process before the fit [bytes].
+    searched : bool
+        Whether noise is chosen by leaving structures out.
     """
 
     n_sparse: int
@@ -84,6 +86,7 @@ class Workload:
     n_terms: int
     group_rows: tuple[int, ...]
     occupied: float
+    searched: bool = False
 
     @classmethod
     def of(
@@ -93,6 +96,8 @@ class Workload:
         frames: Sequence[Frame],
         noise: Noise,
         default_n_sparse: int,
+        *,
+        searched: bool = False,
     ) -> Workload:
         """Sizes of a fit of `terms` to `frames`."""
         n_atoms = sum(map(len, frames))
@@ -111,6 +116,7 @@ class Workload:
             len(terms),
             tuple(rows.values()),
             resident_bytes(),
+            searched,
         )
 
 
@@ -165,6 +171,8 @@ class Plan:
         return {
             "selection": candidates + 2e7,
             "labels": levels * groups + (square if levels > 1 else 0.0) + building,
+            # products of each group's rows, their sum and its factor
+            "search": (groups + square * (len(w.group_rows) + 3.0) + left_out) * w.searched,
             "solution": groups + square * (2.0 + 4.0 / w.n_species) + left_out,
         }
 
@@ -227,6 +235,7 @@ class Plan:
         why = {
             "selection": "environments the sparse points are chosen among",
             "labels": f"factors and rows of {self.workload.n_sparse} sparse points",
+            "search": f"choice of the noise with {self.workload.n_sparse} sparse points",
             "solution": f"solution for {self.workload.n_sparse} sparse points",
         }[largest]
         text = (

@@ -67,11 +67,16 @@ class PredictiveStd:
         Of each force component [eV/Å].
     virial : ndarray of shape (6,) or None
         Of xx yy zz yz xz xy [eV], if it was asked for.
+    energy_novelty, forces_novelty, virial_novelty
+        The part of each, in quadrature, that the sparse points do not span.
     """
 
     energy: float
     forces: FloatArray
     virial: FloatArray | None
+    energy_novelty: float
+    forces_novelty: FloatArray
+    virial_novelty: FloatArray | None
 
 
 @dataclass(frozen=True)
@@ -143,15 +148,19 @@ class Posterior:
             def work(start: int) -> FloatArray:
                 return self._forces(terms, np.arange(start, min(start + ATOMS, n_atoms)))
 
-            forces = np.concatenate(list(map_in_order(work, starts, min(n_threads, len(starts)))))
+            parts = list(map_in_order(work, starts, min(n_threads, len(starts))))
+            forces = np.sqrt(np.concatenate(parts, axis=1)).reshape(2, -1, 3)
         return PredictiveStd(
-            float(whole[0]),
-            np.sqrt(forces).reshape(-1, 3),
-            whole[1:] if virial else None,
+            float(whole[0, 0]),
+            forces[0],
+            whole[0, 1:] if virial else None,
+            float(whole[1, 0]),
+            forces[1],
+            whole[1, 1:] if virial else None,
         )
 
     def _forces(self, terms: Sequence[Environments], atoms: IntArray) -> FloatArray:
-        """Variances of the force components of some atoms, shape (3 n,)."""
+        """Variances of the force components of some atoms, shape (2, 3 n), as `variances`."""
         phi = np.zeros((3 * len(atoms), self.layout.size))
         prior, scale = np.zeros(len(phi)), np.zeros(len(phi))
         for t, environments in enumerate(terms):
@@ -174,7 +183,7 @@ class Posterior:
     def _whole(
         self, environments: Iterable[Environments], virial: bool, n_threads: int
     ) -> FloatArray:
-        """Variance of the energy, and of the six virial components if wanted."""
+        """Of the energy, and of the six virial components if wanted, as `variances`."""
         n_rows = 7 if virial else 1
         phi = np.zeros((n_rows, self.layout.size))
         prior, scale = np.zeros(n_rows), np.zeros(n_rows)
@@ -201,8 +210,9 @@ class Posterior:
 
         Returns
         -------
-        ndarray of shape (n,)
-            Not negative. Novelty below numerical resolution counts as zero.
+        ndarray of shape (2, n)
+            The variances, and the part of them that is novelty. Not negative; novelty
+            below numerical resolution counts as zero.
 
         Raises
         ------
@@ -217,7 +227,7 @@ class Posterior:
                 "whitened features explain more than there is"
             )
         novelty[novelty < RESOLUTION * scale] = 0.0
-        return novelty + self.factor.open_variance(phi)
+        return np.array([novelty + self.factor.open_variance(phi), novelty])
 
 
 def _whole_of_species(

@@ -206,7 +206,9 @@ class KernelPotential:
             )
         settings = self._settings()
         problem = training.prepare(read_dataset(data, keys=keys), settings)
-        plan = training.plan_memory(problem, settings, thread_count(n_threads), memory)
+        plan = training.plan_memory(
+            problem, settings, thread_count(n_threads), memory, searched=optimize == "loo"
+        )
         if progress is not None:
             progress = Overall(progress, training.expected_seconds(problem, plan))
 
@@ -249,6 +251,7 @@ class KernelPotential:
                 fitted,
                 problem,
                 rows,
+                state.unseen,
                 tuned.scale(state.design),
                 n_threads=plan.n_threads,
                 progress=progress,

@@ -57,6 +57,9 @@ class Prediction:
         with strain in place of r, over all environments, divided by the volume. None
         without three-dimensional periodicity. A constant offset between the stress
         labels and the derivative of the energy is not part of it.
+    energy_novelty, forces_novelty, stress_novelty : as the above, or None
+        The part of each standard deviation, in quadrature, that the sparse points do not
+        span: :math:`\sqrt{k_{**} - |\phi|^2}`.
     gate_weights : ndarray of shape (n_atoms,) or None
         Share of the fallback in each local energy, 0 to 1, if a gate was asked for.
     std_bound : ndarray of shape (n_atoms,) or None
@@ -77,6 +80,9 @@ class Prediction:
     energy_std: float | None = None
     forces_std: FloatArray | None = None
     stress_std: FloatArray | None = None
+    energy_novelty: float | None = field(default=None, repr=False)
+    forces_novelty: FloatArray | None = field(default=None, repr=False)
+    stress_novelty: FloatArray | None = field(default=None, repr=False)
     gate_weights: FloatArray | None = None
     std_bound: FloatArray | None = None
     numbers: IntArray | None = field(default=None, repr=False)
@@ -85,9 +91,10 @@ class Prediction:
     def interval(self, level: float | None = 0.95) -> Interval:
         """Half-widths of intervals that hold a label with a given probability.
 
-        Posterior standard deviations times factors found on training structures left out
-        one at a time. The sparse points were not chosen anew without each, so far from
-        all data the intervals are too narrow: look at `spilling` there.
+        Posterior standard deviations, with novelty weighted as it deserves, times factors
+        found on training structures left out one at a time. The sparse points were not
+        chosen anew without each, so far from all data the intervals are too narrow: look
+        at `spilling` there.
 
         Parameters
         ----------
@@ -116,12 +123,16 @@ class Prediction:
         local = found.per_atom("energies", level, self.numbers)
         forces = found.per_atom("forces", level, self.numbers)
         energy, stress = (found.factor(kind, level) for kind in ("energy", "stress"))
+        energy_std, forces_std, stress_std = (
+            None
+            if getattr(self, f"{kind}_std") is None
+            else found.std(kind, getattr(self, f"{kind}_std"), getattr(self, f"{kind}_novelty"))
+            for kind in ("energy", "forces", "stress")
+        )
         return Interval(
             level,
-            None if energy is None or self.energy_std is None else energy * self.energy_std,
+            None if energy is None or energy_std is None else float(energy * energy_std),
             None if local is None else local * self.energies_std,
-            None
-            if forces is None or self.forces_std is None
-            else forces[:, None] * self.forces_std,
-            None if stress is None or self.stress_std is None else stress * self.stress_std,
+            None if forces is None or forces_std is None else forces[:, None] * forces_std,
+            None if stress is None or stress_std is None else stress * stress_std,
         )

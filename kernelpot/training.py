@@ -204,11 +204,21 @@ def select(
 
 
 def plan_memory(
-    problem: Problem, settings: Settings, n_threads: int, memory: float | str | None
+    problem: Problem,
+    settings: Settings,
+    n_threads: int,
+    memory: float | str | None,
+    *,
+    searched: bool = False,
 ) -> Plan:
     """Plan the memory of the fit, and log it in plain words."""
     workload = Workload.of(
-        problem.terms, problem.species, problem.frames, problem.noise, settings.default_n_sparse
+        problem.terms,
+        problem.species,
+        problem.frames,
+        problem.noise,
+        settings.default_n_sparse,
+        searched=searched,
     )
     found = plan(workload, n_threads, memory)
     _log.info("the fit %s", found)

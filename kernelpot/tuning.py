@@ -479,8 +479,7 @@ def _affordable(grouped: GroupedFactor, structures: Sequence[StructureRows]) -> 
     """Evaluations the work budget allows (a count, so that results are reproducible)."""
     n = grouped.n_features
     held = sum(len(rows.y) for rows in structures)
-    few = sum(map(len, grouped.rows.values()))
-    work = n**2 * (held + 2.0 * few + n * len(grouped.triangles))
+    work = n**2 * (held + n / 3.0)
     return int(np.clip(MAX_WORK / work, MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS))
 
 

@@ -46,10 +46,37 @@ def calibration(rng):
     std[::50] = 1e-9  # zero by symmetry
     return Calibration.of(
         {"forces": residual, "energy": residual[:20]},
-        {"forces": std, "energy": np.full(20, 0.1)},
+        {"forces": 0.8 * std, "energy": np.full(20, 0.1)},
+        {"forces": 0.6 * std, "energy": np.zeros(20)},
         {"forces": number, "energy": np.zeros(20, int)},
         20,
     )
+
+
+def test_novelty_counts_as_much_as_it_explains(rng):
+    """Residuals that follow the other part alone, or both; and where nobody can tell."""
+    n = 4000
+    open_, novelty = np.exp(rng.normal(size=(2, n)))
+    number = {"forces": np.full(n, 14)}
+    unseen = {"forces": np.arange(n) < 2000}
+    for weight in (1.0, 0.2):
+        std = np.hypot(open_, weight * novelty)
+        residual = 2.0 * std * rng.laplace(size=n)
+        parts = {"forces": residual}, {"forces": open_}, {"forces": novelty}
+        found = Calibration.of(*parts, number, 40, unseen=unseen)
+        assert found.novelty == {"forces": weight}
+        np.testing.assert_allclose(
+            found.std("forces", np.hypot(open_, novelty), novelty), std, rtol=1e-9
+        )
+        # local energies are judged with novelty in full
+        whole = np.abs(residual) / np.hypot(open_, novelty)
+        assert found.factor("energies", 0.9) == pytest.approx(np.quantile(whole, 0.9), rel=2e-3)
+        ratio = np.abs(residual) / std
+        assert found.factor("forces", 0.9) == pytest.approx(np.quantile(ratio, 0.9), rel=2e-3)
+        few = Calibration.of(*parts, number, 40, unseen={"forces": np.arange(n) < 9})
+        assert few.novelty == Calibration.of(*parts, number, 40).novelty == {}
+        assert few.factors["forces"] == few.factors["energies"]
+        assert Calibration.from_dict(found.to_dict()) == found
 
 
 def test_species_have_their_own_factors_where_labels_suffice(calibration):
@@ -90,13 +117,14 @@ def test_intervals_scale_standard_deviations_and_are_stored(silicon, tmp_path):
     found = silicon.predict(atoms, return_std=True)
     interval = found.interval(0.9)
     calibration = silicon.fitted_.calibration
-    assert interval.energy == calibration.factor("energy", 0.9) * found.energy_std
-    np.testing.assert_array_equal(
-        interval.forces, calibration.factor("forces", 0.9, 14) * found.forces_std
-    )
-    np.testing.assert_array_equal(
-        interval.stress, calibration.factor("stress", 0.9) * found.stress_std
-    )
+    assert calibration.novelty["forces"] < 1.0
+    for kind in ("energy", "forces", "stress"):
+        std, novelty = getattr(found, f"{kind}_std"), getattr(found, f"{kind}_novelty")
+        assert np.all(novelty <= std)
+        weighted = np.sqrt(std**2 + (calibration.novelty.get(kind, 1.0) ** 2 - 1) * novelty**2)
+        np.testing.assert_allclose(
+            getattr(interval, kind), calibration.factor(kind, 0.9, 14) * weighted, rtol=1e-12
+        )
     assert interval.energies.shape == (len(atoms),)
     assert np.all(found.interval(0.99).forces >= interval.forces)
     local = silicon.predict(atoms, return_std="local").interval(0.9)

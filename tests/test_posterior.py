@@ -286,9 +286,30 @@ def test_a_negative_variance_is_raised_not_clipped(potential):
     with pytest.raises(FloatingPointError, match="negative variance"):
         variances(phi, np.ones(2), np.ones(2))
     phi[1, 0] = np.sqrt(1.0 + 1e-10)  # rounding
-    found = variances(phi, np.ones(2), np.ones(2))
-    assert found[0] == 1.0  # all novelty
-    assert 0 <= found[1] <= 1  # only what the data leave open
+    found, novelty = variances(phi, np.ones(2), np.ones(2))
+    assert found[0] == novelty[0] == 1.0  # all novelty
+    assert 0 == novelty[1] <= found[1] <= 1  # only what the data leave open
+
+
+def test_novelty_is_the_part_that_no_labels_change():
+    frames = [label(rattled_alloy(s, (1, 1, 1), 0.1)) for s in range(6)]
+    atoms = rattled_alloy(9, (1, 1, 1), 0.15)
+    term = kp.SOAPTerm(r_cut=4.2, n_max=2, l_max=1, zeta=2, n_sparse=15)
+    found = [
+        kp.KernelPotential([term], sigma_forces=sigma, sigma_energy=sigma, sigma_stress=sigma)
+        .fit(frames, optimize=None, calibrate=False)
+        .predict(atoms, return_std=True)
+        for sigma in (1e-3, 1e-1, 1e9)
+    ]
+    for kind in ("energy", "forces", "stress"):
+        std, novelty = (
+            [getattr(p, f"{kind}_{part}") for p in found] for part in ("std", "novelty")
+        )
+        np.testing.assert_allclose(novelty[0], novelty[1], rtol=1e-6)
+        np.testing.assert_allclose(novelty[0], novelty[2], rtol=1e-6)
+        assert np.all(novelty[0] < std[0])
+        assert np.all(std[0] < std[1])
+        assert np.all(std[1] < std[2])
 
 
 def test_never_negative_for_duplicates_much_data_and_no_noise():
