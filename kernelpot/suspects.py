@@ -3,7 +3,8 @@
 Every frame of the fit is left out in closed form; its residuals, in units of their
 predicted standard deviation (posterior without it, and noise), are compared with those
 of its peers. A wrong label stands out by orders of magnitude; a structure of a rare kind
-does so too, by less.
+does so too, by less. A species that occurs in one structure alone, among many without
+it, has nothing to be compared with: that structure heads the list.
 """
 
 from __future__ import annotations
@@ -42,16 +43,18 @@ class Suspect:
         Position of the frame in the data.
     name, config_type : str
         Of the frame.
-    quantity : {"energy", "forces", "stress"}
+    quantity : {"energy", "forces", "stress", "species"}
     error : float
         Label minus prediction: per atom [eV]; norm for the worst atom [eV/Å]; root mean
-        square over components [eV/Å^3].
+        square over components [eV/Å^3]. For "species" the number of atoms of a species
+        that no other structure has.
     deviations : float
-        The error in predicted standard deviations.
+        The error in predicted standard deviations; for "species" the number of other
+        structures.
     score : float
         The same in units of what is usual among the frame's peers.
     atom : int or None
-        The worst atom, for forces.
+        The worst atom, for forces; the first of the species.
     left_out : bool
         Whether the frame was fitted, and left out for this.
     """
@@ -72,6 +75,8 @@ class Suspect:
             return f"energy off by {1e3 * self.error:+.1f} meV/atom"
         if self.quantity == "forces":
             return f"force on atom {self.atom} off by {self.error:.3f} eV/Å"
+        if self.quantity == "species":
+            return f"no other structure has the species of atom {self.atom}"
         return f"stress off by {self.error / GPa:.2f} GPa"
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,7 +207,8 @@ def find_suspects(
                 )
         if progress is not None:
             progress("suspects", done + 1, len(used))
-    details = sorted(_scored(found), key=lambda s: (-s.score, s.index))
+    found = [*_scored(found), *_alone(data, used, fitted)]
+    details = sorted(found, key=lambda s: (-s.score, s.index))
     first: dict[int, Suspect] = {}
     for suspect in details:
         first.setdefault(suspect.index, suspect)
@@ -222,6 +228,32 @@ def _worst(left: LeftOut, kind: str) -> tuple[float, float, int | None]:
     by_atom = np.sqrt(np.mean(z.reshape(-1, 3) ** 2, axis=1))
     atom = int(by_atom.argmax())
     return float(np.linalg.norm(error.reshape(-1, 3)[atom])), float(by_atom[atom]), atom
+
+
+def _alone(data: Dataset, used: Sequence[int], fitted: Sequence[bool]) -> list[Suspect]:
+    """Structures that are the only ones, of many, with some species."""
+    found = []
+    n_others = len(used) - 1
+    for species in data.species if n_others >= MINIMUM_PEERS else ():
+        holders = [k for k in used if species in data[k].atoms.numbers]
+        if len(holders) == 1:
+            (index,) = holders
+            frame = data[index]
+            atoms = np.flatnonzero(frame.atoms.numbers == species)
+            found.append(
+                Suspect(
+                    index,
+                    frame.name,
+                    frame.config_type,
+                    "species",
+                    float(len(atoms)),
+                    float(n_others),
+                    float(n_others),
+                    int(atoms[0]),
+                    fitted[index],
+                )
+            )
+    return found
 
 
 def _scored(found: Sequence[Suspect]) -> list[Suspect]:
@@ -246,5 +278,10 @@ def _usual(found: Sequence[Suspect]) -> Callable[[str], float]:
         for name, values in groups.items()
         if len(values) >= MINIMUM_PEERS
     }
-    # a type of little variety has a small median; what is usual elsewhere is no scandal
-    return lambda name: max(overall, medians.get(name, overall))
+
+    def usual(name: str) -> float:
+        own = medians.get(name, overall)
+        # a type of little variety has a small median; what is usual elsewhere is half excused
+        return own if own > overall else float(np.sqrt(own * overall))
+
+    return usual

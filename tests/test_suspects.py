@@ -100,3 +100,21 @@ def test_data_without_labels_are_refused(fitted):
     bare = kp.dataset.Frame(frame.atoms, None, None, None)
     with pytest.raises(ValueError, match="no labelled structures"):
         fitted.suspicious(kp.Dataset([bare]))
+
+
+def test_a_species_that_one_structure_alone_has_heads_the_list():
+    data = load_silicon("train")[:40]
+    frames = list(data)
+    index = max(range(len(frames)), key=lambda k: len(frames[k]))
+    atoms = frames[index].atoms.copy()
+    atoms.numbers[1] = 32
+    frames[index] = kp.dataset.Frame(**{**vars_of(frames[index]), "atoms": atoms})
+    swapped = kp.Dataset(frames)
+    pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall())
+    found = pot.fit(swapped, optimize=None, calibrate=False).suspicious(swapped)
+    assert (found[0].index, found[0].quantity, found[0].atom) == (index, "species", 1)
+    assert found[0].describe() == "no other structure has the species of atom 1"
+    assert found[0] in found.flagged
+    assert found.to_dict()[0]["score"] == sum(not f.is_isolated_atom for f in swapped) - 1
+    few = kp.Dataset([frames[index], *[f for f in frames if len(f) > 1][:3]])
+    assert all(s.quantity != "species" for s in pot.suspicious(few))

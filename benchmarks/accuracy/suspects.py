@@ -1,10 +1,11 @@
-"""Five wrong labels planted in silicon: where are they in the list of suspects?
+"""Wrong labels planted in silicon: where are they in the list of suspects?
 
     python benchmarks/accuracy/suspects.py DATA_DIR
 
 Planted in ``zuo2020-Si/train.xyz``: an energy shifted by 50 meV/atom, a virial of the
-wrong sign, one force component off by 2 eV/Å, one atom moved by 0.5 Å, a cell 2 % too
-large. The potential is fitted to all of it, errors included.
+wrong sign, one force component off by 2 eV/Å, one atom called germanium, a cell 2 % too
+large, and (harder, in a frame that is hot anyway) one atom moved by 0.5 Å. The potential
+is fitted to all of it, errors included.
 """
 
 import argparse
@@ -23,14 +24,14 @@ import kernelpot as kp
 
 
 def plant(data):
-    """Data with five wrong frames, and what is wrong by index."""
+    """Data with six wrong frames, and what is wrong by index."""
     frames = list(data)
     rng = np.random.default_rng(5)
     several = [k for k, f in enumerate(frames) if len(f) > 8 and f.virial is not None]
     stressed = [k for k in several if np.abs(frames[k].stress).max() > 0.02]
     sign = int(rng.choice(stressed))
-    energy, force, moved, cell = map(
-        int, rng.choice([k for k in several if k != sign], 4, replace=False)
+    energy, force, moved, cell, swapped = map(
+        int, rng.choice([k for k in several if k != sign], 5, replace=False)
     )
     frames[energy] = replace(
         frames[energy], energy=frames[energy].energy + 0.05 * len(data[energy])
@@ -45,12 +46,16 @@ def plant(data):
     atoms = frames[cell].atoms.copy()
     atoms.set_cell(1.02 * atoms.cell.array, scale_atoms=True)
     frames[cell] = replace(frames[cell], atoms=atoms)
+    atoms = frames[swapped].atoms.copy()
+    atoms.numbers[0] = 32
+    frames[swapped] = replace(frames[swapped], atoms=atoms)
     wrong = {
         energy: "energy + 50 meV/atom",
         sign: "sign of the virial",
         force: "force + 2 eV/Å",
         moved: "atom moved by 0.5 Å",
         cell: "cell 2 % too large",
+        swapped: "an atom called Ge",
     }
     return kp.Dataset(frames), wrong
 
