@@ -37,8 +37,9 @@ METHODS = ("loo", "evidence", None)
 MINIMUM_STRUCTURES = 10
 # Values stay within this factor of the start.
 BOUND = 100.0
-# A factor of ten away from the start must lower the score by at least this much.
-PULL = 0.01
+# A factor of ten away from the start must lower the score by at least this much: where it is
+# flat (errors barely fall with ever less noise) nothing is gained by going far.
+PULL = 0.05
 # Weights of the logarithms of errors in the score, judged on validation splits. Forces are
 # what dynamics follow, and their error is an average of many labels, where that of energies
 # is one of few structures. Stresses follow from energies, and labels often carry an offset
