@@ -28,13 +28,13 @@ def stages(data: kp.Dataset, n_sparse: int) -> list[float]:
     problem = training.prepare(data, settings)
     plan = training.plan_memory(problem, settings, thread_count(), None)
     marks = [time.perf_counter()]
-    terms, notes = training.select(problem, settings)
+    terms, notes, unseen = training.select(problem, settings)
     design = Design.of(terms, problem.species)
     marks.append(time.perf_counter())
-    state = State(design, notes, FactorTree(design.n_columns))
+    state = State(design, notes, FactorTree(design.n_columns), unseen)
     grouped = training.accumulate(problem, state, plan)
     marks.append(time.perf_counter())
-    training.solve(problem, design, grouped)
+    training.solve(problem, state, grouped)
     marks.append(time.perf_counter())
     return list(np.diff(marks))
 
