@@ -84,6 +84,8 @@ def main():
             continue
         folder = os.path.join(arguments.data_dir, name)
         train = kp.read_dataset(os.path.join(folder, "train.xyz"))
+        # isolated atoms, of other elements too, are nothing to choose
+        train = kp.Dataset([frame for frame in train if len(frame) > 1])
         test = kp.read_dataset(os.path.join(folder, "test.xyz"))
         if arguments.quick:
             test = kp.Dataset(list(test)[:: max(1, len(test) // 40)])
