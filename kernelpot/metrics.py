@@ -100,9 +100,9 @@ def evaluate(
         for name in sorted({e[0] for e in errors})
     }
     if uncertainty:
-        result["uncertainty"] = _judge_all(doubts)
+        result["uncertainty"] = _judge_all(doubts, doubts)
         for name, group in result["by_config_type"].items():
-            group["uncertainty"] = _judge_all([d for d in doubts if d[0] == name])
+            group["uncertainty"] = _judge_all([d for d in doubts if d[0] == name], doubts)
     return result
 
 
@@ -200,7 +200,9 @@ def reliability(
     return promised, covered
 
 
-def judge(widths: FloatArray, error: FloatArray) -> dict[str, float | None]:
+def judge(
+    widths: FloatArray, error: FloatArray, *, typical_std: float | None = None
+) -> dict[str, float | None]:
     """Judge intervals by errors.
 
     Parameters
@@ -209,6 +211,9 @@ def judge(widths: FloatArray, error: FloatArray) -> dict[str, float | None]:
         Half-widths at 68 % and 95 %, and the calibrated standard deviation.
     error : ndarray of shape (n, n_components)
         Components of a vector go together in the rank correlation.
+    typical_std : float, optional
+        Root mean square of standard deviations, if not that of these: some labels of a
+        group may be zero by symmetry, or all.
 
     Returns
     -------
@@ -219,7 +224,9 @@ def judge(widths: FloatArray, error: FloatArray) -> dict[str, float | None]:
         symmetry) are left out.
     """
     std = widths[..., 2]
-    used = std > 1e-3 * np.sqrt(np.mean(std**2)) if std.size else std > 0
+    if typical_std is None:
+        typical_std = float(np.sqrt(np.mean(std**2))) if std.size else 0.0
+    used = std > 1e-3 * typical_std
     if not used.any():
         return dict.fromkeys(("coverage_68", "coverage_95", "spearman", "sharpness", "nll"))
     e, s = error[used], std[used]
@@ -261,11 +268,16 @@ def _doubt(
     return config_type, result
 
 
-def _judge_all(doubts: Sequence[_Doubt]) -> dict[str, dict[str, float | None]]:
+def _judge_all(
+    doubts: Sequence[_Doubt], everything: Sequence[_Doubt]
+) -> dict[str, dict[str, float | None]]:
+    """Judge each kind of some frames; `everything` says what is zero."""
     result = {}
     for kind in ("energy", "forces", "stress"):
         found = [d[kind] for _, d in doubts if kind in d]
         if found:
             error, widths = (np.concatenate(parts) for parts in zip(*found, strict=True))
-            result[kind] = judge(widths, error)
+            std = np.concatenate([d[kind][1][..., 2].ravel() for _, d in everything if kind in d])
+            typical = float(np.sqrt(np.mean(std**2)))
+            result[kind] = judge(widths, error, typical_std=typical)
     return result

@@ -1,5 +1,7 @@
 """Factors, intervals, and measures of both."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import norm, t
@@ -169,3 +171,19 @@ def test_judging_vectors_ranks_their_norms(rng):
     assert 0.6 < judged["spearman"] < 1.0
     assert judged["nll"] < judged["nll_constant"]
     assert metrics.judge(np.zeros((4, 3, 3)), error[:4])["nll"] is None
+
+
+def test_a_group_that_is_zero_by_symmetry_is_not_judged(rng):
+    """Its deviations are rounding, however alike they are."""
+    std = 1e-9 * np.exp(rng.normal(size=(50, 3)))
+    widths, error = np.stack([std] * 3, axis=-1), 1e-5 * rng.normal(size=(50, 3))
+    assert metrics.judge(widths, error)["coverage_95"] == 0.0
+    assert metrics.judge(widths, error, typical_std=0.1)["coverage_95"] is None
+    crystal = kp.datasets.load_silicon("train")
+    perfect = next(f for f in crystal if len(f) > 1 and np.abs(f.forces).max() < 1e-3)
+    moving = [f for f in crystal if len(f) > 1 and np.abs(f.forces).max() > 0.1][:3]
+    pot = kp.KernelPotential(n_sparse=30, baseline=kp.Wall()).fit(crystal, optimize=None)
+    frames = kp.Dataset([replace(perfect, config_type="perfect"), *moving])
+    groups = kp.evaluate(pot, frames, uncertainty=True)["by_config_type"]
+    assert groups["perfect"]["uncertainty"]["forces"]["coverage_95"] is None
+    assert groups["perfect"]["uncertainty"]["energy"]["coverage_95"] is not None
