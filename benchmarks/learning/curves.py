@@ -84,9 +84,9 @@ def main():
             continue
         folder = os.path.join(arguments.data_dir, name)
         train = kp.read_dataset(os.path.join(folder, "train.xyz"))
-        # isolated atoms, of other elements too, are nothing to choose
-        train = kp.Dataset([frame for frame in train if len(frame) > 1])
         test = kp.read_dataset(os.path.join(folder, "test.xyz"))
+        # isolated atoms, of other elements too, are nothing to choose
+        train, test = (kp.Dataset([f for f in part if len(f) > 1]) for part in (train, test))
         if arguments.quick:
             test = kp.Dataset(list(test)[:: max(1, len(test) // 40)])
             # the choice costs about as much as a fit of all it chooses from
