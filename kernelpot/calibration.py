@@ -11,8 +11,8 @@ A variance has two parts: what the data leave open, and novelty, what the sparse
 not span. Within the data the former follows the errors much better; the latter is large
 for every force, as sparse points pin down values rather than slopes. So
 :math:`s^2 = v_\mathrm{open} + b^2 v_\mathrm{novel}` with the b of a few that makes
-structures left out most likely (novelty must have its say beyond the data, so b is at least
-a tenth).
+structures that no sparse point was chosen from most likely, 1 where there are too few of them
+(novelty must have its say beyond the data, so b is at least a tenth).
 
 References
 ----------
@@ -96,14 +96,14 @@ def novelty_weight(residual: FloatArray, open_: FloatArray, novelty: FloatArray)
         One of `NOVELTY_WEIGHTS`, by the likelihood of a Laplace distribution (for its
         tails) of the best scale.
     """
+    used = _informative(np.hypot(open_, novelty))
 
     def log_loss(weight: float) -> float:
         std = np.hypot(open_, weight * novelty)
-        used = _informative(np.hypot(open_, novelty))
         ratio = np.abs(residual[used]) / std[used]
         return float(np.log(max(ratio.mean(), 1e-300)) + np.log(std[used]).mean())
 
-    if not _informative(np.hypot(open_, novelty)).any():
+    if not used.any():
         return 1.0
     return min(NOVELTY_WEIGHTS, key=log_loss)
 
@@ -174,7 +174,7 @@ class Calibration:
             if not used.any():
                 continue
             new = np.zeros(len(e), bool) if unseen is None else unseen[quantity]
-            if np.count_nonzero(new) >= MINIMUM_UNSEEN:
+            if np.count_nonzero(new & used) >= MINIMUM_UNSEEN:
                 weights[quantity] = novelty_weight(e[new], parts[0][new], parts[1][new])
             std = np.hypot(parts[0], weights.get(quantity, 1.0) * parts[1])
             own = numbers[quantity][used]
@@ -259,16 +259,19 @@ class Calibration:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
         """Restore `to_dict`."""
+        factors = {
+            quantity: {
+                int(z): Factors(tuple(f["quantiles"]), f["scale"], f["n_labels"])
+                for z, f in by_species.items()
+            }
+            for quantity, by_species in data["factors"].items()
+        }
+        if "forces" in factors:  # files that do not tell local energies from forces
+            factors.setdefault("energies", factors["forces"])
         return cls(
-            {
-                quantity: {
-                    int(z): Factors(tuple(f["quantiles"]), f["scale"], f["n_labels"])
-                    for z, f in by_species.items()
-                }
-                for quantity, by_species in data["factors"].items()
-            },
+            factors,
             data["n_structures"],
-            data["novelty"],
+            data.get("novelty", {}),
         )
 
 

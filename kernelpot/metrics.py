@@ -228,7 +228,8 @@ def judge(
         typical_std = float(np.sqrt(np.mean(std**2))) if std.size else 0.0
     used = std > 1e-3 * typical_std
     if not used.any():
-        return dict.fromkeys(("coverage_68", "coverage_95", "spearman", "sharpness", "nll"))
+        names = ("coverage_68", "coverage_95", "spearman", "sharpness", "nll", "nll_constant")
+        return {**dict.fromkeys(names), "n": 0.0}
     e, s = error[used], std[used]
     constant = np.full(e.shape, max(float(np.sqrt(np.mean(e**2))), 1e-300))
     norms = [np.sqrt((v**2).sum(axis=1)) for v in (error, std)]

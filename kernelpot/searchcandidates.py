@@ -23,7 +23,7 @@ from kernelpot.regression import GroupedFactor
 from kernelpot.searchspace import PARAMETERS
 from kernelpot.terms import SOAPTerm
 from kernelpot.training import Problem
-from kernelpot.tuning import WEIGHTS, Errors, Free, Score, tune
+from kernelpot.tuning import Errors, Free, Score, tune
 
 Terms = tuple[SOAPTerm, ...]
 
@@ -118,8 +118,7 @@ class Judge:
         """Make the first candidate the one that the others are compared with."""
         found = self._unpack(errors)
         self._reference = self._score(found)
-        weights = [WEIGHTS[k] for k, e in found.values.items() if len(e) and e.max() > 0]
-        self._weight = sum(weights) or 1.0
+        self._weight = found.weight or 1.0
 
     def score(self, errors: Mapping[str, Sequence[float | None]]) -> float:
         """Weighted geometric mean of the ratios of errors to those at the start."""

@@ -3,8 +3,9 @@
 Every frame of the fit is left out in closed form; its residuals, in units of their
 predicted standard deviation (posterior without it, and noise), are compared with those
 of its peers. A wrong label stands out by orders of magnitude; a structure of a rare kind
-does so too, by less. A species that occurs in one structure alone, among many without
-it, has nothing to be compared with: that structure heads the list.
+does so too, by less. Where the data hold all of the fit, a species that occurs in one
+structure alone, among many without it, has nothing to be compared with: that structure
+heads the list.
 """
 
 from __future__ import annotations
@@ -207,7 +208,10 @@ def find_suspects(
                 )
         if progress is not None:
             progress("suspects", done + 1, len(used))
-    found = [*_scored(found), *_alone(data, used, fitted)]
+    found = _scored(found)
+    n_isolated = sum(frame.is_isolated_atom for frame in data)
+    if sum(fitted) + n_isolated >= model.training["n_structures"]:  # all of the fit is here
+        found += _alone(data, used, fitted)
     details = sorted(found, key=lambda s: (-s.score, s.index))
     first: dict[int, Suspect] = {}
     for suspect in details:

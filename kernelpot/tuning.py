@@ -25,7 +25,7 @@ from kernelpot.hyperparameters import (
     select_columns,
 )
 from kernelpot.leave_one_out import LeftOut, StructureRows, leave_one_out
-from kernelpot.observations import KINDS, Group, Noise
+from kernelpot.observations import ABSOLUTE, KINDS, Group, Noise
 from kernelpot.parallel import single_blas_thread
 from kernelpot.regression import GramFactor, GroupedFactor, TriangularFactor
 
@@ -48,9 +48,11 @@ WEIGHTS = {"energy": 1.0, "forces": 2.0, "stress": 0.1}
 # A structure's error counts at most so many times the 90 % quantile of all: a wrong label
 # must not decide.
 CAP = 10.0
+# Errors of a kind below these are zero by symmetry [eV, eV/Å, eV/Å^3]: rounding of labels.
+NEGLIGIBLE = {"energy": 1e-7, "forces": 1e-6, "stress": 1e-8}
 # Errors below this share of the mean over all config types are small enough.
 FLOOR = 0.2
-# The search prefers a start that is lower by this much.
+# The search starts from the evidence's values if their score is lower by this much.
 MINIMUM_GAIN = 0.01
 # The start stays unless errors fall by this share on (weighted) average, and by so many
 # standard errors: a left-out structure may hold sparse points, so leaving it out forgives
@@ -105,9 +107,9 @@ class Tuned:
     delta : tuple of float
         Factor on the delta of each term.
     record : dict
-        ``method``, ``parameters`` (name to values before and after), ``loo`` errors
-        before and after, ``n_evaluations``, ``n_structures``, ``n_parameters``
-        (effective number).
+        ``method``, ``sigmas`` (name to values before and after), ``delta_factors``,
+        ``loo`` errors before and after, ``n_evaluations``, ``n_structures``,
+        ``n_parameters`` (effective number).
     notes : list of str
         For the user.
     """
@@ -234,6 +236,16 @@ class Errors:
             {k: np.array([i for i, e in enumerate(es) if len(e)]) for k, es in found.items()},
         )
 
+    @property
+    def informative(self) -> tuple[str, ...]:
+        """Kinds that have labels, and errors that are not zero by symmetry."""
+        return tuple(k for k, e in self.values.items() if len(e) and e.max() > NEGLIGIBLE[k])
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of these kinds; a score that lower by 1 is errors all e times less."""
+        return sum(WEIGHTS[kind] for kind in self.informative)
+
     def mean(self) -> dict[str, float | None]:
         """Over structures; None without labels."""
         return {k: float(e.mean()) if len(e) else None for k, e in self.values.items()}
@@ -262,13 +274,14 @@ class Score:
         return float(self.influence(found).mean())
 
     def influence(self, found: Errors) -> FloatArray:
-        """Terms, one per structure, whose mean is the score and whose scatter its error."""
+        """Terms, one per structure, whose mean is the score and whose scatter its error.
+
+        To first order, with the caps and floors of these errors.
+        """
         n = len(self._names)
         result = np.zeros(n)
-        for kind, errors in found.values.items():
-            # all zero: by symmetry, or nothing to learn
-            if not len(errors) or errors.max() == 0:
-                continue
+        for kind in found.informative:
+            errors = found.values[kind]
             e = np.minimum(errors, CAP * max(float(np.quantile(errors, 0.9)), 1e-3 * errors.max()))
             e += FLOOR * e.mean()
             own = self._names[found.members[kind]]
@@ -308,7 +321,7 @@ def tune(
     layout : Layout
         Whitened columns.
     noise : Noise
-        The start; values of groups that the user gave are in its `config_types`.
+        The start, and what stays of it: sigmas of groups that are not free.
     free : Free
     structures : sequence of StructureRows
         Some of the structures in `grouped`, which are left out one at a time.
@@ -345,16 +358,21 @@ def tune(
             f"the evidence was maximized with the leading {EVIDENCE_COLUMNS} of "
             f"{layout.size} directions"
         )
+    factor = start.posterior(zero)
+    before = errors = Errors.of(_left_out(start, zero, factor, structures, n_threads))
+    if x.any():
+        chosen = start.posterior(x)
+        errors = Errors.of(_left_out(start, x, chosen, structures, n_threads))
+        if method == "evidence" or _worthwhile(before, errors, config_types):
+            factor = chosen
+        else:
+            x, errors = zero, before
     at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(BOUND) - 1e-6]
     if at_bound:
         notes.append(
             f"{', '.join(at_bound)} ended a factor {BOUND:g} from the default, as far as the "
             "search goes: are the labels in the right units?"
         )
-    loo = {}
-    for name, point in (("before", zero), ("after", x)):
-        factor = start.posterior(point)
-        loo[name] = Errors.of(_left_out(start, point, factor, structures, n_threads)).mean()
     after = start.noise_at(x)
     delta = start.delta_at(x)
     record = {
@@ -364,7 +382,7 @@ def tune(
             for name, group in zip(free.names, free.groups, strict=False)
         },
         "delta_factors": list(delta),
-        "loo": loo,
+        "loo": {"before": before.mean(), "after": errors.mean()},
         "n_structures": len(structures),
         "n_evaluations": used,
         "n_parameters": effective_parameters(factor),
@@ -415,39 +433,42 @@ def _minimize_loo(
         return score(found_errors(x)) + pull(x)
 
     zero = np.zeros(len(start.free.names))
-    at_zero = found_errors(zero)
+    at_zero = score(found_errors(zero))
     begin = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS_START))
-    if objective(begin) > score(at_zero) - MINIMUM_GAIN:
+    if objective(begin) > at_zero - MINIMUM_GAIN:
         begin = zero
     limit = np.log(BOUND)
-    directions = _directions(start.free)
+    directions = _directions(start.free, start.grouped.groups)
     found = minimize(
         lambda u: objective(np.clip(begin + directions.T @ u, -limit, limit)),
         np.zeros(len(directions)),
         method="COBYQA",
         options={
-            "maxfev": max(budget - used, len(directions) + 2),
+            # a model of all directions, and some steps by it
+            "maxfev": max(budget - used, 2 * len(directions) + 6),
             "initial_tr_radius": np.log(FIRST_STEP),
             "final_tr_radius": np.log(LAST_STEP),
         },
     )
-    x = np.clip(begin + directions.T @ found.x, -limit, limit)
-    at_end = found_errors(x)
-    weight = sum(WEIGHTS[kind] for kind in start.free.kinds)
-    if score(at_end) > score(at_zero) - WORTHWHILE_GAIN * weight:
-        return zero, used
-    difference = score.influence(at_zero) - score.influence(at_end)
-    error = float(difference.std()) / np.sqrt(len(difference))
-    return (x if difference.mean() > SIGNIFICANCE * error else zero), used
+    return np.clip(begin + directions.T @ found.x, -limit, limit), used
 
 
-def _directions(free: Free) -> FloatArray:
+def _worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) -> bool:
+    """Whether errors fell by enough, and beyond doubt."""
+    score = Score(config_types)
+    gain = score.influence(before) - score.influence(after)
+    error = float(gain.std()) / np.sqrt(len(gain))
+    return bool(gain.mean() > max(WORTHWHILE_GAIN * before.weight, SIGNIFICANCE * error))
+
+
+def _directions(free: Free, groups: Sequence[Any]) -> FloatArray:
     """Rows to move along, independent of each other.
 
     All sigmas together (against the prior), those of energies, those of stresses, each
-    config type with a sigma of its own, deltas. The first delta is left out where there
-    are sigmas: all deltas against these is the first direction.
+    config type with a sigma of its own, deltas. The first delta is left out where every
+    sigma is free: all deltas against these is the first direction.
     """
+    all_free = set(free.groups) >= set(groups) - {ABSOLUTE}
     unit = np.eye(len(free.names))
     sigmas = unit[: len(free.groups)]
     of_kind = {
@@ -456,7 +477,7 @@ def _directions(free: Free) -> FloatArray:
     }
     wanted = [sigmas.sum(axis=0), *(of_kind[k] for k in free.kinds if k != "forces")]
     wanted += [row for row, (_, name) in zip(sigmas, free.groups, strict=True) if name]
-    wanted += list(unit[len(free.groups) + bool(free.groups) :])
+    wanted += list(unit[len(free.groups) + all_free :])
     chosen: list[FloatArray] = []
     for row in wanted:
         if np.linalg.matrix_rank(np.array([*chosen, row])) > len(chosen):
