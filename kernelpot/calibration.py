@@ -96,7 +96,7 @@ def novelty_weight(residual: FloatArray, open_: FloatArray, novelty: FloatArray)
         One of `NOVELTY_WEIGHTS`, by the likelihood of a Laplace distribution (for its
         tails) of the best scale.
     """
-    used = _informative(np.hypot(open_, novelty))
+    used = informative(np.hypot(open_, novelty))
 
     def log_loss(weight: float) -> float:
         std = np.hypot(open_, weight * novelty)
@@ -108,9 +108,24 @@ def novelty_weight(residual: FloatArray, open_: FloatArray, novelty: FloatArray)
     return min(NOVELTY_WEIGHTS, key=log_loss)
 
 
-def _informative(std: FloatArray) -> npt.NDArray[np.bool_]:
-    """Labels that are not zero by symmetry: their residuals are rounding of the label."""
-    return np.asarray(std > ZERO * np.sqrt(np.mean(std**2)))
+def informative(std: FloatArray, typical: float | None = None) -> npt.NDArray[np.bool_]:
+    """Labels that are not zero by symmetry: what is left of those is rounding.
+
+    Parameters
+    ----------
+    std : ndarray
+        Standard deviations.
+    typical : float, optional
+        Their root mean square, if not that of all of these.
+
+    Returns
+    -------
+    ndarray of bool
+        Of the shape of `std`.
+    """
+    if typical is None:
+        typical = float(np.sqrt(np.mean(std**2))) if std.size else 0.0
+    return np.asarray(std > ZERO * typical)
 
 
 @dataclass(frozen=True)
@@ -170,7 +185,7 @@ class Calibration:
         for quantity, e in residuals.items():
             parts = open_[quantity], novelty[quantity]
             whole = np.hypot(*parts)
-            used = _informative(whole)
+            used = informative(whole)
             if not used.any():
                 continue
             new = np.zeros(len(e), bool) if unseen is None else unseen[quantity]

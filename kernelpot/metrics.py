@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.units import GPa
 from scipy.stats import norm, spearmanr
 
+from kernelpot.calibration import informative
 from kernelpot.dataset import LabelKeys, read_dataset
 from kernelpot.prediction import Prediction
 
@@ -224,9 +225,7 @@ def judge(
         symmetry) are left out.
     """
     std = widths[..., 2]
-    if typical_std is None:
-        typical_std = float(np.sqrt(np.mean(std**2))) if std.size else 0.0
-    used = std > 1e-3 * typical_std
+    used = informative(std, typical_std)
     if not used.any():
         names = ("coverage_68", "coverage_95", "spearman", "sharpness", "nll", "nll_constant")
         return {**dict.fromkeys(names), "n": 0.0}
