@@ -105,7 +105,7 @@ class KernelPotCalculator(Calculator):
         self.model = potential.model
         self.gate = as_gate(gate)
         if self.gate is not None:  # wrong thresholds are refused here, not in mid-run
-            self.gate.thresholds(self.model.species, self.model.safety.std_low)
+            self.gate.thresholds(self.model.species, self.model.safety)
         self.with_std = with_std
         self.n_threads = n_threads
         self.n_evaluations = 0

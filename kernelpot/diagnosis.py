@@ -266,7 +266,7 @@ def _force_reliability(
 def _thresholds(potential: KernelPotential) -> dict[str, dict[str, float]]:
     """Where the gate begins to close and is closed, and what takes over [eV]."""
     model = potential.model
-    low, high = VarianceGate().thresholds(model.species, model.safety.std_low)
+    low, high = VarianceGate().thresholds(model.species, model.safety)
     return {
         chemical_symbols[z]: {
             "std_low": float(np.sqrt(low[k])),

@@ -20,7 +20,7 @@ from kernelpot.dataset import check_cell, check_distances, voigt
 from kernelpot.descriptors import species_index
 from kernelpot.evaluation import Blend, LocalEvaluation, LocalModel
 from kernelpot.fitting import Design
-from kernelpot.gate import CLOSED_FACTOR, GatedEnergies, VarianceGate
+from kernelpot.gate import GatedEnergies, VarianceGate
 from kernelpot.neighbors import NeighborList, pair_forces
 from kernelpot.observations import Noise
 from kernelpot.parallel import thread_count
@@ -28,6 +28,7 @@ from kernelpot.posterior import Posterior
 from kernelpot.prediction import Prediction
 from kernelpot.regression import LocalVariance, TriangularFactor
 from kernelpot.safety_net import SafetyNet
+from kernelpot.sharing import rows_of_known_means
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -191,7 +192,7 @@ class FittedModel:
         if gate is None and damping is None:
             return None
         index = species_index(system.numbers, self.species)
-        thresholds = None if gate is None else gate.thresholds(self.species, self.safety.std_low)
+        thresholds = None if gate is None else gate.thresholds(self.species, self.safety)
         return GatedEnergies(self.safety, index, thresholds, damping)
 
     @property
@@ -348,7 +349,9 @@ class FittedModel:
             "gate": {
                 "std_low": dict(zip(symbols, self.safety.std_low.tolist(), strict=True)),
                 "fallback": dict(zip(symbols, self.safety.fallback.tolist(), strict=True)),
-                "closed_factor": CLOSED_FACTOR,
+                "closed_factor": dict(
+                    zip(symbols, self.safety.closed_factor.tolist(), strict=True)
+                ),
                 "origin": self.safety.note,
             },
             "virial_offset": self.virial_offset,
@@ -371,10 +374,6 @@ class _WeightedVariance:
         self, atoms: slice, energies: FloatArray, variances: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         return variances, np.zeros_like(energies), self.weights[atoms]
-
-
-# Given as known when the gauge is fixed: mean local energy of the sparse points [eV].
-SIGMA_GAUGE = 1e-3
 
 
 def posterior_variances(
@@ -400,13 +399,9 @@ def posterior_variances(
     """
     blocks = {z: [whitening[key] for key in sorted(whitening) if key[0] == z] for z in columns}
     if fix_gauge:
-        known = np.zeros((len(columns), factor.n_features))
-        for row, (z, part) in enumerate(columns.items()):
-            # K_MM T = T / |column|^2: T holds scaled eigenvectors
-            means = [(T / np.einsum("mr,mr->r", T, T)).mean(axis=0) for T in blocks[z]]
-            known[row, part] = np.concatenate(means)
         factor = factor.copy()
-        factor.update(known / SIGMA_GAUGE, np.zeros(len(known)))
+        rows = rows_of_known_means(whitening, columns, factor.n_features)
+        factor.update(rows, np.zeros(len(rows)))
     return {
         z: LocalVariance.of(prior_variance(terms, z), blocks[z], factor.posterior_factor(part))
         for z, part in columns.items()

@@ -36,8 +36,6 @@ from kernelpot.switching import smoothstep
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# The gate is closed at this multiple of the std at which it begins to close.
-CLOSED_FACTOR = 3.0
 # Atoms gated by more than this are counted.
 GATED_WEIGHT = 0.01
 
@@ -61,7 +59,9 @@ class VarianceGate:
         the 99.9 % quantile of structures the sparse points were not chosen from, found
         for each species when the potential was fitted.
     std_high : float or mapping of symbol to float, optional
-        Where it is closed [eV]; default three times `std_low`.
+        Where it is closed [eV]; default three times `std_low`, or more where that
+        would shake atoms faster than time steps resolve, found when the potential was
+        fitted.
     on_gate : {"warn", "stop"} or callable, optional
         What a calculator does when it finds gated atoms: warn once (default), raise
         `GateClosedError`, or call ``on_gate(atoms, weights)``. None: nothing.
@@ -89,17 +89,15 @@ class VarianceGate:
                 f"`on_gate` must be 'warn', 'stop', a callable or None, got {self.on_gate!r}"
             )
 
-    def thresholds(
-        self, species: Sequence[int], defaults: npt.ArrayLike
-    ) -> tuple[FloatArray, FloatArray]:
+    def thresholds(self, species: Sequence[int], net: SafetyNet) -> tuple[FloatArray, FloatArray]:
         """Variances at which the gate begins to close and is closed, per species.
 
         Parameters
         ----------
         species : sequence of int
             Atomic numbers.
-        defaults : array_like of shape (n_species,)
-            `std_low` of each where none is given [eV].
+        net : SafetyNet
+            What the fit found, where no threshold is given.
 
         Returns
         -------
@@ -112,8 +110,8 @@ class VarianceGate:
             If a symbol is unknown, or `std_high` does not exceed `std_low`.
         """
         symbols = [chemical_symbols[z] for z in species]
-        low = self._fill("std_low", symbols, np.asarray(defaults, dtype=float))
-        high = self._fill("std_high", symbols, CLOSED_FACTOR * low)
+        low = self._fill("std_low", symbols, net.std_low)
+        high = self._fill("std_high", symbols, net.closed_factor * low)
         for symbol, a, b in zip(symbols, low, high, strict=True):
             if not b > a:
                 raise ValueError(

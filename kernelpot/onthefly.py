@@ -476,7 +476,7 @@ class OnTheFly:
 
 def _threshold(model: FittedModel, given: float | Mapping[str, float] | None) -> FloatArray:
     """Standard deviation of each species that calls the reference [eV]."""
-    low = np.sqrt(VarianceGate(given).thresholds(model.species, model.safety.std_low)[0])
+    low = np.sqrt(VarianceGate(given).thresholds(model.species, model.safety)[0])
     calibration = model.calibration
     if given is None or calibration is None:
         return low

@@ -124,8 +124,9 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     gate = model["gate"]
     lines += ["", "Variance gate (on in calculators): local energies give way to a fallback"]
     lines += [
-        f"  {s}: from a local std of {low:.4f} eV, wholly at {gate['closed_factor'] * low:.4f} eV; "
-        f"fallback {gate['fallback'][s]:.3f} eV above the free atom and the baseline"
+        f"  {s}: from a local std of {low:.4f} eV, wholly at "
+        f"{gate['closed_factor'][s] * low:.4f} eV; fallback {gate['fallback'][s]:.3f} eV above "
+        "the free atom and the baseline"
         for s, low in gate["std_low"].items()
     ]
     lines.append(f"  {gate['origin']}")

@@ -29,6 +29,11 @@ QUANTILE, QUANTILE_FACTOR = 0.999, 2.0
 CHOSEN_FROM_FACTOR = 3.5
 # With fewer atoms left out, up to so many structures the choice was made from count too.
 ENOUGH_ATOMS, MAX_STRUCTURES = 200, 100
+# With so many the medians tell by how much larger the std of those left out is.
+ENOUGH_TO_COMPARE = 20
+# The gate is closed at this multiple of the std at which it begins to close, or where that
+# is too steep at a larger one (`kernelpot.gatewidth`).
+CLOSED_FACTOR = 3.0
 # The gate begins to close at most at this share of the prior std, so that it can close at all.
 LARGEST_SHARE_OF_PRIOR = 0.3
 
@@ -45,6 +50,8 @@ class SafetyNet:
         Local energy that takes over, beyond e0 and baseline [eV].
     d_min : mapping of (Z, Z') to float
         Distances that scale the damping [Å]; empty without a wall.
+    closed_factor : ndarray of shape (n_species,)
+        Multiple of `std_low` at which the gate is closed.
     note : str
         How the thresholds were found.
     """
@@ -52,6 +59,7 @@ class SafetyNet:
     std_low: FloatArray
     fallback: FloatArray
     d_min: Mapping[Pair, float]
+    closed_factor: FloatArray
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,6 +73,7 @@ class SafetyNet:
             "std_low": self.std_low.tolist(),
             "fallback": self.fallback.tolist(),
             "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
+            "closed_factor": self.closed_factor.tolist(),
             "note": self.note,
         }
 
@@ -84,6 +93,8 @@ class SafetyNet:
             np.array(data["std_low"], dtype=float),
             np.array(data["fallback"], dtype=float),
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
+            # early files have none: it was the same for all
+            np.array(data.get("closed_factor", [CLOSED_FACTOR] * len(data["std_low"]))),
             data["note"],
         )
 
@@ -115,7 +126,7 @@ class SafetyNet:
         """
         largest = np.full(len(species), -np.inf)
         for atoms in structures:
-            z_index, energies = _local_energies(local, species, atoms, None, n_threads)
+            z_index, energies = local_energies(local, species, atoms, n_threads=n_threads)
             np.maximum.at(largest, z_index, energies)
         return replace(self, fallback=np.maximum(self.fallback, largest + FALLBACK_MARGIN))
 
@@ -197,7 +208,9 @@ def learn_safety_net(
             sampled.update(holders[:: max(1, len(holders) // MAX_STRUCTURES)])
     for index, atoms in enumerate(structures):
         recorder = _Recorder(len(atoms)) if index in sampled else None
-        z_index, energies = _local_energies(local, species, atoms, recorder, n_threads)
+        z_index, energies = local_energies(
+            local, species, atoms, recorder=recorder, n_threads=n_threads
+        )
         np.maximum.at(largest, z_index, energies)
         if recorder is not None:
             for z in np.unique(z_index):
@@ -206,30 +219,54 @@ def learn_safety_net(
     low = np.empty(len(species))
     notes = []
     for z, number in enumerate(species):
-        prior_std = np.sqrt(local.variances[z].prior)
-        # a std of exactly zero (one environment, repeated) would gate rounding noise
-        low[z] = 1e-3 * prior_std
-        counts = []
-        for is_unseen, name in ((True, "left out of"), (False, "in")):
-            values = np.concatenate(stds.get((is_unseen, z), [np.empty(0)]))
-            if len(values):
-                factor = QUANTILE_FACTOR * (1.0 if is_unseen else CHOSEN_FROM_FACTOR)
-                low[z] = max(low[z], factor * float(np.quantile(values, QUANTILE)))
-                counts.append(f"{factor:g} x that of {len(values)} atoms {name} the choice")
-            if len(values) >= ENOUGH_ATOMS:
-                break
-        limit = LARGEST_SHARE_OF_PRIOR * prior_std
-        if low[z] > limit:
-            low[z] = limit
-            counts.append(
-                f"at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV, which "
-                "this is: the model knows little of its own data"
-            )
-        notes.append(
-            f"{chemical_symbols[number]}: {100 * QUANTILE:g} % quantile of the local std, "
-            f"{', or '.join(counts)}"
+        left_out, chosen_from = (
+            np.concatenate(stds.get((is_unseen, z), [np.empty(0)])) for is_unseen in (True, False)
         )
-    return SafetyNet(low, largest + FALLBACK_MARGIN, dict(d_min), "; ".join(notes))
+        prior_std = float(np.sqrt(local.variances[z].prior))
+        low[z], note = _threshold(left_out, chosen_from, prior_std)
+        notes.append(f"{chemical_symbols[number]}: {note}")
+    return SafetyNet(
+        low,
+        largest + FALLBACK_MARGIN,
+        dict(d_min),
+        np.full(len(species), CLOSED_FACTOR),
+        "; ".join(notes),
+    )
+
+
+def _threshold(
+    left_out: FloatArray, chosen_from: FloatArray, prior_std: float
+) -> tuple[float, str]:
+    """Local std at which the gate of a species begins to close, and how it was found [eV].
+
+    Parameters
+    ----------
+    left_out, chosen_from : ndarray
+        Standard deviations of atoms that the sparse points were not chosen from, and of
+        such that they were.
+    prior_std : float
+    """
+    # a std of exactly zero (one environment, repeated) would gate rounding noise
+    low = 1e-3 * prior_std
+    found = []
+    if len(left_out):
+        low = max(low, QUANTILE_FACTOR * float(np.quantile(left_out, QUANTILE)))
+        found.append(f"{QUANTILE_FACTOR:g} x that of {len(left_out)} atoms left out of the choice")
+    if len(left_out) < ENOUGH_ATOMS and len(chosen_from):
+        factor = QUANTILE_FACTOR * CHOSEN_FROM_FACTOR
+        if len(left_out) >= ENOUGH_TO_COMPARE:
+            ratio = float(np.median(left_out) / np.median(chosen_from))
+            factor = QUANTILE_FACTOR * float(np.clip(ratio, 1.0, CHOSEN_FROM_FACTOR))
+        low = max(low, factor * float(np.quantile(chosen_from, QUANTILE)))
+        found.append(f"{factor:.3g} x that of {len(chosen_from)} atoms in the choice")
+    limit = LARGEST_SHARE_OF_PRIOR * prior_std
+    if low > limit:
+        low = limit
+        found.append(
+            f"at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV, which "
+            "this is: the model knows little of its own data"
+        )
+    return low, f"{100 * QUANTILE:g} % quantile of the local std, {', or '.join(found)}"
 
 
 def gate_std(
@@ -251,7 +288,7 @@ def gate_std(
         [eV], exact everywhere; with several species given the mean local energy of each.
     """
     recorder = _Recorder(len(atoms))
-    _local_energies(local, species, atoms, recorder, n_threads)
+    local_energies(local, species, atoms, recorder=recorder, n_threads=n_threads)
     return np.sqrt(recorder.variances)
 
 
@@ -273,14 +310,30 @@ class _Recorder:
         return energies, np.ones_like(energies), np.zeros_like(energies)
 
 
-def _local_energies(
+def local_energies(
     local: LocalModel,
     species: Sequence[int],
     atoms: Atoms,
-    recorder: _Recorder | None,
-    n_threads: int,
+    *,
+    recorder: _Recorder | None = None,
+    n_threads: int = 1,
 ) -> tuple[IntArray, FloatArray]:
-    """Species index and local energy of every atom [eV]."""
+    """Species index and local energy of every atom [eV].
+
+    Parameters
+    ----------
+    local : LocalModel
+    species : sequence of int
+        Atomic numbers.
+    atoms : ase.Atoms
+    recorder : _Recorder, optional
+        Is shown the variances.
+    n_threads : int
+
+    Returns
+    -------
+    z_index, energies : ndarray of shape (n_atoms,)
+    """
     z_index = species_index(atoms.numbers, species)
     pairs = neighbor_list(atoms, max(term.soap.term.r_cut for term in local.terms))
     found = local.evaluate(

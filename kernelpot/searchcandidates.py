@@ -22,7 +22,7 @@ from kernelpot.observations import KINDS, Noise
 from kernelpot.regression import GroupedFactor
 from kernelpot.searchspace import PARAMETERS
 from kernelpot.terms import SOAPTerm
-from kernelpot.training import Problem
+from kernelpot.training import Problem, ask_for_alike_sites
 from kernelpot.tuning import Errors, Free, Score, tune
 
 Terms = tuple[SOAPTerm, ...]
@@ -148,6 +148,7 @@ class Judge:
         design = Design.of(kernels, problem.species)
         labels = Labels(design, problem.frames, problem.references, problem.noise)
         grouped = accumulation.accumulate(labels, n_threads=self.n_threads)
+        ask_for_alike_sites(design, grouped)
         rows = build_rows(
             design,
             problem.frames,

@@ -37,14 +37,16 @@ from kernelpot.fitting import (
     choose_sparse_points,
     fingerprint,
 )
+from kernelpot.gatewidth import widened
 from kernelpot.leave_one_out import MAX_ROWS
 from kernelpot.memory import Plan, Workload, plan
 from kernelpot.metrics import evaluate
 from kernelpot.neighbors import neighbor_list
-from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
+from kernelpot.observations import ABSOLUTE, SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.regression import GroupedFactor, TriangularFactor
 from kernelpot.safety_net import hold_out, learn_safety_net
 from kernelpot.scan import assemble
+from kernelpot.sharing import rows_of_alike_sites
 from kernelpot.terms import SOAPTerm
 from kernelpot.tuning import MAX_WORK, Tuned
 from kernelpot.wall import Wall
@@ -256,15 +258,25 @@ def accumulate(
     if client is not None:
         from kernelpot.cluster import accumulate_on
 
-        return accumulate_on(client, labels, batch_bytes=plan.batch_bytes, progress=progress)
-    return accumulation.accumulate(
-        labels,
-        batch_bytes=plan.batch_bytes,
-        n_threads=plan.n_threads,
-        tree=state.tree,
-        after_batch=None if saver is None else lambda _: saver.save_if_due(state),
-        progress=progress,
-    )
+        grouped = accumulate_on(client, labels, batch_bytes=plan.batch_bytes, progress=progress)
+    else:
+        grouped = accumulation.accumulate(
+            labels,
+            batch_bytes=plan.batch_bytes,
+            n_threads=plan.n_threads,
+            tree=state.tree,
+            after_batch=None if saver is None else lambda _: saver.save_if_due(state),
+            progress=progress,
+        )
+    ask_for_alike_sites(state.design, grouped)
+    return grouped
+
+
+def ask_for_alike_sites(design: Design, grouped: GroupedFactor) -> None:
+    """Add the prior on how the energy is shared among atoms (see `kernelpot.sharing`)."""
+    rows = rows_of_alike_sites(design)
+    if len(rows):
+        grouped.update(ABSOLUTE, rows, np.zeros(len(rows)))
 
 
 def solve(
@@ -300,7 +312,7 @@ def solve(
     training: dict[str, Any] = {
         "n_structures": len(dataset),
         "n_atoms": dataset.n_atoms,
-        "n_rows": factor.n_rows,
+        "n_rows": sum(frame.n_rows for frame in problem.frames),
         "config_types": dataset.config_types,
         "sources": label_sources(dataset),
         "hyperparameters": tuned.record,
@@ -313,14 +325,16 @@ def solve(
             *_virial_note(offset, dataset),
         ],
     }
+    structures = [frame.atoms for frame in problem.frames]
     safety = learn_safety_net(
         local,
         problem.species,
-        [frame.atoms for frame in problem.frames],
+        structures,
         state.unseen,
         _wall_distances(problem.reference),
         n_threads=n_threads,
     )
+    safety = widened(safety, local, problem.species, structures, n_threads=n_threads)
     return FittedModel(
         problem.species, problem.reference, local, factor, noise, safety, offset, training
     )

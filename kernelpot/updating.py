@@ -91,8 +91,10 @@ def update(
     references = [model.reference.labels(frame.atoms) for frame in frames]
     labels = Labels(design, frames, references, model.noise)
     grouped = accumulate(labels, n_threads=n_threads, progress=progress)
+    if add_sparse:
+        training.ask_for_alike_sites(design, grouped)
     grouped.add_to(factor, model.noise.sigma)
-    record = _record(model.training, new, notes, factor.n_rows)
+    record = _record(model.training, new, notes)
     local, offset = training.solution_of(factor, design)
     structures = [frame.atoms for frame in frames]
     safety = model.safety.raised(local, model.species, structures, n_threads=n_threads)
@@ -183,9 +185,7 @@ def _more_points(
     return extended, notes
 
 
-def _record(
-    before: Mapping[str, Any], new: Dataset, notes: Sequence[str], n_rows: int
-) -> dict[str, Any]:
+def _record(before: Mapping[str, Any], new: Dataset, notes: Sequence[str]) -> dict[str, Any]:
     """Training record of the data before and the new ones together."""
     sources = {kind: dict(found) for kind, found in before["sources"].items()}
     for kind, found in label_sources(new).items():
@@ -195,12 +195,12 @@ def _record(
     config_types = dict(before["config_types"])
     for name, count in new.config_types.items():
         config_types[name] = config_types.get(name, 0) + count
-    added = {"n_structures": len(new), "n_atoms": new.n_atoms, "n_rows": n_rows - before["n_rows"]}
+    added = {"n_structures": len(new), "n_atoms": new.n_atoms, "n_rows": new.n_rows}
     return {
         **{k: v for k, v in before.items() if k != "errors"},
         "n_structures": before["n_structures"] + len(new),
         "n_atoms": before["n_atoms"] + new.n_atoms,
-        "n_rows": n_rows,
+        "n_rows": before["n_rows"] + new.n_rows,
         "config_types": config_types,
         "sources": sources,
         "notes": [*before["notes"], *notes],

@@ -9,7 +9,7 @@ the same step:
 - known, default gate: the same, with the thresholds found by the fit;
 - edge, half: the same, but `std_low` of each species such that its least known atom has the
   weight 0.01 or 0.5 at the median of the local std it meets in the known region; `std_high`
-  is three times that, the default rule. On the edge gates open and close again and again;
+  is by the default rule. On the edge gates open and close again and again;
 - narrow: as edge, with `std_high` = 1.2 `std_low`. Not the rule: steep gates make steep
   forces, which want shorter steps;
 - fast atom, stretched: driven out of the data with the default thresholds, and without a
@@ -43,7 +43,7 @@ from ase.md.verlet import VelocityVerlet
 from scipy.optimize import brentq
 
 import kernelpot as kp
-from kernelpot.gate import CLOSED_FACTOR, GATED_WEIGHT
+from kernelpot.gate import GATED_WEIGHT
 from kernelpot.switching import smoothstep
 
 KNOWN, DEFAULT, EDGE, HALF, NARROW = (
@@ -186,15 +186,16 @@ def combined(found):
     return values.mean(), max(own, scatter)
 
 
-def gate_at(std, symbols, weight, closed_factor=CLOSED_FACTOR):
+def gate_at(std, symbols, weight, closed_factor):
     """The gate with a given weight at the median std of the least known atom of a species."""
     x = brentq(lambda x: float(smoothstep(np.array(x))[0]) - weight, 0.0, 1.0)
     medians = np.median(std, axis=0)
     low = {
-        symbol: float(medians[symbols == symbol].max()) / np.sqrt(1 + (closed_factor**2 - 1) * x)
+        symbol: float(medians[symbols == symbol].max())
+        / np.sqrt(1 + (closed_factor[symbol] ** 2 - 1) * x)
         for symbol in np.unique(symbols)
     }
-    high = {symbol: closed_factor * value for symbol, value in low.items()}
+    high = {symbol: closed_factor[symbol] * value for symbol, value in low.items()}
     return kp.VarianceGate(std_low=low, std_high=high, on_gate=None)
 
 
@@ -262,10 +263,11 @@ def std_met(pot, starts, timestep):
 
 def describe(pot, gates, std, symbols):
     """Print the std met and the thresholds of every gate."""
-    for z, low in zip(pot.model.species, pot.model.safety.std_low, strict=True):
+    net = pot.model.safety
+    for z, low, factor in zip(pot.model.species, net.std_low, net.closed_factor, strict=True):
         symbol = chemical_symbols[z]
         met = np.quantile(std[:, symbols == symbol], (0.1, 0.5, 0.9, 1.0))
-        bounds = {DEFAULT: (low, CLOSED_FACTOR * low)}
+        bounds = {DEFAULT: (low, factor * low)}
         bounds |= {
             case: (gates[case].std_low[symbol], gates[case].std_high[symbol])
             for case in (EDGE, HALF, NARROW)
@@ -295,12 +297,17 @@ def study(name, arguments):
     default = kp.VarianceGate(on_gate=None)
     std = std_met(pot, known, system.timestep)
     symbols = np.array(known[0].get_chemical_symbols())
+    net = pot.model.safety
+    factors = {
+        chemical_symbols[z]: float(factor)
+        for z, factor in zip(pot.model.species, net.closed_factor, strict=True)
+    }
     gates = {
         KNOWN: None,
         DEFAULT: default,
-        EDGE: gate_at(std, symbols, GATED_WEIGHT),
-        HALF: gate_at(std, symbols, 0.5),
-        NARROW: gate_at(std, symbols, GATED_WEIGHT, NARROW_FACTOR),
+        EDGE: gate_at(std, symbols, GATED_WEIGHT, factors),
+        HALF: gate_at(std, symbols, 0.5, factors),
+        NARROW: gate_at(std, symbols, GATED_WEIGHT, dict.fromkeys(factors, NARROW_FACTOR)),
     }
     describe(pot, gates, std, symbols)
     begin = {KNOWN: known}
