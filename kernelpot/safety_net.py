@@ -25,12 +25,11 @@ FALLBACK_MARGIN = 0.1
 # The gate begins to close at this multiple of a high quantile of the std of structures
 # that were left out of the choice of sparse points, ...
 QUANTILE, QUANTILE_FACTOR = 0.999, 2.0
-# ... which is about so much larger than that of structures the choice was made from.
-CHOSEN_FROM_FACTOR = 3.5
+# ... which is up to so much larger than that of structures the choice was made from; by how
+# much is measured, species taken together, where that many atoms were left out.
+CHOSEN_FROM_FACTOR, ENOUGH_TO_COMPARE = 3.5, 10
 # With fewer atoms left out, up to so many structures the choice was made from count too.
 ENOUGH_ATOMS, MAX_STRUCTURES = 200, 100
-# With so many the medians tell by how much larger the std of those left out is.
-ENOUGH_TO_COMPARE = 20
 # The gate is closed at this multiple of the std at which it begins to close, or where that
 # is too steep at a larger one (`kernelpot.gatewidth`).
 CLOSED_FACTOR = 3.0
@@ -216,14 +215,16 @@ def learn_safety_net(
             for z in np.unique(z_index):
                 std = np.sqrt(recorder.variances[z_index == z])
                 stds.setdefault((index in unseen, int(z)), []).append(std)
+    left_out, chosen_from = (
+        [np.concatenate(stds.get((is_unseen, z), [np.empty(0)])) for z in range(len(species))]
+        for is_unseen in (True, False)
+    )
+    bias = _bias(left_out, chosen_from)
     low = np.empty(len(species))
     notes = []
     for z, number in enumerate(species):
-        left_out, chosen_from = (
-            np.concatenate(stds.get((is_unseen, z), [np.empty(0)])) for is_unseen in (True, False)
-        )
         prior_std = float(np.sqrt(local.variances[z].prior))
-        low[z], note = _threshold(left_out, chosen_from, prior_std)
+        low[z], note = _threshold(left_out[z], chosen_from[z], bias, prior_std)
         notes.append(f"{chemical_symbols[number]}: {note}")
     return SafetyNet(
         low,
@@ -234,8 +235,21 @@ def learn_safety_net(
     )
 
 
+def _bias(left_out: Sequence[FloatArray], chosen_from: Sequence[FloatArray]) -> float:
+    """By what the std of atoms left out exceeds that of the others, of all species together."""
+    ratios = [
+        unseen / np.median(seen)
+        for unseen, seen in zip(left_out, chosen_from, strict=True)
+        if len(unseen) and len(seen) and np.median(seen) > 0
+    ]
+    pooled = np.concatenate([np.empty(0), *ratios])
+    if len(pooled) < ENOUGH_TO_COMPARE:
+        return CHOSEN_FROM_FACTOR
+    return float(np.clip(np.median(pooled), 1.0, CHOSEN_FROM_FACTOR))
+
+
 def _threshold(
-    left_out: FloatArray, chosen_from: FloatArray, prior_std: float
+    left_out: FloatArray, chosen_from: FloatArray, bias: float, prior_std: float
 ) -> tuple[float, str]:
     """Local std at which the gate of a species begins to close, and how it was found [eV].
 
@@ -244,6 +258,8 @@ def _threshold(
     left_out, chosen_from : ndarray
         Standard deviations of atoms that the sparse points were not chosen from, and of
         such that they were.
+    bias : float
+        By what the former exceed the latter.
     prior_std : float
     """
     # a std of exactly zero (one environment, repeated) would gate rounding noise
@@ -253,10 +269,7 @@ def _threshold(
         low = max(low, QUANTILE_FACTOR * float(np.quantile(left_out, QUANTILE)))
         found.append(f"{QUANTILE_FACTOR:g} x that of {len(left_out)} atoms left out of the choice")
     if len(left_out) < ENOUGH_ATOMS and len(chosen_from):
-        factor = QUANTILE_FACTOR * CHOSEN_FROM_FACTOR
-        if len(left_out) >= ENOUGH_TO_COMPARE:
-            ratio = float(np.median(left_out) / np.median(chosen_from))
-            factor = QUANTILE_FACTOR * float(np.clip(ratio, 1.0, CHOSEN_FROM_FACTOR))
+        factor = QUANTILE_FACTOR * bias
         low = max(low, factor * float(np.quantile(chosen_from, QUANTILE)))
         found.append(f"{factor:.3g} x that of {len(chosen_from)} atoms in the choice")
     limit = LARGEST_SHARE_OF_PRIOR * prior_std

@@ -160,7 +160,9 @@ def test_damping_is_differentiated_with_and_without_a_gate(potential, distances,
 
 
 def test_damping_is_the_product_over_neighbors():
-    net = SafetyNet(np.ones(2), np.zeros(2), {(13, 13): 2.0, (13, 29): 1.0, (29, 29): 3.0})
+    net = SafetyNet(
+        np.ones(2), np.zeros(2), {(13, 13): 2.0, (13, 29): 1.0, (29, 29): 3.0}, np.full(2, 3.0)
+    )
     atoms = Atoms("CuAlCu", [[0, 0, 0], [0.6, 0, 0], [0, 1.8, 0]])
     pairs = neighbor_list(atoms, 4.0)
     distances = np.linalg.norm(pairs.displacements(atoms.positions), axis=1)
@@ -322,9 +324,12 @@ def test_something_else_is_no_gate(potential):
 
 
 def test_thresholds_can_be_given_for_each_species(potential):
-    low, high = VarianceGate(std_low={"Cu": 0.5}, std_high=2.0).thresholds((13, 29), [0.1, 0.2])
+    net = SafetyNet(np.array([0.1, 0.2]), np.zeros(2), {}, np.array([3.0, 5.0]))
+    low, high = VarianceGate(std_low={"Cu": 0.5}, std_high=2.0).thresholds((13, 29), net)
     np.testing.assert_allclose(low, [0.01, 0.25])
     np.testing.assert_allclose(high, [4.0, 4.0])
+    _, high = VarianceGate(std_low={"Cu": 0.5}).thresholds((13, 29), net)
+    np.testing.assert_allclose(high, [0.09, 6.25])
 
 
 def test_a_tenth_of_every_group_is_held_out():

@@ -83,7 +83,7 @@ class System:
 
 SYSTEMS = {
     "zuo2020-Si": System(900, 1.0, 30, 1.15, None),
-    "rmd17-ethanol": System(500, 0.5, 10, 1.3, 200),
+    "rmd17-ethanol": System(500, 0.5, 4, 1.15, 200),
 }
 
 
