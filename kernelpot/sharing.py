@@ -26,8 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Standard deviation of the difference of a site's local energy from the mean of its
 # species, in units of the term's delta ...
-SIGMA_ALIKE = 0.2
-# ... for each of so many sparse points of every species and term: together about 0.02
+SIGMA_ALIKE = 0.5
+# ... for each of so many sparse points of every species and term: together about 0.05
 # delta, far more than the labels of a data set leave of anything they determine.
 ALIKE_POINTS = 100
 # Of a species' mean local energy, taken as known [eV].

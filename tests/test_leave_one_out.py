@@ -97,9 +97,9 @@ def test_residuals_are_labels_minus_predictions_of_a_refit(labelled, small_terms
     problem = training.prepare(read_dataset(labelled), settings)
     found_terms, *_ = training.select(problem, settings)
     design = Design.of(found_terms, problem.species)
-    factor = accumulate(
-        Labels(design, problem.frames, problem.references, problem.noise)
-    ).posterior(problem.noise.sigma)
+    grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
+    training.ask_for_alike_sites(design, grouped)
+    factor = grouped.posterior(problem.noise.sigma)
     k = next(k for k, f in enumerate(problem.frames) if f.config_type == "large")
     frame = problem.frames[k]
     rows = build_rows(design, problem.frames, problem.references, problem.noise, [k])

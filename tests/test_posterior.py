@@ -16,11 +16,12 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct
 
 import kernelpot as kp
-from kernelpot import environments, posterior
+from kernelpot import environments, posterior, sharing
 from kernelpot.datasets import load_ethanol, load_silicon
 from kernelpot.descriptors import species_index
 from kernelpot.fitting import VIRIAL_OFFSET_PRIOR
 from kernelpot.kernels import DotProductKernel, normalize
+from kernelpot.sharing import SIGMA_ALIKE
 
 from .conftest import label, rattled_alloy, structures
 
@@ -87,6 +88,18 @@ def explicit_sparse(model):
     )
 
 
+def explicit_alike_sites(model):
+    """Explicit features of the prior on sharing: sparse points minus their mean, scaled."""
+    if len(model.species) == 1:
+        return np.zeros((0, len(explicit_sparse(model)[0])))
+    parts = []
+    for term in model.local.terms:
+        for z in range(len(model.species)):
+            points = tensor_power(term.sparse[z], term.kernel.zeta)
+            parts.append((points - points.mean(axis=0)) / SIGMA_ALIKE)
+    return scipy.linalg.block_diag(*parts)
+
+
 def dense(model, train, atoms):
     """Prior variance, what the sparse points explain of it, and what the data leave open.
 
@@ -113,11 +126,12 @@ def dense(model, train, atoms):
         np.diag(np.concatenate([v for v, _ in noise])) + np.outer(offset, offset)
     )
     sparse = explicit_sparse(model)
+    alike = explicit_alike_sites(model) @ sparse.T
     K_mm, K_nm = sparse @ sparse.T, psi @ sparse.T
     new = explicit_rows(model, atoms)
     K_sm = new @ sparse.T
     explained = np.einsum("sm,ms->s", K_sm, np.linalg.solve(K_mm, K_sm.T))
-    A = K_mm + K_nm.T @ precision @ K_nm
+    A = K_mm + K_nm.T @ precision @ K_nm + alike.T @ alike
     return (
         np.square(new).sum(axis=1),
         explained,
@@ -205,7 +219,8 @@ def test_an_atom_among_its_own_images_has_no_force_to_be_unsure_of(small):
     assert found.energy_std == pytest.approx(found.energies_std[0], rel=1e-7)
 
 
-def test_energies_only_with_all_environments_sparse_is_scikit_learns_exact_gp():
+def test_energies_only_with_all_environments_sparse_is_scikit_learns_exact_gp(monkeypatch):
+    monkeypatch.setattr(sharing, "SIGMA_ALIKE", 1e9)  # the kernels' own prior alone
     frames = [label(rattled_alloy(s, (1, 1, 1), 0.2)) for s in range(9)]
     for frame in frames:
         frame.arrays.pop("REF_forces")

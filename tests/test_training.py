@@ -239,7 +239,9 @@ def refit(pot, dataset):
     design = Design.of(model.local.terms, model.species)
     labels = training.Labels(design, frames, references, model.noise)
     tree = FactorTree(design.n_columns)
-    return training.solve(problem, State(design, [], tree), accumulate(labels))
+    grouped = accumulate(labels)
+    training.ask_for_alike_sites(design, grouped)
+    return training.solve(problem, State(design, [], tree), grouped)
 
 
 @pytest.mark.parametrize("e0", [None, {"Al": 1.0, "Cu": -0.5}])
@@ -264,7 +266,8 @@ def test_an_update_is_a_refit_with_all_data(labelled, e0, tmp_path):
     assert np.abs(before.forces - after.forces).max() > 1e-4
     record = pot.model.training
     assert record["n_structures"] == 24
-    assert record["n_rows"] == pot.model.factor.n_rows == expected.factor.n_rows
+    assert record["n_rows"] == expected.training["n_rows"]
+    assert pot.model.factor.n_rows == expected.factor.n_rows
     assert record["config_types"] == data.config_types
     assert record["updates"] == [{"n_structures": 9, "n_atoms": new.n_atoms, "n_rows": new.n_rows}]
     assert "updated with 9 structures" in pot.summary()
