@@ -82,7 +82,8 @@ def test_a_swapped_species_is_found():
     carbon, hydrogen = (int(np.flatnonzero(swapped.numbers == z)[0]) for z in (6, 1))
     swapped.numbers[[carbon, hydrogen]] = 1, 6
     frames[15] = kp.dataset.Frame(**{**vars_of(frames[15]), "atoms": swapped})
-    term = kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, sigma_atom=0.4, n_sparse=150)
+    # delta: about the rms binding energy per atom, as the defaults choose it
+    term = kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, sigma_atom=0.4, delta=4.0, n_sparse=150)
     data = kp.Dataset(frames)
     found = kp.KernelPotential([term]).fit(data, optimize="loo", calibrate=False).suspicious(data)
     assert found[0].index == 15
