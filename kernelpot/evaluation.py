@@ -116,7 +116,9 @@ class LocalModel:
     variances: Mapping[int, LocalVariance]
     gauge_fixed: Mapping[int, LocalVariance] | None = None
     polynomial: bool = True
-    _compiled: dict[tuple[int, int], _Compiled] = field(default_factory=dict, init=False, repr=False)
+    _compiled: dict[tuple[int, int], _Compiled] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         """Sort the sparse points, and compile polynomial maps where they cost less."""

@@ -16,8 +16,8 @@ from unittest import mock
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
+from _sets import load
 from _tables import show
-from _zuo import load
 
 import kernelpot as kp
 from kernelpot import defaults

@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
+from _sets import load
 from _tables import show
-from _zuo import load
 
 import kernelpot as kp
 

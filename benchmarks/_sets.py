@@ -1,4 +1,4 @@
-"""Training data of Zuo et al., as it is or split once more for validation."""
+"""Data sets as they are, or the training file split once more for validation."""
 
 import os
 
@@ -7,9 +7,14 @@ import numpy as np
 import kernelpot as kp
 
 
-def load(data_dir, element, validation=False):
-    """Train and test frames; with `validation` a fifth of the training file is the test."""
-    folder = os.path.join(data_dir, f"zuo2020-{element}")
+def load(data_dir, name, validation=False):
+    """Train and test frames of a folder, or of an element of Zuo et al.
+
+    With `validation` a fifth of the training file is the test.
+    """
+    folder = os.path.join(data_dir, name)
+    if not os.path.isdir(folder):
+        folder = os.path.join(data_dir, f"zuo2020-{name}")
     train = kp.read_dataset(os.path.join(folder, "train.xyz"))
     if not validation:
         return train, kp.read_dataset(os.path.join(folder, "test.xyz"))
