@@ -56,7 +56,9 @@ def evaluate(
     uncertainty : bool
         Also judge calibrated standard deviations, at the cost of ``return_std=True``:
         keys ``energy``, ``forces``, ``stress`` under ``uncertainty``, each with the result
-        of `judge`.
+        of `judge`. A standard deviation of a stress is that of the derivative of the
+        energy: it is compared with labels less the constant virial per atom by which the
+        training labels differ from that (``virial_offset`` in `describe`).
     n_threads : int, optional
     progress : callable, optional
 
@@ -82,6 +84,8 @@ def evaluate(
         structures, return_std=uncertainty, n_threads=n_threads, names=names, **options
     )
     doubts: list[_Doubt] = []
+    model = getattr(potential, "model", potential)
+    offset = float(getattr(model, "virial_offset", 0.0))  # per atom [eV]
     for done, (frame, predicted) in enumerate(zip(dataset, predictions, strict=True)):
         energy = forces = stress = None
         if frame.energy is not None:
@@ -91,7 +95,10 @@ def evaluate(
         if frame.virial is not None and predicted.stress is not None:
             stress = predicted.stress + frame.virial / frame.atoms.get_volume()
         if uncertainty:
-            doubts.append(_doubt(frame.config_type, predicted, energy, forces, stress, len(frame)))
+            derived = None
+            if stress is not None:
+                derived = stress - offset * len(frame) / frame.atoms.get_volume() * _ISOTROPIC
+            doubts.append(_doubt(frame.config_type, predicted, energy, forces, derived, len(frame)))
         errors.append((frame.config_type, len(frame), energy, forces, stress))
         if progress is not None:
             progress("evaluate", done + 1, len(dataset))
@@ -135,6 +142,8 @@ def _statistics(errors: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
 # Config type, and per quantity errors and half-widths at 68 %, 95 % and one std.
 _Doubt = tuple[str, dict[str, tuple[FloatArray, FloatArray]]]
 LEVEL_68 = 0.6827
+# A pressure in Voigt components.
+_ISOTROPIC = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 
 
 def coverage(error: FloatArray, half_width: FloatArray) -> float:

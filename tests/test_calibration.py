@@ -187,3 +187,21 @@ def test_a_group_that_is_zero_by_symmetry_is_not_judged(rng):
     groups = kp.evaluate(pot, frames, uncertainty=True)["by_config_type"]
     assert groups["perfect"]["uncertainty"]["forces"]["coverage_95"] is None
     assert groups["perfect"]["uncertainty"]["energy"]["coverage_95"] is not None
+
+
+def test_stds_of_stresses_are_not_blamed_for_an_offset_of_the_labels(silicon):
+    model, frames = silicon.model, list(load_silicon("test"))[:8]
+    offset = -0.3  # eV/atom
+    shifted = [
+        replace(
+            f, virial=f.virial + (offset - model.virial_offset) * len(f) * np.repeat([1.0, 0.0], 3)
+        )
+        for f in frames
+        if f.virial is not None
+    ]
+    frames = [f for f in frames if f.virial is not None]
+    honest = kp.evaluate(model, kp.Dataset(frames), uncertainty=True)
+    found = kp.evaluate(replace(model, virial_offset=offset), kp.Dataset(shifted), uncertainty=True)
+    one, two = (e["uncertainty"]["stress"] for e in (honest, found))
+    assert one == pytest.approx(two, rel=1e-9)
+    assert found["stress_mae_gpa"] > 2 * honest["stress_mae_gpa"]  # errors are what they are
