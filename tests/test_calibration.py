@@ -204,4 +204,4 @@ def test_stds_of_stresses_are_not_blamed_for_an_offset_of_the_labels(silicon):
     found = kp.evaluate(replace(model, virial_offset=offset), kp.Dataset(shifted), uncertainty=True)
     one, two = (e["uncertainty"]["stress"] for e in (honest, found))
     assert one == pytest.approx(two, rel=1e-9)
-    assert found["stress_mae_gpa"] > 2 * honest["stress_mae_gpa"]  # errors are what they are
+    assert found["stress_mae_gpa"] > 1.2 * honest["stress_mae_gpa"]  # errors are what they are
