@@ -14,6 +14,10 @@ for every force, as sparse points pin down values rather than slopes. So
 structures that no sparse point was chosen from most likely, 1 where there are too few of them
 (novelty must have its say beyond the data, so b is at least a tenth).
 
+Errors do not vanish where the posterior says that nothing is left open: a descriptor of
+finite range and size leaves a rest. To the variance of a force component a constant is
+added, a share of the mean over its species, the one that makes labels left out most likely.
+
 References
 ----------
 .. [1] Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018),
@@ -45,6 +49,8 @@ ALL = 0
 MINIMUM_UNSEEN = 10
 # Weights of novelty tried.
 NOVELTY_WEIGHTS = (1.0, 0.5, 0.2, 0.1)
+# Constant parts of a force's std tried, in units of the root mean square of its species.
+FLOORS = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,37 @@ def novelty_weight(residual: FloatArray, open_: FloatArray, novelty: FloatArray)
     return min(NOVELTY_WEIGHTS, key=log_loss)
 
 
+def floors(residual: FloatArray, std: FloatArray, numbers: IntArray) -> dict[int, float]:
+    """The constant part of the std of each species under which residuals are most likely.
+
+    Parameters
+    ----------
+    residual, std : ndarray of shape (n,)
+        Of labels left out; none of them zero by symmetry.
+    numbers : ndarray of shape (n,)
+        Atomic numbers.
+
+    Returns
+    -------
+    dict of int to float
+        One of `FLOORS` times the root mean square of each species, by the likelihood of
+        Gaussians with the best scale of each.
+    """
+    own = {int(z): np.flatnonzero(numbers == z) for z in np.unique(numbers)}
+    rms = {z: float(np.sqrt(np.mean(std[rows] ** 2))) for z, rows in own.items()}
+
+    def log_loss(share: float) -> float:
+        loss = 0.0
+        for z, rows in own.items():
+            widened = np.hypot(std[rows], share * rms[z])
+            scale = np.sqrt(np.mean((residual[rows] / widened) ** 2))
+            loss += len(rows) * np.log(max(scale, 1e-300)) + np.log(widened).sum()
+        return float(loss)
+
+    best = min(FLOORS, key=log_loss)
+    return {z: best * value for z, value in rms.items()} if best else {}
+
+
 def informative(std: FloatArray, typical: float | None = None) -> npt.NDArray[np.bool_]:
     """Labels that are not zero by symmetry: what is left of those is rounding.
 
@@ -143,11 +180,14 @@ class Calibration:
         Structures left out.
     novelty : mapping of quantity to float
         Weight of novelty (b above); 1 where it is not named.
+    floor : mapping of atomic number to float
+        Constant part of the std of a force component [eV/Å]; none where not named.
     """
 
     factors: Mapping[str, Mapping[int, Factors]]
     n_structures: int
     novelty: Mapping[str, float] = field(default_factory=dict)
+    floor: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -182,6 +222,7 @@ class Calibration:
         """
         factors: dict[str, dict[int, Factors]] = {}
         weights: dict[str, float] = {}
+        floor: dict[int, float] = {}
         for quantity, e in residuals.items():
             parts = open_[quantity], novelty[quantity]
             whole = np.hypot(*parts)
@@ -191,14 +232,17 @@ class Calibration:
             new = np.zeros(len(e), bool) if unseen is None else unseen[quantity]
             if np.count_nonzero(new & used) >= MINIMUM_UNSEEN:
                 weights[quantity] = novelty_weight(e[new], parts[0][new], parts[1][new])
-            std = np.hypot(parts[0], weights.get(quantity, 1.0) * parts[1])
+            std = np.hypot(parts[0], weights.get(quantity, 1.0) * parts[1])[used]
             own = numbers[quantity][used]
-            factors[quantity] = _by_species(e[used] / std[used], own)
             if quantity == "forces":
                 factors["energies"] = _by_species(e[used] / whole[used], own)
-        return cls(factors, n_structures, weights)
+                telling = new[used] if quantity in weights else np.ones(len(own), bool)
+                floor = floors(e[used][telling], std[telling], own[telling])
+                std = np.hypot(std, [floor.get(z, 0.0) for z in own.tolist()])
+            factors[quantity] = _by_species(e[used] / std, own)
+        return cls(factors, n_structures, weights, floor)
 
-    def std(self, quantity: str, std: Any, novelty: Any) -> Any:
+    def std(self, quantity: str, std: Any, novelty: Any, numbers: IntArray | None = None) -> Any:
         """Standard deviation with novelty weighted, to be multiplied by a factor.
 
         Parameters
@@ -206,15 +250,21 @@ class Calibration:
         quantity : {"energy", "forces", "stress"}
         std, novelty : float or ndarray
             Posterior standard deviation, and its part by novelty.
+        numbers : ndarray of shape (n_atoms,), optional
+            Atomic numbers of the rows of forces, which have a constant part as well
+            (unless they are zero by symmetry).
 
         Returns
         -------
         float or ndarray
         """
         weight = self.novelty.get(quantity, 1.0)
-        if weight == 1.0:
-            return std
-        return np.sqrt(np.maximum(np.square(std) - (1.0 - weight**2) * np.square(novelty), 0.0))
+        if weight != 1.0:
+            std = np.sqrt(np.maximum(np.square(std) - (1 - weight**2) * np.square(novelty), 0.0))
+        if quantity == "forces" and self.floor and numbers is not None:
+            floor = np.array([self.floor.get(int(z), 0.0) for z in numbers])[:, None]
+            std = np.where(std > ZERO * floor, np.hypot(std, floor), std)
+        return std
 
     def factor(self, quantity: str, level: float | None, number: int = ALL) -> float | None:
         """Factor on a standard deviation.
@@ -258,6 +308,7 @@ class Calibration:
             "levels": list(LEVELS),
             "n_structures": self.n_structures,
             "novelty": dict(self.novelty),
+            "floor": {str(z): value for z, value in self.floor.items()},
             "factors": {
                 quantity: {
                     str(z): {
@@ -287,6 +338,7 @@ class Calibration:
             factors,
             data["n_structures"],
             data.get("novelty", {}),
+            {int(z): value for z, value in data.get("floor", {}).items()},
         )
 
 

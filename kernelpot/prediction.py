@@ -91,7 +91,8 @@ class Prediction:
     def interval(self, level: float | None = 0.95) -> Interval:
         """Half-widths of intervals that hold a label with a given probability.
 
-        Posterior standard deviations, with novelty weighted as it deserves, times factors
+        Posterior standard deviations, with novelty weighted as it deserves (and a constant
+        part in forces), times factors
         found on training structures left out one at a time. The sparse points were not
         chosen anew without each, so far from all data the intervals are too narrow: look
         at `spilling` there.
@@ -126,7 +127,12 @@ class Prediction:
         energy_std, forces_std, stress_std = (
             None
             if getattr(self, f"{kind}_std") is None
-            else found.std(kind, getattr(self, f"{kind}_std"), getattr(self, f"{kind}_novelty"))
+            else found.std(
+                kind,
+                getattr(self, f"{kind}_std"),
+                getattr(self, f"{kind}_novelty"),
+                self.numbers if kind == "forces" else None,
+            )
             for kind in ("energy", "forces", "stress")
         )
         return Interval(

@@ -81,6 +81,31 @@ def test_novelty_counts_as_much_as_it_explains(rng):
         assert Calibration.from_dict(found.to_dict()) == found
 
 
+def test_forces_have_a_constant_part_where_errors_do(rng):
+    """Errors of which a part is the same for all are more likely with it, and found."""
+    n = 6000
+    number = np.where(np.arange(n) < 4000, 1, 8)
+    open_ = np.exp(rng.normal(size=n)) * np.where(number == 1, 1.0, 3.0)
+    rms = {z: np.sqrt(np.mean(open_[number == z] ** 2)) for z in (1, 8)}
+    for share in (0.0, 0.4):
+        floor = np.array([share * rms[z] for z in number])
+        residual = 0.7 * np.hypot(open_, floor) * rng.normal(size=n)
+        found = Calibration.of(
+            {"forces": residual}, {"forces": open_}, {"forces": np.zeros(n)}, {"forces": number}, 9
+        )
+        expected = {z: pytest.approx(share * rms[z]) for z in (1, 8)} if share else {}
+        assert found.floor == expected
+        assert found.factor("forces", None, 1) == pytest.approx(0.7, rel=0.05)
+        std = np.array([[2.0, 0.0, 1.0], [3.0, 1e-9, 0.5]])  # zeros by symmetry stay
+        widened = found.std("forces", std, np.zeros((2, 3)), np.array([1, 8]))
+        for row, z in enumerate((1, 8)):
+            c = share * rms[z]
+            np.testing.assert_allclose(
+                widened[row], [*np.hypot(std[row, :1], c), std[row, 1], np.hypot(std[row, 2], c)]
+            )
+        assert Calibration.from_dict(found.to_dict()) == found
+
+
 def test_species_have_their_own_factors_where_labels_suffice(calibration):
     assert set(calibration.factors["forces"]) == {0, 1}
     found = calibration.per_atom("forces", 0.68, np.array([1, 8, 1]))
@@ -88,7 +113,7 @@ def test_species_have_their_own_factors_where_labels_suffice(calibration):
     assert found[1] == calibration.factor("forces", 0.68) != found[0]
     assert calibration.factor("forces", None, 1) < 2.0
     # local energies have no labels
-    assert calibration.factor("energies", 0.9, 1) == calibration.factor("forces", 0.9, 1)
+    assert set(calibration.factors["energies"]) == {0, 1}
     assert calibration.factor("stress", 0.9) is None
     assert calibration.per_atom("stress", 0.9, np.array([1])) is None
     again = Calibration.from_dict(calibration.to_dict())
