@@ -207,7 +207,11 @@ class KernelPotential:
         settings = self._settings()
         problem = training.prepare(read_dataset(data, keys=keys), settings)
         plan = training.plan_memory(
-            problem, settings, thread_count(n_threads), memory, searched=optimize == "loo"
+            problem,
+            settings,
+            thread_count(n_threads),
+            memory,
+            searched=choices.is_searched(optimize, problem, settings),
         )
         if progress is not None:
             progress = Overall(progress, training.expected_seconds(problem, plan))
