@@ -142,7 +142,8 @@ def test_rows_know_their_kind(problem, left_out):
 def test_novelty_of_labels_is_that_of_predictions(problem, design, scale):
     """From the rows there are, under another noise and another delta."""
     grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
-    noise = problem.noise.changed({g: 2.0 * problem.noise.sigma(g) for g in grouped.groups[:2]})
+    groups = [("energy", ""), ("forces", "")]
+    noise = problem.noise.changed({g: 2.0 * problem.noise.sigma(g) for g in groups})
     state = State(design, [], FactorTree(design.n_columns))
     model = training.solve(problem, state, grouped, Tuned(noise, SCALES, {}, []))
     rows = build_rows(design, problem.frames, problem.references, problem.noise, [3, 4, 5, 6])
