@@ -24,7 +24,9 @@ from kernelpot.regression import LocalVariance
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-BATCH = 128
+# Atoms evaluated together; more where variances are exact, as their large triangle is read
+# anew for each batch. Fewer would leave fewer threads idle.
+BATCH, VARIANCE_BATCH = 128, 256
 
 # Of the points that explain most, this share screens: atoms whose variance they already
 # bring below what matters need no more.
@@ -193,11 +195,13 @@ class LocalModel:
             for term in self.terms
         ]
 
+        size = VARIANCE_BATCH if variance else BATCH
+
         def work(start: int) -> None:
-            atoms = slice(start, min(start + BATCH, n_atoms))
+            atoms = slice(start, min(start + size, n_atoms))
             self._evaluate_batch(batches, z_index[atoms], atoms, blend, found)
 
-        starts = range(0, n_atoms, BATCH)
+        starts = range(0, n_atoms, size)
         with single_blas_thread():
             for _ in map_in_order(work, starts, min(n_threads, len(starts))):
                 pass
