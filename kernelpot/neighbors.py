@@ -145,6 +145,9 @@ def by_species(
     members : ndarray of shape (n_members,)
         Positions in `chosen` of their pairs, ascending.
     """
+    if len(chosen) and np.all(numbers == numbers[0]):
+        yield (int(numbers[0]), int(numbers[0])), np.arange(len(chosen))
+        return
     z1, z2 = numbers[pairs.centers[chosen]], numbers[pairs.neighbors[chosen]]
     code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
     present = np.unique(code)
