@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
+from kernelpot import _pairs
 from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
 from kernelpot.dataset import Dataset, voigt
-from kernelpot.neighbors import NeighborList, by_species, neighbor_list, pair_forces
+from kernelpot.neighbors import NeighborList, by_species, neighbor_list, pair_forces, pair_virial
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -96,7 +97,7 @@ class System:
         """Virial (-dE/d strain) of every structure [eV], each of shape (3, 3)."""
         bounds = self.pairs.first[self.first_atom]
         return [
-            virial - self.displacements[start:stop].T @ result.gradient[start:stop]
+            virial + pair_virial(self.displacements[start:stop], result.gradient[start:stop])
             for start, stop, virial in zip(bounds[:-1], bounds[1:], result.virials, strict=True)
         ]
 
@@ -157,14 +158,22 @@ def add_pairs(
     if not len(close):
         return
     value, slope = np.zeros(len(close)), np.zeros(len(close))
+    distances = system.distances[close]
     for species, members in by_species(system.numbers, system.pairs, close):
         for start in range(0, len(members), CHUNK):
             some = members[start : start + CHUNK]
-            value[some], slope[some] = pair_energy(system.distances[close[some]], *species)
-    slope *= 0.5 / system.distances[close]
-    result.gradient[close] += slope[:, None] * system.displacements[close]
-    centers = system.pairs.centers[close]
-    result.energies[:] += np.bincount(centers, 0.5 * value, len(system.numbers))
+            value[some], slope[some] = pair_energy(distances[some], *species)
+    slope *= 0.5 / distances
+    value *= 0.5
+    _pairs.add(
+        close,
+        system.pairs.centers,
+        system.displacements,
+        value,
+        slope,
+        result.energies,
+        result.gradient,
+    )
 
 
 @runtime_checkable

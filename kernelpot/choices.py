@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ase import Atoms
 
 from kernelpot.accumulation import State
 from kernelpot.calibration import Calibration
+from kernelpot.descriptors import species_index
 from kernelpot.fitted import FittedModel
 from kernelpot.fitting import Progress
 from kernelpot.leave_one_out import (
@@ -20,8 +22,11 @@ from kernelpot.leave_one_out import (
     choose_structures,
     leave_one_out,
 )
+from kernelpot.memory import group_rows
+from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import KINDS
-from kernelpot.parallel import thread_count
+from kernelpot.parallel import map_in_order, thread_count
+from kernelpot.posterior import novelty
 from kernelpot.regression import GroupedFactor
 from kernelpot.training import Problem, Settings
 from kernelpot.tuning import MINIMUM_STRUCTURES, Free, Tuned, tune
@@ -86,7 +91,39 @@ def choose_hyperparameters(
     -------
     Tuned
     """
-    groups: list[Any] = grouped.groups
+    return tune(
+        method,
+        grouped,
+        state.design.whitened,
+        problem.noise,
+        free_parameters(settings, grouped.groups, len(problem.terms)),
+        structures,
+        [problem.frames[rows.index].config_type for rows in structures],
+        n_threads=n_threads,
+        progress=progress,
+    )
+
+
+def is_searched(method: str | None, problem: Problem, settings: Settings) -> bool:
+    """Whether structures are left out again and again to choose something."""
+    groups = list(group_rows(problem.frames, problem.noise))
+    return method == "loo" and bool(free_parameters(settings, groups, len(problem.terms)).names)
+
+
+def free_parameters(settings: Settings, groups: Sequence[Any], n_terms: int) -> Free:
+    """What the user left to be chosen, of the labels there are.
+
+    Parameters
+    ----------
+    settings : Settings
+    groups : sequence of Group
+        Groups of labels that the data have.
+    n_terms : int
+
+    Returns
+    -------
+    Free
+    """
     given = {(kind, "") for kind in KINDS if getattr(settings, f"sigma_{kind}") is not None}
     given |= {
         (kind, name)
@@ -94,20 +131,9 @@ def choose_hyperparameters(
         for kind, sigma in sigmas.items()
         if sigma is not None
     }
-    free = Free(
+    return Free(
         tuple(g for g in groups if g[0] in KINDS and g not in given),
-        tuple(range(len(problem.terms))) if settings.terms is None else (),
-    )
-    return tune(
-        method,
-        grouped,
-        state.design.whitened,
-        problem.noise,
-        free,
-        structures,
-        [problem.frames[rows.index].config_type for rows in structures],
-        n_threads=n_threads,
-        progress=progress,
+        tuple(range(n_terms)) if settings.terms is None else (),
     )
 
 
@@ -154,22 +180,24 @@ def calibrate(
     left_out = leave_one_out(
         structures, model.factor, model.noise.sigma, scale, variance=True, n_threads=threads
     )
-    predicted = model.predict_many([f.atoms for f in frames], return_std=True, n_threads=n_threads)
+
+    def work(rows: StructureRows) -> FloatArray:
+        return label_novelty(model, problem.frames[rows.index].atoms, rows, scale)
+
+    novelties = map_in_order(work, structures, threads)
     parts: dict[str, list[tuple[Any, ...]]] = {kind: [] for kind in KINDS}
-    for done, (frame, left, found) in enumerate(zip(frames, left_out, predicted, strict=True)):
+    for done, (frame, left, found) in enumerate(zip(frames, left_out, novelties, strict=True)):
         assert left.variance is not None
         for kind in KINDS:
             own = left.rows.kind == KINDS.index(kind)
-            novelty = getattr(found, f"{kind}_novelty")
-            if not own.any() or novelty is None:
+            if not own.any() or (kind == "stress" and not frame.atoms.pbc.all()):
                 continue
-            unit = frame.atoms.get_volume() if kind == "stress" else 1.0
             of_forces = np.repeat(frame.atoms.numbers, 3)
             parts[kind].append(
                 (
                     left.residual[own],
                     np.sqrt(left.variance[own]),
-                    np.ravel(novelty) * unit,
+                    found[own],
                     of_forces if kind == "forces" else np.zeros(own.sum(), dtype=np.int64),
                     np.full(own.sum(), left.rows.index in new),
                 )
@@ -177,8 +205,51 @@ def calibrate(
         if progress is not None:
             progress("calibration", done + 1, len(frames))
     columns = {kind: list(zip(*found, strict=True)) for kind, found in parts.items() if found}
-    residuals, open_, novelties, numbers, is_new = (
+    residuals, open_, novel, numbers, is_new = (
         {kind: np.concatenate(column[k]) for kind, column in columns.items()} for k in range(5)
     )
-    calibration = Calibration.of(residuals, open_, novelties, numbers, len(frames), unseen=is_new)
+    calibration = Calibration.of(residuals, open_, novel, numbers, len(frames), unseen=is_new)
     return replace(model, calibration=calibration)
+
+
+def label_novelty(
+    model: FittedModel, atoms: Atoms, rows: StructureRows, scale: FloatArray | None = None
+) -> FloatArray:
+    """Standard deviation of labels by what the sparse points do not span.
+
+    That of `predict` with ``return_std=True``, but the rows are there already.
+
+    Parameters
+    ----------
+    model : FittedModel
+    atoms : ase.Atoms
+    rows : StructureRows
+        Labels of the structure.
+    scale : ndarray of shape (n_columns,), optional
+        Of the columns of these rows to those of the model.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Of each row [eV, eV/Å, eV].
+    """
+    columns = rows.phi.shape[1] - 1  # the virial offset is no kernel
+    phi = rows.phi[:, :columns] * rows.unit[:, None]
+    if scale is not None:
+        phi *= scale[:columns]
+    pairs = neighbor_list(atoms, model.r_cut)
+    prior, largest = model.posterior.prior(
+        species_index(atoms.numbers, model.species),
+        pairs,
+        pairs.displacements(atoms.positions),
+        virial=bool(np.any(rows.kind == KINDS.index("stress"))),
+    )
+    # rows are sums over pairs: where these cancel by symmetry, what rounding leaves is
+    # relative to one pair (about the prior per Å)
+    largest = np.maximum(largest, max(v.prior for v in model.local.variances.values()))
+    # labels in the order of the rows: energy, forces, virial
+    start = np.array([0, 1, 1 + 3 * len(atoms)])
+    count = np.array([1, 3 * len(atoms), 6])
+    present = [start[k] + np.arange(count[k]) for k in range(len(KINDS)) if np.any(rows.kind == k)]
+    members = np.concatenate(present)
+    return np.sqrt(novelty(phi, prior[members], largest[members]))

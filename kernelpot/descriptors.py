@@ -340,15 +340,15 @@ class SOAP:
         -------
         PairBatch
         """
-        weight = self._species_weight
-        found = species_index[neighbors]
+        weight = self._species_weight[species_index]
+        channels = self._channel_of[species_index]
         return PairBatch(
             first=first,
             displacements=np.ascontiguousarray(displacements),
-            channels=self._channel_of[found],
-            weights=weight[found],
-            center_channels=self._channel_of[species_index],
-            center_values=weight[species_index][:, None] * self._center_value,
+            channels=channels[neighbors],
+            weights=weight[neighbors],
+            center_channels=channels,
+            center_values=weight[:, None] * self._center_value,
         )
 
     def expansion(self, batch: PairBatch, start: int, stop: int) -> FloatArray:

@@ -24,7 +24,9 @@ from kernelpot.regression import LocalVariance
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-BATCH = 128
+# Atoms evaluated together; more where variances are exact, as their large triangle is read
+# anew for each batch. Fewer would leave fewer threads idle.
+BATCH, VARIANCE_BATCH = 128, 256
 
 # Of the points that explain most, this share screens: atoms whose variance they already
 # bring below what matters need no more.
@@ -195,11 +197,13 @@ class LocalModel:
             for term in self.terms
         ]
 
+        size = VARIANCE_BATCH if variance else BATCH
+
         def work(start: int) -> None:
-            atoms = slice(start, min(start + BATCH, n_atoms))
+            atoms = slice(start, min(start + size, n_atoms))
             self._evaluate_batch(batches, z_index[atoms], atoms, blend, found)
 
-        starts = range(0, n_atoms, BATCH)
+        starts = range(0, n_atoms, size)
         with single_blas_thread():
             for _ in map_in_order(work, starts, min(n_threads, len(starts))):
                 pass
@@ -246,16 +250,17 @@ class LocalModel:
         if result.pair_gradient is None:
             return
 
+        cotangents = [np.zeros_like(unit) for unit in units]
         for part in species.values():
             if blend is not None and by_energy is not None and by_variance is not None:
-                part.weigh(by_energy[part.rows], by_variance[part.rows], blend)
+                found = part.blended_slopes(by_energy[part.rows], by_variance[part.rows], blend)
+            else:
+                found = part.slopes()
+            for t, slope, along in found:
+                slope -= along[:, None] * part.units[t]
+                cotangents[t][part.rows] = slope / norms[t][part.rows, None]
         for t, term in enumerate(self.terms):
-            cotangent = np.zeros_like(units[t])
-            for part in species.values():
-                if t in part.slopes:
-                    slope, along = part.slopes[t]
-                    slope -= along[:, None] * part.units[t]
-                    cotangent[part.rows] = slope / norms[t][part.rows, None]
+            cotangent = cotangents[t]
             term.soap.pair_gradients(
                 batches[t], start, stop, expansions[t], cotangent, result.pair_gradient
             )
@@ -270,17 +275,19 @@ class _SpeciesBatch:
         Which atoms of the run.
     units : list of ndarray of shape (n_env, n_features)
         Their unit features, term by term.
-    slopes : dict of term to (ndarray of shape (n_env, n_features), (n_env,))
-        Derivative of the energy by the unit features, and its part along them.
     """
 
     def __init__(
         self, model: LocalModel, z: int, rows: IntArray, units: Sequence[FloatArray]
     ) -> None:
         self.rows, self.units = rows, units
-        self.slopes: dict[int, tuple[FloatArray, FloatArray]] = {}
         self._model, self._z = model, z
+        # of the mean by the unit features (polynomials) or by the cosines, and its part
+        # along the former
+        self._slopes: dict[int, tuple[FloatArray, FloatArray]] = {}
+        # dot products with the points, and the environments that have them all
         self._cosines: dict[int, FloatArray] = {}
+        self._explained: _Explained | None = None
 
     def _parts(self) -> Iterator[tuple[int, DotProductKernel, _Compiled]]:
         for t in self._model.terms_of(self._z):
@@ -294,7 +301,6 @@ class _SpeciesBatch:
             if polynomial is None:
                 cosine = self._cosines[t] = kernel.cosine(unit, compiled.points)
                 value, slope, along = kernel.mean_and_slopes(cosine, compiled.weights)
-                slope = slope @ compiled.points
             elif polynomial.ndim == 1:
                 value = unit @ polynomial
                 slope, along = np.tile(polynomial, (len(unit), 1)), value.copy()
@@ -304,12 +310,12 @@ class _SpeciesBatch:
                 slope *= 2.0
                 along = 2.0 * value
             energies += value
-            self.slopes[t] = slope, along
+            self._slopes[t] = slope, along
         return energies
 
     def variance(self) -> FloatArray:
         """Posterior variances [eV^2]."""
-        return self._model.variances[self._z](self._kernel())
+        return self._exact(self._model.variances[self._z])
 
     def blend_variance(self, blend: Blend) -> FloatArray:
         """Variances for a blend, or upper bounds of them that do not matter to it [eV^2]."""
@@ -317,13 +323,16 @@ class _SpeciesBatch:
         if irrelevant == np.inf:
             return np.zeros(len(self.rows))
         exact = self._variance_of(blend)
+        if self._explained is not None and self._explained.posterior is exact:
+            return exact.unexplained(self._explained.values)
         points = max(SCREEN_MINIMUM, int(SCREEN_SHARE * len(exact.order)))
         if points >= len(exact.order) or irrelevant < 0:
-            return exact(self._kernel())
-        variances = exact(self._kernel(points=points), points)
+            return self._exact(exact)
+        k, cosines = self._kernel(points)
+        variances = exact.unexplained(exact.explain(k))
         open_ = np.flatnonzero(variances > irrelevant)
         if len(open_):
-            variances[open_] = exact(self._kernel(open_))
+            variances[open_] = self._exact(exact, open_, cosines)
         return variances
 
     def novelty(self) -> FloatArray:
@@ -335,42 +344,127 @@ class _SpeciesBatch:
             novelty -= np.einsum("em,em->e", phi, phi)
         return np.maximum(novelty, 0.0)
 
-    def weigh(self, by_energy: FloatArray, by_variance: FloatArray, blend: Blend) -> None:
-        """Turn the derivative of the mean into that of a blend."""
+    def slopes(self) -> Iterator[tuple[int, FloatArray, FloatArray]]:
+        """Derivative of the mean by the unit features of each term, and its part along them."""
+        for t, _, compiled in self._parts():
+            slope, along = self._slopes[t]
+            yield t, slope if compiled.polynomial is not None else slope @ compiled.points, along
+
+    def blended_slopes(
+        self, by_energy: FloatArray, by_variance: FloatArray, blend: Blend
+    ) -> Iterator[tuple[int, FloatArray, FloatArray]]:
+        """The same of a blend, from its derivatives by mean and variance."""
         rows = np.flatnonzero(by_variance)
         by_kernel = None
+        cosines: dict[int, FloatArray] = {}
         if len(rows):
-            by_kernel = self._variance_of(blend).gradient(self._kernel(rows))
+            by_kernel, cosines = self._by_kernel(self._variance_of(blend), rows)
             by_kernel *= by_variance[rows, None]
         for t, kernel, compiled in self._parts():
-            slope, along = self.slopes[t]
-            slope = slope * by_energy[:, None]
-            along = along * by_energy
+            slope, along = self._slopes[t]
+            slope *= by_energy[:, None]
+            along *= by_energy
+            points, cotangent = compiled.points, None
             if by_kernel is not None:
-                points = compiled.points[: len(compiled.columns)]
-                cosine = kernel.cosine(self.units[t][rows], points)
+                n = len(compiled.columns)
                 cotangent = np.ascontiguousarray(by_kernel[:, compiled.columns])
-                along[rows] += kernel.weigh_slopes(cosine, cotangent)
-                slope[rows] += cotangent @ points
-            self.slopes[t] = slope, along
+                along[rows] += kernel.weigh_slopes(cosines[t][:, :n], cotangent)
+                if compiled.polynomial is None:
+                    slope[rows, :n] += cotangent
+                else:
+                    slope[rows] += cotangent @ points[:n]
+            yield t, slope if compiled.polynomial is not None else slope @ points, along
 
     def _variance_of(self, blend: Blend) -> LocalVariance:
         model = self._model
         fixed = model.gauge_fixed if blend.gauge_fixed else None
         return (model.variances if fixed is None else fixed)[self._z]
 
-    def _kernel(self, rows: IntArray | None = None, points: int | None = None) -> FloatArray:
-        """Kernel with the points of the variance, in its order (or the first of them)."""
-        order = self._model.variances[self._z].order
-        n_points = len(order) if points is None else points
-        n_rows = len(self.rows) if rows is None else len(rows)
-        k = np.empty((n_rows, n_points))
+    def _exact(
+        self,
+        posterior: LocalVariance,
+        rows: IntArray | None = None,
+        known: Mapping[int, FloatArray] | None = None,
+    ) -> FloatArray:
+        """Variances of some of the environments; remembers what their gradient needs."""
+        k, cosines = self._kernel(None, rows, known)
+        self._explained = _Explained(
+            posterior,
+            np.arange(len(self.rows)) if rows is None else rows,
+            posterior.explain(k),
+            cosines,
+        )
+        return posterior.unexplained(self._explained.values)
+
+    def _by_kernel(
+        self, posterior: LocalVariance, rows: IntArray
+    ) -> tuple[FloatArray, dict[int, FloatArray]]:
+        """Gradient of the variance of environments by their kernel, and their cosines."""
+        found = self._explained
+        if found is None or found.posterior is not posterior or np.setdiff1d(rows, found.rows).size:
+            self._exact(posterior, rows)
+            found = self._explained
+        assert found is not None
+        self._explained = None  # the gradient takes its place
+        if len(rows) == len(found.rows):
+            return posterior.gradient_of(found.values), found.cosines
+        at = np.searchsorted(found.rows, rows)
+        cosines = {t: cosine[at] for t, cosine in found.cosines.items()}
+        return posterior.gradient_of(found.values[at]), cosines
+
+    def _kernel(
+        self,
+        n_points: int | None,
+        rows: IntArray | None = None,
+        known: Mapping[int, FloatArray] | None = None,
+    ) -> tuple[FloatArray, dict[int, FloatArray]]:
+        """Kernel with the points of the variance, in its order, and the cosines behind it.
+
+        Parameters
+        ----------
+        n_points : int or None
+            The first of the points only.
+        rows : ndarray, optional
+            Some of the environments.
+        known : mapping of term to ndarray, optional
+            Cosines of all environments with the first points of each term.
+        """
+        if n_points is None:
+            n_points = len(self._model.variances[self._z].order)
+        k = np.empty((len(self.rows) if rows is None else len(rows), n_points))
+        cosines: dict[int, FloatArray] = {}
         for t, kernel, compiled in self._parts():
             n = int(np.searchsorted(compiled.columns, n_points))
             if t in self._cosines:
                 cosine = self._cosines[t] if rows is None else self._cosines[t][rows]
             else:
                 unit = self.units[t] if rows is None else self.units[t][rows]
-                cosine = kernel.cosine(unit, compiled.points[:n])
+                start = None if known is None or rows is None else known[t][rows]
+                n_start = 0 if start is None else start.shape[1]
+                cosine = kernel.cosine(unit, compiled.points[n_start:n])
+                if start is not None:
+                    cosine = np.concatenate([start, cosine], axis=1)
             kernel.fill(cosine, compiled.columns[:n], k)
-        return k
+            cosines[t] = cosine
+        return k, cosines
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """What gave the variances of some environments, for their gradient.
+
+    Attributes
+    ----------
+    posterior : LocalVariance
+    rows : ndarray of shape (n_env,)
+        Which environments of the batch, ascending.
+    values : ndarray of shape (n_env, rank)
+        From `LocalVariance.explain`.
+    cosines : dict of term to ndarray
+        Dot products with (at least) the points that the variance uses.
+    """
+
+    posterior: LocalVariance
+    rows: IntArray
+    values: FloatArray
+    cosines: dict[int, FloatArray]

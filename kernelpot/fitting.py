@@ -16,6 +16,7 @@ from kernelpot.descriptors import SOAP, species_index
 from kernelpot.kernels import DotProductKernel, normalize
 from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import Group, Noise, observe
+from kernelpot.parallel import single_blas_thread
 from kernelpot.regression import whitening
 from kernelpot.selection import (
     MINIMUM_PER_SPECIES,
@@ -181,7 +182,8 @@ def choose_sparse_points(
     points = {}
     for z in sorted(available):
         candidates = environments.pop(z)
-        picked = select(candidates.unit, share[z], term.sparse_method, seed=seed)
+        with single_blas_thread():  # products too small to share
+            picked = select(candidates.unit, share[z], term.sparse_method, seed=seed)
         points[z] = np.empty((len(picked), soap.n_features))
         found_in = candidates.centers[picked]
         for frame in np.unique(found_in[:, 0]):

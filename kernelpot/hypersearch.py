@@ -25,7 +25,7 @@ from kernelpot import training
 from kernelpot.dataset import LabelKeys, read_dataset
 from kernelpot.fitting import Progress
 from kernelpot.observations import KINDS
-from kernelpot.parallel import thread_count
+from kernelpot.parallel import single_blas_thread, thread_count
 from kernelpot.potential import KernelPotential
 from kernelpot.report import table
 from kernelpot.searchcandidates import N_SPARSE, Judge
@@ -126,6 +126,7 @@ class Search:
         return "\n".join(lines)
 
 
+@single_blas_thread()
 def search(
     data: Any,
     *,

@@ -257,22 +257,23 @@ def leave_one_out(
     """
 
     def work(chunk: list[StructureRows]) -> list[LeftOut]:
-        return _leave_chunk(chunk, factor, sigma, scale, variance, included)
+        return leave_chunk(chunk, factor, sigma, scale, variance, included)
 
     # many small matrices: nested threads would only fight
     with single_blas_thread():
-        for found in map_in_order(work, _chunks(structures), n_threads):
+        for found in map_in_order(work, chunks(structures), n_threads):
             yield from found
 
 
-def _leave_chunk(
+def leave_chunk(
     chunk: Sequence[StructureRows],
     factor: TriangularFactor,
     sigma: Callable[[Group], float] | Mapping[Group, float],
     scale: FloatArray | None,
-    variance: bool,
-    included: Callable[[StructureRows], bool] | None,
+    variance: bool = False,
+    included: Callable[[StructureRows], bool] | None = None,
 ) -> list[LeftOut]:
+    """Leave out each of a few structures; see `leave_one_out`."""
     noise = [rows.noise(sigma) for rows in chunk]
     inverse = 1.0 / np.concatenate(noise)
     A = np.concatenate([rows.phi for rows in chunk])
@@ -331,7 +332,8 @@ def _without(
     return residual, open_, resolved
 
 
-def _chunks(structures: Iterable[StructureRows]) -> Iterator[list[StructureRows]]:
+def chunks(structures: Iterable[StructureRows]) -> Iterator[list[StructureRows]]:
+    """Runs of structures of at most `CHUNK_ROWS` rows (or one larger structure)."""
     chunk: list[StructureRows] = []
     size = 0
     for rows in structures:

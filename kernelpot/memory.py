@@ -58,6 +58,18 @@ def resident_bytes() -> float:
         return 2.5e8
 
 
+def group_rows(frames: Sequence[Frame], noise: Noise) -> Counter[Group]:
+    """Labels of each group that has any."""
+    rows: Counter[Group] = Counter()
+    for frame in frames:
+        for (group, _), label in zip(
+            noise.of(frame), (frame.energy, frame.forces, frame.virial), strict=True
+        ):
+            if label is not None:
+                rows[group] += label.size if hasattr(label, "size") else 1
+    return rows
+
+
 @dataclass(frozen=True)
 class Workload:
     """Sizes that decide what a fit needs.
@@ -101,20 +113,13 @@ class Workload:
     ) -> Workload:
         """Sizes of a fit of `terms` to `frames`."""
         n_atoms = sum(map(len, frames))
-        rows: Counter[Group] = Counter()
-        for frame in frames:
-            for (group, _), label in zip(
-                noise.of(frame), (frame.energy, frame.forces, frame.virial), strict=True
-            ):
-                if label is not None:
-                    rows[group] += label.size if hasattr(label, "size") else 1
         return cls(
             sum(t.n_sparse or min(default_n_sparse, n_atoms) for t in terms),
             max(SOAP(term, species).n_features for term in terms),
             n_atoms,
             len(species),
             len(terms),
-            tuple(rows.values()),
+            tuple(group_rows(frames, noise).values()),
             resident_bytes(),
             searched,
         )
@@ -171,8 +176,9 @@ class Plan:
         return {
             "selection": candidates + 2e7,
             "labels": levels * groups + (square if levels > 1 else 0.0) + building,
-            # products of each group's rows, their sum and its factor
-            "search": (groups + square * (len(w.group_rows) + 3.0) + left_out) * w.searched,
+            # products of each group's rows, their sum, its factor and that at the start;
+            # rows in single precision besides those kept
+            "search": (groups + square * (len(w.group_rows) + 4.0) + 1.5 * left_out) * w.searched,
             "solution": groups + square * (2.0 + 4.0 / w.n_species) + left_out,
         }
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 from ase import Atoms
+
+from kernelpot import _pairs
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -41,7 +44,7 @@ class NeighborList:
         """Number of pairs, both directions counted."""
         return len(self.neighbors)
 
-    @property
+    @cached_property
     def centers(self) -> IntArray:
         """Index of the center of each pair, shape (n_pairs,)."""
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
@@ -59,9 +62,10 @@ class NeighborList:
         ndarray of shape (n_pairs, 3)
             [Å].
         """
-        found = positions[self.neighbors]
-        found += self.shifts
-        found -= np.repeat(positions, np.diff(self.first), axis=0)
+        found = np.empty((self.n_pairs, 3))
+        _pairs.displacements(
+            self.first, self.neighbors, self.shifts, np.asarray(positions, dtype=float), found
+        )
         return found
 
 
@@ -70,18 +74,25 @@ def _box(atoms: Atoms) -> FloatArray:
     return np.array(atoms.cell.complete()) if np.any(atoms.pbc) else np.zeros((3, 3))
 
 
-def _pairs(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, IntArray]:
+def _search(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """Where the pairs of each center start, their neighbors, and shifts in cells."""
     import vesin
 
     pbc = np.asarray(atoms.pbc, dtype=bool)
-    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+    # each pair once: sorting both directions here takes a third of the time
+    search = vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=False, n_threads=1)
     i, j, shift = search.compute(
         points=np.ascontiguousarray(atoms.positions, dtype=float),
         box=_box(atoms),
         periodic=pbc if pbc.any() else False,
         quantities="ijS",
+        copy=False,
     )
-    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+    first = np.zeros(len(atoms) + 1, dtype=np.int64)
+    neighbors = np.empty(2 * len(i), dtype=np.int64)
+    shifts = np.empty((2 * len(i), 3))
+    _pairs.both_directions(i, j, shift, first, neighbors, shifts)
+    return first, neighbors, shifts
 
 
 def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> NeighborList:
@@ -101,17 +112,17 @@ def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> Neighbo
     """
     if isinstance(structures, Atoms):
         structures = [structures]
-    counts, neighbors, shifts = [], [], []
-    offset = 0
+    found = []
+    n_atoms = n_pairs = 0
     for atoms in structures:
-        i, j, shift = _pairs(atoms, cutoff)
-        counts.append(np.bincount(i, minlength=len(atoms)))
-        neighbors.append(j + offset)
-        shifts.append(shift @ _box(atoms))
-        offset += len(atoms)
-    first = np.zeros(offset + 1, dtype=np.int64)
-    np.cumsum(np.concatenate(counts), out=first[1:])
-    return NeighborList(first, np.concatenate(neighbors), np.concatenate(shifts))
+        first, neighbors, shifts = _search(atoms, cutoff)
+        found.append((first[:-1] + n_pairs, neighbors + n_atoms, shifts @ _box(atoms)))
+        n_atoms += len(atoms)
+        n_pairs += len(neighbors)
+    starts, all_neighbors, all_shifts = (
+        part[0] if len(found) == 1 else np.concatenate(part) for part in zip(*found, strict=True)
+    )
+    return NeighborList(np.append(starts, n_pairs), all_neighbors, all_shifts)
 
 
 def by_species(
@@ -134,6 +145,9 @@ def by_species(
     members : ndarray of shape (n_members,)
         Positions in `chosen` of their pairs, ascending.
     """
+    if len(chosen) and np.all(numbers == numbers[0]):
+        yield (int(numbers[0]), int(numbers[0])), np.arange(len(chosen))
+        return
     z1, z2 = numbers[pairs.centers[chosen]], numbers[pairs.neighbors[chosen]]
     code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
     present = np.unique(code)
@@ -156,13 +170,29 @@ def pair_forces(pairs: NeighborList, gradient: FloatArray) -> FloatArray:
     ndarray of shape (n_atoms, 3)
         [eV/Å].
     """
-    n_atoms = len(pairs.first) - 1
-    forces = np.empty((n_atoms, 3))
-    centers = pairs.centers
-    for c in range(3):
-        forces[:, c] = np.bincount(centers, gradient[:, c], n_atoms)
-        forces[:, c] -= np.bincount(pairs.neighbors, gradient[:, c], n_atoms)
+    forces = np.zeros((len(pairs.first) - 1, 3))
+    _pairs.forces(pairs.first, pairs.neighbors, np.ascontiguousarray(gradient), forces)
     return forces
+
+
+def pair_virial(displacements: FloatArray, gradient: FloatArray) -> FloatArray:
+    """Virial (-dE/d strain) from the derivative of the energy by displacements.
+
+    Parameters
+    ----------
+    displacements : ndarray of shape (n_pairs, 3)
+        [Å].
+    gradient : ndarray of shape (n_pairs, 3)
+        [eV/Å].
+
+    Returns
+    -------
+    ndarray of shape (3, 3)
+        [eV].
+    """
+    virial = np.zeros((3, 3))
+    _pairs.virial(displacements, gradient, virial)
+    return virial
 
 
 class SkinList:
@@ -192,14 +222,12 @@ class SkinList:
         self.cutoff = cutoff
         self.skin = skin
         self.n_builds = 0
-        self._built: tuple[Atoms, IntArray, IntArray, IntArray] | None = None
+        self._built: tuple[Atoms, IntArray, IntArray, FloatArray] | None = None
 
     def update(self, atoms: Atoms) -> NeighborList:
         """Return a list that is complete for `atoms`, rebuilding only if needed."""
         if self._built is None or not self._valid(atoms):
-            i, j, shift = _pairs(atoms, self.cutoff + self.skin)
-            first = np.zeros(len(atoms) + 1, dtype=np.int64)
-            np.cumsum(np.bincount(i, minlength=len(atoms)), out=first[1:])
+            first, j, shift = _search(atoms, self.cutoff + self.skin)
             copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
             self._built = copy, first, j, shift
             self.n_builds += 1

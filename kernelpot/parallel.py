@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import ContextDecorator
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -53,7 +53,7 @@ def _controller() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
-class _SingleBlasThread(AbstractContextManager[None]):
+class _SingleBlasThread(ContextDecorator):
     """Limit BLAS to one thread while at least one user is inside.
 
     threadpoolctl's limits are global and restored in the order of leaving; counting users
@@ -81,8 +81,13 @@ class _SingleBlasThread(AbstractContextManager[None]):
 _SINGLE = _SingleBlasThread()
 
 
-def single_blas_thread() -> AbstractContextManager[None]:
-    """Context in which every BLAS call uses one thread; safe across threads."""
+def single_blas_thread() -> _SingleBlasThread:
+    """Context, or decorator, under which every BLAS call uses one thread; safe across threads.
+
+    Factorizations call BLAS for many small products. On cores that other processes use as
+    well its threads then mostly wait for each other: updates of triangular factors were
+    seen to take forty times the processor time. And the result would depend on their number.
+    """
     return _SINGLE
 
 

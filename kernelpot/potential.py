@@ -21,7 +21,7 @@ from kernelpot.fitted import FittedModel, ReturnStd
 from kernelpot.fitting import Design, Progress
 from kernelpot.gate import VarianceGate, as_gate
 from kernelpot.neighbors import NeighborList
-from kernelpot.parallel import thread_count
+from kernelpot.parallel import single_blas_thread, thread_count
 from kernelpot.prediction import Prediction
 from kernelpot.progress import Overall
 from kernelpot.report import summary_text
@@ -122,6 +122,7 @@ class KernelPotential:
 
     # ---- fitting -------------------------------------------------------------------
 
+    @single_blas_thread()
     def fit(
         self,
         data: Any,
@@ -207,7 +208,11 @@ class KernelPotential:
         settings = self._settings()
         problem = training.prepare(read_dataset(data, keys=keys), settings)
         plan = training.plan_memory(
-            problem, settings, thread_count(n_threads), memory, searched=optimize == "loo"
+            problem,
+            settings,
+            thread_count(n_threads),
+            memory,
+            searched=choices.is_searched(optimize, problem, settings),
         )
         if progress is not None:
             progress = Overall(progress, training.expected_seconds(problem, plan))
@@ -265,6 +270,7 @@ class KernelPotential:
             saver.remove()
         return self
 
+    @single_blas_thread()
     def update(
         self,
         data_new: Any,

@@ -483,7 +483,25 @@ class LocalVariance:
         FloatingPointError
             If a variance is negative beyond rounding (a bug, never clipped silently).
         """
-        explained = self._product(np.ascontiguousarray(k[:, :points]), transpose=False)
+        return self.unexplained(self.explain(np.array(k[:, :points], order="C")))
+
+    def explain(self, k: FloatArray) -> FloatArray:
+        """What the sparse points know of environments: :math:`G k_*`, in place.
+
+        Parameters
+        ----------
+        k : ndarray of shape (n_env, n)
+            As for the variance, C-contiguous; destroyed.
+
+        Returns
+        -------
+        ndarray of shape (n_env, n)
+            For `unexplained` and `gradient_of`.
+        """
+        return self._product(k, transpose=False)
+
+    def unexplained(self, explained: FloatArray) -> FloatArray:
+        """Variance of environments from `explain`; see there and `__call__`."""
         variance = self.prior - np.einsum("em,em->e", explained, explained)
         # |G k|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
         if variance.size and variance.min() < -1e-6 * self.prior:
@@ -494,12 +512,17 @@ class LocalVariance:
 
     def gradient(self, k: FloatArray) -> FloatArray:
         """Derivative of the variance by `k`, shape (n_env, rank)."""
-        explained = self._product(np.ascontiguousarray(k), transpose=False)
-        return -2.0 * self._product(explained, transpose=True)
+        return self.gradient_of(self.explain(np.array(k, order="C")))
 
-    def _product(self, rows: FloatArray, *, transpose: bool) -> FloatArray:
-        """``rows @ G.T`` (or ``rows @ G``) with the leading block of G, triangular."""
+    def gradient_of(self, explained: FloatArray) -> FloatArray:
+        """Derivative of the variance by k from what `explain` made of it, in place."""
+        return self._product(explained, transpose=True, factor=-2.0)
+
+    def _product(self, rows: FloatArray, *, transpose: bool, factor: float = 1.0) -> FloatArray:
+        """``rows @ G.T`` (or ``rows @ G``) with the leading block of G, in place."""
         n = rows.shape[1]
         block = self.reduction if n == len(self.order) else self.reduction[:n, :n]
-        product = scipy.linalg.blas.dtrmm(1.0, block, rows.T, lower=1, trans_a=int(transpose))
+        product = scipy.linalg.blas.dtrmm(
+            factor, block, rows.T, lower=1, trans_a=int(transpose), overwrite_b=1
+        )
         return product.T

@@ -48,7 +48,7 @@ from kernelpot.safety_net import hold_out, learn_safety_net
 from kernelpot.scan import assemble
 from kernelpot.sharing import rows_of_alike_sites
 from kernelpot.terms import SOAPTerm
-from kernelpot.tuning import MAX_WORK, Tuned
+from kernelpot.tuning import Tuned, expected_work
 from kernelpot.wall import Wall
 
 if TYPE_CHECKING:
@@ -399,12 +399,12 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
     gflops = 3e10
     n_rows = sum(w.group_rows)
     left_out = min(n_rows, MAX_ROWS)
-    search = 20.0 * w.n_sparse**2 * (left_out + w.n_sparse)
+    search = expected_work(w.n_sparse, w.group_rows, left_out) if w.searched else 0.0
     labels = flops / (gflops * min(plan.n_threads, 4))
     return {
         "sparse points": n_atoms * n_features * (4e-7 + 5e-10 * share),
         "labels": labels,
-        "hyper-parameters": min(MAX_WORK, search) / gflops,
+        "hyper-parameters": search / gflops,
         "calibration": 1.5 * labels * left_out / max(n_rows, 1),
         "solution": 6.0 * w.n_sparse**3 / gflops,
         "training errors": n_atoms * n_features * 2e-7 / plan.n_threads,

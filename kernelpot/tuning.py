@@ -27,6 +27,7 @@ from kernelpot.hyperparameters import (
 from kernelpot.leave_one_out import LeftOut, StructureRows, leave_one_out
 from kernelpot.observations import ABSOLUTE, KINDS, Group, Noise
 from kernelpot.parallel import single_blas_thread
+from kernelpot.quick_loo import QuickLeaveOneOut
 from kernelpot.regression import GramFactor, GroupedFactor, TriangularFactor
 
 FloatArray = npt.NDArray[np.float64]
@@ -345,12 +346,14 @@ def tune(
             f"by (at least {MINIMUM_STRUCTURES} are needed)"
         )
         return Tuned.unchanged(noise, start.n_terms, [note])
+    factor = start.posterior(zero)
+    before = errors = Errors.of(_left_out(start, zero, factor, structures, n_threads))
     with single_blas_thread():
         if method == "evidence":
             x = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS))
             used = 0
         else:
-            x, used = _minimize_loo(start, structures, config_types, n_threads, progress)
+            x, used = _minimize_loo(start, before, structures, config_types, n_threads, progress)
     x = _rounded(start, x)
     notes = []
     if method == "evidence" and layout.size > EVIDENCE_COLUMNS:
@@ -358,8 +361,6 @@ def tune(
             f"the evidence was maximized with the leading {EVIDENCE_COLUMNS} of "
             f"{layout.size} directions"
         )
-    factor = start.posterior(zero)
-    before = errors = Errors.of(_left_out(start, zero, factor, structures, n_threads))
     if x.any():
         chosen = start.posterior(x)
         errors = Errors.of(_left_out(start, x, chosen, structures, n_threads))
@@ -410,32 +411,32 @@ def _maximize_evidence(candidates: Candidates) -> FloatArray:
 
 def _minimize_loo(
     start: Candidates,
+    at_start: Errors,
     structures: Sequence[StructureRows],
     config_types: Sequence[str],
     n_threads: int,
     progress: Progress | None,
 ) -> tuple[FloatArray, int]:
     """Search from the better of defaults and evidence."""
-    budget = _affordable(start.grouped, structures)
-    used = 0
+    budget = affordable(start.grouped.n_features, sum(len(rows.y) for rows in structures))
     fast = GramFactor.of(start.grouped)
+    leave_out = QuickLeaveOneOut(structures, n_threads=n_threads)
     score = Score(config_types)
-
-    def found_errors(x: FloatArray) -> Errors:
-        nonlocal used
-        used += 1
-        if progress is not None:
-            progress("hyper-parameters", min(used, budget), budget)
-        factor = fast.posterior(start.noise_at(x).sigma, start.scale_at(x))
-        return Errors.of(_left_out(start, x, factor, structures, n_threads))
+    zero = np.zeros(len(start.free.names))
+    # the search asks for its start again
+    known = {zero.tobytes(): score(at_start)}
 
     def objective(x: FloatArray) -> float:
-        return score(found_errors(x)) + pull(x)
+        if x.tobytes() not in known:
+            sigma, scale = start.noise_at(x).sigma, start.scale_at(x)
+            left_out = leave_out(fast.posterior(sigma, scale), sigma, scale)
+            known[x.tobytes()] = score(Errors.of(left_out)) + pull(x)
+        if progress is not None:
+            progress("hyper-parameters", min(len(known), budget), budget)
+        return known[x.tobytes()]
 
-    zero = np.zeros(len(start.free.names))
-    at_zero = score(found_errors(zero))
     begin = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS_START))
-    if objective(begin) > at_zero - MINIMUM_GAIN:
+    if objective(begin) > known[zero.tobytes()] - MINIMUM_GAIN:
         begin = zero
     limit = np.log(BOUND)
     directions = _directions(start.free, start.grouped.groups)
@@ -445,12 +446,12 @@ def _minimize_loo(
         method="COBYQA",
         options={
             # a model of all directions, and some steps by it
-            "maxfev": max(budget - used, 2 * len(directions) + 6),
+            "maxfev": max(budget - len(known), 2 * len(directions) + 6),
             "initial_tr_radius": np.log(FIRST_STEP),
             "final_tr_radius": np.log(LAST_STEP),
         },
     )
-    return np.clip(begin + directions.T @ found.x, -limit, limit), used
+    return np.clip(begin + directions.T @ found.x, -limit, limit), len(known)
 
 
 def _worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) -> bool:
@@ -497,12 +498,41 @@ def _left_out(
     return list(leave_one_out(structures, factor, noise.sigma, scale, n_threads=n_threads))
 
 
-def _affordable(grouped: GroupedFactor, structures: Sequence[StructureRows]) -> int:
-    """Evaluations the work budget allows (a count, so that results are reproducible)."""
-    n = grouped.n_features
-    held = sum(len(rows.y) for rows in structures)
-    work = n**2 * (held + n / 3.0)
+def affordable(n_columns: int, n_held: int) -> int:
+    """Evaluations the work budget allows (a count, so that results are reproducible).
+
+    Parameters
+    ----------
+    n_columns : int
+    n_held : int
+        Rows of the structures left out.
+    """
+    work = n_columns**2 * (n_held + n_columns / 3.0)
     return int(np.clip(MAX_WORK / work, MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS))
+
+
+def expected_work(n_columns: int, group_rows: Sequence[int], n_held: int) -> float:
+    """Floating-point operations of a search in double precision, about (single is twice as fast).
+
+    Parameters
+    ----------
+    n_columns : int
+    group_rows : sequence of int
+        Labels of each group.
+    n_held : int
+        Rows of the structures left out.
+
+    Returns
+    -------
+    float
+    """
+    square = float(n_columns) ** 2
+    # triangles are combined exactly at the start and in the end
+    combined = 2.0 * square * sum(min(rows, n_columns) for rows in group_rows)
+    exact = 2.0 * (combined + square * n_held)
+    # Cholesky and inverse
+    quick = square * (0.5 * n_held + n_columns)
+    return exact + 0.5 * combined + affordable(n_columns, n_held) * quick
 
 
 def _rounded(start: Candidates, x: FloatArray) -> FloatArray:

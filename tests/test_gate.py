@@ -1,7 +1,7 @@
 """The safety net: exact derivatives with the gate open, half open and closed."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -211,6 +211,38 @@ def test_screening_changes_nothing_but_the_cost(potential, monkeypatch):
     np.testing.assert_allclose(screened.forces, full.forces, atol=1e-11)
     np.testing.assert_allclose(screened.gate_weights, full.gate_weights, atol=1e-12)
     assert np.any(screened.std_bound > full.std_bound * (1 + 1e-6))
+
+
+@pytest.mark.parametrize("return_std", [False, "local"])
+@pytest.mark.parametrize("screened", [False, True])
+def test_the_kernel_gives_the_same_gated_forces_as_polynomials(
+    potential, monkeypatch, return_std, screened
+):
+    """Whatever was kept from the variances for their gradient, of all atoms or of some."""
+    monkeypatch.setattr(evaluation, "SCREEN_MINIMUM", 10 if screened else 10_000)
+    atoms = rattled_alloy(7, (2, 2, 1), 0.3)
+    gate = straddling(potential, atoms)
+    model = potential.model
+    local = replace(model.local, _compiled={})
+    # few points: the kernel would be chosen
+    for (z, t), c in local._compiled.items():
+        kernel = local.terms[t].kernel
+        if kernel.zeta == 2:
+            matrix = kernel.diagonal() * (c.points.T * c.weights) @ c.points
+            local._compiled[z, t] = replace(c, polynomial=matrix)
+    kinds = [c.polynomial is None for c in local._compiled.values()]
+    assert any(kinds)
+    assert not all(kinds)
+    assert all(c.polynomial is None for c in model.local._compiled.values())
+    one, two = (
+        m.predict(atoms, gate=gate, return_std=return_std)
+        for m in (model, replace(model, local=local))
+    )
+    assert 0 < np.count_nonzero(one.gate_weights) < len(atoms)
+    assert two.energy == pytest.approx(one.energy, rel=1e-10)
+    np.testing.assert_allclose(two.forces, one.forces, atol=1e-8)
+    if return_std:
+        np.testing.assert_allclose(two.energies_std, one.energies_std, rtol=1e-6)
 
 
 def test_many_structures_and_threads_give_the_same(potential):

@@ -5,12 +5,18 @@ import pytest
 from ase import Atoms
 
 import kernelpot as kp
-from kernelpot import training
-from kernelpot.accumulation import Labels, accumulate
+from kernelpot import choices, quick_loo, training
+from kernelpot.accumulation import FactorTree, Labels, State, accumulate
 from kernelpot.dataset import Frame, read_dataset
 from kernelpot.fitting import Design
-from kernelpot.leave_one_out import build_rows, choose_structures, leave_one_out
+from kernelpot.leave_one_out import (
+    build_rows,
+    choose_structures,
+    leave_chunk,
+    leave_one_out,
+)
 from kernelpot.observations import KINDS
+from kernelpot.tuning import Tuned
 
 SCALES = (1.0, 0.6)
 
@@ -133,6 +139,26 @@ def test_rows_know_their_kind(problem, left_out):
         left_out[False][0].std("energy")
 
 
+def test_novelty_of_labels_is_that_of_predictions(problem, design, scale):
+    """From the rows there are, under another noise and another delta."""
+    grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
+    groups = [("energy", ""), ("forces", "")]
+    noise = problem.noise.changed({g: 2.0 * problem.noise.sigma(g) for g in groups})
+    state = State(design, [], FactorTree(design.n_columns))
+    model = training.solve(problem, state, grouped, Tuned(noise, SCALES, {}, []))
+    rows = build_rows(design, problem.frames, problem.references, problem.noise, [3, 4, 5, 6])
+    for own in rows:
+        atoms = problem.frames[own.index].atoms
+        expected = model.predict(atoms, return_std=True)
+        found = choices.label_novelty(model, atoms, own, scale)
+        for k, kind in enumerate(KINDS):
+            if np.any(own.kind == k):
+                novelty = np.ravel(getattr(expected, f"{kind}_novelty"))
+                novelty *= atoms.get_volume() if kind == "stress" else 1.0
+                assert novelty.max() > 1e-3
+                np.testing.assert_allclose(found[own.kind == k], novelty, rtol=1e-6, atol=1e-6)
+
+
 def test_labels_that_nothing_else_determines_are_said_to_be(problem, design):
     """With noise near zero a structure alone decides combinations of its labels."""
     rows = build_rows(design, problem.frames, problem.references, problem.noise, [0, 1])
@@ -166,3 +192,31 @@ def test_structures_are_chosen_in_proportion_within_the_limits():
     assert set(choose_structures(frames, 10, max_structures=5, first=[7, 8, 90])) >= {7, 8, 90}
     unlabelled = Frame(frames[0].atoms, None, None, None)
     assert choose_structures([unlabelled, frames[0]], 10) == [1]
+
+
+@pytest.mark.parametrize("sigmas", [(1.0, 1.0), (0.1, 0.3), (1e-4, 1e-3)])
+def test_single_precision_gives_the_same_residuals(problem, design, scale, sigmas, monkeypatch):
+    """Many rows at a time; where it does not do, double precision takes over."""
+    chosen = list(range(len(problem.frames)))
+    rows = build_rows(design, problem.frames, problem.references, problem.noise, chosen)
+    labels = Labels(design, problem.frames, problem.references, problem.noise)
+    done_anew = []
+    monkeypatch.setattr(
+        quick_loo, "leave_chunk", lambda *args: done_anew.append(1) or leave_chunk(*args)
+    )
+
+    def sigma(group):
+        return problem.noise.sigma(group) * sigmas[group[0] == "forces"]
+
+    factor = accumulate(labels).posterior(sigma, scale)
+    exact = list(leave_one_out(rows, factor, sigma, scale))
+    found = [quick_loo.QuickLeaveOneOut(rows, n_threads=n)(factor, sigma, scale) for n in (1, 2)]
+    for one, quick, again in zip(exact, *found, strict=True):
+        assert quick.rows is one.rows
+        assert quick.resolved == one.resolved
+        np.testing.assert_array_equal(quick.residual, again.residual)
+        np.testing.assert_allclose(
+            quick.residual, one.residual, rtol=1e-3, atol=1e-3 * np.abs(one.residual).max()
+        )
+        np.testing.assert_allclose(quick.noise, one.noise, rtol=1e-14)
+    assert 0 < len(done_anew) < len(rows)

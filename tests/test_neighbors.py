@@ -5,7 +5,8 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 
-from kernelpot.neighbors import SkinList, neighbor_list
+from kernelpot import _pairs
+from kernelpot.neighbors import SkinList, neighbor_list, pair_forces, pair_virial
 
 from .conftest import rattled_alloy, structures
 
@@ -35,6 +36,31 @@ def test_several_structures_are_numbered_through():
     alone = neighbor_list(parts[2], 4.0)
     np.testing.assert_array_equal(together.neighbors[counts[0] :] - 5, alone.neighbors)
     np.testing.assert_array_equal(together.shifts[counts[0] :], alone.shifts)
+
+
+def test_compiled_sums_over_pairs_are_numpys(rng):
+    """Displacements, forces, virial, and pairs added to what is there, in any order."""
+    atoms = structures()["crystal"]
+    pairs = neighbor_list(atoms, 6.0)
+    n_atoms, centers, neighbors = len(atoms), pairs.centers, pairs.neighbors
+    found = pairs.displacements(atoms.positions)
+    np.testing.assert_allclose(
+        found, atoms.positions[neighbors] - atoms.positions[centers] + pairs.shifts, atol=1e-14
+    )
+    gradient = rng.normal(size=(pairs.n_pairs, 3))
+    expected = np.zeros((n_atoms, 3))
+    np.add.at(expected, centers, gradient)
+    np.subtract.at(expected, neighbors, gradient)
+    np.testing.assert_allclose(pair_forces(pairs, gradient), expected, atol=1e-12)
+    np.testing.assert_allclose(pair_virial(found, gradient), -found.T @ gradient, rtol=1e-12)
+    chosen = np.flatnonzero(rng.random(pairs.n_pairs) < 0.3)
+    value, slope = rng.normal(size=(2, len(chosen)))
+    energies, summed = rng.normal(size=n_atoms), gradient.copy()
+    expected = energies + np.bincount(centers[chosen], value, n_atoms)
+    gradient[chosen] += slope[:, None] * found[chosen]
+    _pairs.add(chosen, centers, found, value, slope, energies, summed)
+    np.testing.assert_allclose(energies, expected, rtol=1e-12)
+    np.testing.assert_allclose(summed, gradient, rtol=1e-12)
 
 
 def distances(pairs, atoms, cutoff):

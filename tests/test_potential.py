@@ -284,6 +284,22 @@ def test_the_order_of_the_data_and_the_file_name_change_nothing(labelled, small_
     assert energies[0] == energies[1]
 
 
+def test_a_fit_leaves_no_product_to_several_blas_threads(labelled, small_terms):
+    """They would wait for each other where cores are busy, and change the last digits."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def blas():
+        return {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
+
+    seen = {}
+    with threadpool_limits(2, user_api="blas"):
+        pot = kp.KernelPotential(small_terms[:1], baseline=[])
+        pot.fit(labelled, progress=lambda stage, *_: seen.setdefault(stage, blas()))
+        assert blas() == {2}
+    assert len(seen) > 3
+    assert all(found == {1} for found in seen.values())
+
+
 def test_the_number_of_threads_does_not_change_the_fit(labelled, small_terms):
     one, two = (kp.KernelPotential(small_terms).fit(labelled, n_threads=n) for n in (1, 2))
     atoms = structures()["crystal"]

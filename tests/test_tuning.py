@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
-from kernelpot import defaults, training, tuning
+from kernelpot import choices, defaults, training, tuning
 from kernelpot.accumulation import Labels, accumulate
 from kernelpot.datasets import load_silicon
 from kernelpot.fitting import Design
@@ -202,6 +202,37 @@ def test_products_give_the_posterior_of_triangles():
         np.testing.assert_allclose(
             np.abs(found.R.diagonal()), np.abs(exact.R.diagonal()), rtol=1e-6
         )
+
+
+def test_nothing_is_planned_for_a_search_of_nothing(silicon):
+    """Memory and progress know whether structures are left out again and again."""
+    given = {"sigma_energy": 0.001, "sigma_forces": 0.05, "sigma_stress": 0.005}
+    terms = [kp.SOAPTerm(r_cut=4.0, n_max=3, l_max=2, sigma_atom=0.5)]
+    for method, settings, searched in (
+        ("loo", training.Settings(terms=terms, baseline=kp.Wall(), **given), False),
+        ("evidence", training.Settings(terms=terms, baseline=kp.Wall()), False),
+        ("loo", training.Settings(terms=terms, baseline=kp.Wall()), True),
+        ("loo", training.Settings(baseline=kp.Wall(), n_sparse=30, **given), True),
+    ):
+        problem = training.prepare(silicon[0][:12], settings)
+        assert choices.is_searched(method, problem, settings) is searched
+        plan = training.plan_memory(problem, settings, 1, None, searched=searched)
+        assert (plan.parts["search"] > 0) is searched
+        assert (training.expected_seconds(problem, plan)["hyper-parameters"] > 0) is searched
+
+
+def test_the_search_asks_for_no_point_twice(silicon, monkeypatch):
+    asked = []
+
+    def remembering(self, factor, sigma, scale):
+        asked.append((tuple(sigma((k, "")) for k in WEIGHTS), *scale))
+        return original(self, factor, sigma, scale)
+
+    original = tuning.QuickLeaveOneOut.__call__
+    monkeypatch.setattr(tuning.QuickLeaveOneOut, "__call__", remembering)
+    pot = kp.KernelPotential(n_sparse=20, baseline=kp.Wall())
+    record = pot.fit(silicon[0], calibrate=False).fitted_.training["hyperparameters"]
+    assert len(set(asked)) == len(asked) == record["n_evaluations"] - 1
 
 
 def test_given_sigmas_leave_the_deltas_only_for_a_gain(silicon):

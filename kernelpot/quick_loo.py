@@ -1,0 +1,179 @@
+r"""Leave-one-structure-out errors for many noise parameters, at half the cost.
+
+What `leave_one_out` computes, :math:`(I - H)^{-1} e` structure by structure, with the two
+large products in single precision: with W the columns of :math:`R^{-1}` scaled, H of a
+structure's rows A is :math:`(A W)(A W)^\top`. One step of iterative refinement [1]_, its
+residual in double precision, squares the error and tells how large it was: where it was
+not small the structure is done anew, all in double precision.
+
+References
+----------
+.. [1] Higham, Accuracy and Stability of Numerical Algorithms (2002), chapter 12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from kernelpot.leave_one_out import LeftOut, StructureRows, chunks, leave_chunk
+from kernelpot.observations import Group
+from kernelpot.parallel import map_in_order, single_blas_thread
+from kernelpot.regression import TriangularFactor
+
+FloatArray = npt.NDArray[np.float64]
+SingleArray = npt.NDArray[np.float32]
+
+# Largest correction by the refinement, as a share of what it corrects, in norm; what is left
+# after it is about the square.
+LARGEST_CORRECTION = 0.02
+
+
+class QuickLeaveOneOut:
+    """Rows of structures, ready to be left out again and again.
+
+    Parameters
+    ----------
+    structures : sequence of StructureRows
+        Structures that every factor holds.
+    n_threads : int
+        The result does not depend on it.
+    """
+
+    def __init__(self, structures: Sequence[StructureRows], *, n_threads: int = 1) -> None:
+        self._chunks = list(chunks(structures))
+        self._phi: list[SingleArray] = [
+            np.concatenate([rows.phi for rows in chunk], dtype=np.float32, casting="same_kind")
+            for chunk in self._chunks
+        ]
+        self._n_threads = n_threads
+
+    def __call__(
+        self, factor: TriangularFactor, sigma: Callable[[Group], float], scale: FloatArray
+    ) -> list[LeftOut]:
+        """Residuals of each structure under fits without it.
+
+        Parameters
+        ----------
+        factor : TriangularFactor
+            Posterior of all data at these `sigma` and `scale`.
+        sigma : callable
+            Noise parameter of a group.
+        scale : ndarray of shape (n_columns,)
+            Multiplies the columns.
+
+        Returns
+        -------
+        list of LeftOut
+            In order, without variances.
+        """
+        with single_blas_thread():
+            weights = scale * factor.solve()
+            W = _single_inverse(factor, scale)
+
+            def begin(k: int) -> list[_System | None]:
+                Z = scipy.linalg.blas.strmm(1.0, W, self._phi[k].T, trans_a=1).T
+                found = []
+                start = 0
+                for rows in self._chunks[k]:
+                    own = Z[start : start + len(rows.y)]
+                    start += len(own)
+                    found.append(_System.of(rows, own, weights, sigma))
+                return found
+
+            structures = [rows for chunk in self._chunks for rows in chunk]
+            parts = map_in_order(begin, range(len(self._chunks)), self._n_threads)
+            systems = [system for part in parts for system in part]
+            # R^-1 R^-T A^T x of all structures at once
+            back = np.zeros((factor.n_features, len(systems)), order="F")
+            for column, system in zip(back.T, systems, strict=True):
+                if system is not None:
+                    column[:] = scale * system.seen
+            for trans in ("T", "N"):
+                back = scipy.linalg.solve_triangular(
+                    factor.R, back, trans=trans, overwrite_b=True, check_finite=False
+                )
+            back *= scale[:, None]
+
+            def end(k: int) -> LeftOut:
+                system = systems[k]
+                residual = None if system is None else system.refined(back[:, k])
+                if system is None or residual is None:
+                    return leave_chunk([structures[k]], factor, sigma, scale)[0]
+                unit = system.sigmas * structures[k].unit
+                return LeftOut(structures[k], residual * unit, unit, None, True)
+
+            return list(map_in_order(end, range(len(systems)), self._n_threads))
+
+
+def _single_inverse(factor: TriangularFactor, scale: FloatArray) -> SingleArray:
+    """Upper triangular, with scaled rows."""
+    inverse, info = scipy.linalg.lapack.dtrtri(factor.R)
+    if info != 0:
+        raise np.linalg.LinAlgError(f"inverse of R failed (LAPACK dtrtri, info={info})")
+    inverse *= scale[:, None]
+    return np.asfortranarray(inverse, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _System:
+    """The equations ``(I - H) x = e`` of one structure.
+
+    Attributes
+    ----------
+    rows : StructureRows
+    sigmas, e : ndarray of shape (n,)
+        Noise of each row, and residual of the fit in units of it.
+    factored : tuple
+        Cholesky factor of I - H, roughly.
+    x : ndarray of shape (n,)
+        Solution, roughly.
+    """
+
+    rows: StructureRows
+    sigmas: FloatArray
+    e: FloatArray
+    factored: Any
+    x: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        rows: StructureRows,
+        Z: SingleArray,
+        weights: FloatArray,
+        sigma: Callable[[Group], float],
+    ) -> _System | None:
+        """Solve; None where it is too nearly singular."""
+        sigmas = rows.noise(sigma)
+        left = (Z @ Z.T).astype(np.float64)
+        left /= -np.outer(sigmas, sigmas)
+        left[np.diag_indices_from(left)] += 1.0
+        try:
+            factored = scipy.linalg.cho_factor(
+                left, lower=True, overwrite_a=True, check_finite=False
+            )
+        except np.linalg.LinAlgError:
+            return None
+        e = (rows.y - rows.phi @ weights) / sigmas
+        return cls(
+            rows, sigmas, e, factored, scipy.linalg.cho_solve(factored, e, check_finite=False)
+        )
+
+    @property
+    def seen(self) -> FloatArray:
+        """``A^T x`` before the scale, shape (n_columns,)."""
+        return (self.x / self.sigmas) @ self.rows.phi
+
+    def refined(self, back: FloatArray) -> FloatArray | None:
+        """Better solution, given the weights that make ``H x``; None if it was a poor one."""
+        residual = self.e - self.x + (self.rows.phi @ back) / self.sigmas
+        correction = scipy.linalg.cho_solve(self.factored, residual, check_finite=False)
+        if np.linalg.norm(correction) > LARGEST_CORRECTION * np.linalg.norm(self.x):
+            return None
+        return self.x + correction
