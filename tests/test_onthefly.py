@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -178,9 +179,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, pot, tmp_
     found, expected = resumed.potential.model.factor, finished.potential.model.factor
     np.testing.assert_array_equal(found.matrix, expected.matrix)
     for name in ("trajectory.xyz", "labelled.xyz"):
-        one, two = (open(os.path.join(f, name), "rb") for f in (folder, finished.folder))
-        with one, two:
-            assert one.read() == two.read()
+        assert (folder / name).read_bytes() == (Path(finished.folder) / name).read_bytes()
     assert sorted(os.listdir(folder)) == sorted(os.listdir(finished.folder))
     # nothing is left to do, and another start is another run
     assert OnTheFly(pot, cold_data(), hot_start(), folder=folder, **OPTIONS).run(60).step == 60
