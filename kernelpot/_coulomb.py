@@ -18,10 +18,11 @@ _OPTIONS = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
+_INLINED = {**_OPTIONS, "forceinline": True}  # results are repeatable, see `_soap`
 _SLOPE = 2.0 / math.sqrt(math.pi)  # of erf at the origin
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _screened(r, splitting, width, damping_reach):
     """``(erfc(splitting r) - erfc(r / width)) / r`` and its derivative divided by r."""
     x = splitting * r
@@ -34,7 +35,7 @@ def _screened(r, splitting, width, damping_reach):
     return value / r, (slope - value / r) / (r * r)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _add_pair(i, j, x, y, z, value, slope, energy_n, force_nc, virial_cc):
     """Add a pair from i to j = i + (x, y, z); ``slope`` is the derivative over r."""
     energy_n[i] += 0.5 * value
@@ -140,7 +141,7 @@ def real_space(
                                 )
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _powers(angle, n_max, cosine, sine):
     """``exp(i n angle)`` for ``n = -n_max .. n_max``, at index ``n + n_max``."""
     step_re, step_im = math.cos(angle), math.sin(angle)

@@ -16,9 +16,10 @@ _OPTIONS = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
+_INLINED = {**_OPTIONS, "forceinline": True}  # results are repeatable, see `_soap`
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _power(base, exponent, integer_exponent):
     """``base**exponent``; by multiplication where ``integer_exponent`` >= 0."""
     if integer_exponent >= 0:

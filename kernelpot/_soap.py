@@ -30,6 +30,10 @@ _OPTIONS = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
+# Functions that others call are compiled into these. As symbols of their own they would exist
+# several times, optimized differently, and it would depend on what was loaded first (so on
+# whether the cache was filled) which of them runs: results differed in the last bit.
+_INLINED = {**_OPTIONS, "forceinline": True}
 
 
 def extent(size):
@@ -44,7 +48,7 @@ def _extent_overload(size):
     return lambda size: size
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, values_q):
     """Real solid harmonics ``r^l Y_lm`` by the recursions of [1]_, section 2.
 
@@ -80,7 +84,7 @@ def solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, values_q):
             values_q[center - m] = q * azimuth[1, m]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq):
     """Cartesian gradients from the scratch that `solid_harmonics` left behind."""
     width = l_max + 1
@@ -109,7 +113,7 @@ def solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_c
                 grad_cq[2, center - m] = along * sin
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _knot(r, per_length, n_knots):
     """Table interval that holds the distance ``r``, and the position in it (0 to 1)."""
     position = r * per_length
@@ -117,7 +121,7 @@ def _knot(r, per_length, n_knots):
     return k, position - k
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _hermite(t):
     """Cubic Hermite weights of value and slope at this knot, value and slope at the next."""
     return (
@@ -128,7 +132,7 @@ def _hermite(t):
     )
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _hermite_slope(t, per_length):
     """Derivatives of `_hermite` with respect to the distance."""
     d_value = 6.0 * t * (t - 1.0) * per_length
@@ -140,7 +144,7 @@ def _hermite_slope(t, per_length):
     )
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INLINED)
 def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
     """Collect up to LANES pairs within the cutoff; return how many, and where to go on."""
     lanes = 0

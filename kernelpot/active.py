@@ -28,7 +28,7 @@ References
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,9 @@ from kernelpot.descriptors import species_index
 from kernelpot.fitted import FittedModel, prior_variance
 from kernelpot.fitting import Design, Progress
 from kernelpot.kernels import normalize
+from kernelpot.meanvariance import choose_for_the_mean
 from kernelpot.neighbors import neighbor_list
+from kernelpot.parallel import map_in_order, single_blas_thread, thread_count
 from kernelpot.potential import KernelPotential
 from kernelpot.regression import TriangularFactor
 
@@ -54,7 +56,7 @@ IntArray = npt.NDArray[np.int64]
 # relative to their largest variance. Less costs columns and changes little.
 UNLEARNED = 0.02
 
-SCORES = ("forces", "energy")
+SCORES = ("forces", "energy", "mean_forces")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Selection:
         Among the candidates, in the order of choice.
     scores : ndarray of shape (n,)
         Standard deviation each was chosen for, given all chosen before it: root mean
-        square of the force components [eV/Å], or energy [eV/atom]. Does not rise.
+        square of the force components [eV/Å], or energy [eV/atom]. With "mean_forces" that
+        of the forces of all candidates [eV/Å] once it is labelled. Does not rise.
     n_evaluations : int
         Scores that were computed (each at about the cost of fitting the structure).
     """
@@ -91,6 +94,7 @@ def select_frames(
     n: int,
     *,
     score: str = "forces",
+    n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> Selection:
     """Choose the structures whose labels the potential would learn most from.
@@ -115,9 +119,15 @@ def select_frames(
         Structures; labels are ignored.
     n : int
         How many to choose.
-    score : {"forces", "energy"}
+    score : {"forces", "energy", "mean_forces"}
         What a structure is scored by: the root mean square over its force components of
-        their standard deviation, or the standard deviation of its energy per atom.
+        their standard deviation, or the standard deviation of its energy per atom. With
+        "mean_forces" the structure comes first whose labels lower the mean variance of
+        the forces of all candidates most, as far as the present sparse points can
+        express it: no outliers, but what is typical of many. This needs memory for twice
+        the rows of all candidates.
+    n_threads : int, optional
+        For "mean_forces". Default: ``KERNELPOT_NUM_THREADS`` or the free cores.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -145,6 +155,8 @@ def select_frames(
             f"`n` must be between 1 and the number of candidates, {len(structures)}, got {n}"
         )
     state = _State.of(potential.model)
+    if score == "mean_forces":
+        return _choose_for_all(state, structures, n, thread_count(n_threads), progress)
 
     # (minus an upper bound of the score, index, chosen structures the bound knows of)
     queue = []
@@ -171,6 +183,24 @@ def select_frames(
         if progress is not None:
             progress("choice", len(indices), n)
     return Selection(np.array(indices), np.array(scores), n_evaluations)
+
+
+def _choose_for_all(
+    state: _State, structures: Sequence[Atoms], n: int, n_threads: int, progress: Progress | None
+) -> Selection:
+    """Choose what lowers the mean variance of the forces of all structures most."""
+    rows, weights = [], []
+    n_components = 3 * sum(map(len, structures))
+    with single_blas_thread():
+        for k, (phi, unit) in enumerate(map_in_order(state.rows, structures, n_threads)):
+            of_forces = np.zeros(len(unit))
+            of_forces[1 : 1 + 3 * len(structures[k])] = 1.0
+            rows.append(phi)
+            weights.append(unit * of_forces / np.sqrt(n_components))
+            if progress is not None:
+                progress("candidates", k + 1, len(structures))
+    chosen, left = choose_for_the_mean(rows, weights, state.factor.R, n, progress=progress)
+    return Selection(chosen, np.sqrt(left), len(structures))
 
 
 def _checked(model: FittedModel, candidates: Any) -> list[Atoms]:
@@ -216,7 +246,7 @@ class _State:
     def score(self, atoms: Atoms, kind: str) -> float:
         """Standard deviation of a structure's forces [eV/Å] or energy [eV/atom]."""
         state = self._with_points_of(atoms)
-        rows, unit = state._rows(atoms)
+        rows, unit = state.rows(atoms)
         own = slice(0, 1) if kind == "energy" else slice(1, 1 + 3 * len(atoms))
         variances = state.factor.open_variance(rows[own]) * unit[own] ** 2
         if kind == "energy":
@@ -226,12 +256,12 @@ class _State:
     def knowing(self, atoms: Atoms) -> _State:
         """Return the state after a structure was labelled and fitted."""
         state = self._with_points_of(atoms)
-        rows, _ = state._rows(atoms)
+        rows, _ = state.rows(atoms)
         factor = state.factor.copy()
         factor.update(rows, np.zeros(len(rows)))
         return replace(state, factor=factor)
 
-    def _rows(self, atoms: Atoms) -> tuple[FloatArray, FloatArray]:
+    def rows(self, atoms: Atoms) -> tuple[FloatArray, FloatArray]:
         """Noise-scaled rows of energy, forces and virial, and the noise of each."""
         virial = np.zeros(6) if self.with_virial and np.all(atoms.pbc) else None
         frame = Frame(atoms, 0.0, np.zeros((len(atoms), 3)), virial)

@@ -24,7 +24,11 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
     fit.add_argument("--preset", choices=("fast", "default", "accurate"), default=None)
-    fit.add_argument("--config", metavar="FILE.toml", help="parameters of KernelPotential")
+    fit.add_argument(
+        "--config", metavar="FILE.toml",
+        help="parameters of KernelPotential; in [config_type_sigma.NAME], forces = \"search\" "
+        "instead of a number has the noise of that group chosen apart",
+    )  # fmt: skip
     fit.add_argument("--n-sparse", type=int, help="sparse points per term")
     fit.add_argument("--sigma-energy", type=float, help="noise of energies [eV/atom]")
     fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")

@@ -127,7 +127,7 @@ def free_parameters(settings: Settings, groups: Sequence[Any], n_terms: int) -> 
     given = {(kind, "") for kind in KINDS if getattr(settings, f"sigma_{kind}") is not None}
     given |= {
         (kind, name)
-        for name, sigmas in (settings.config_type_sigma or {}).items()
+        for name, sigmas in settings.own_sigmas.items()
         for kind, sigma in sigmas.items()
         if sigma is not None
     }

@@ -137,7 +137,7 @@ def _print_log(out: TextIO) -> None:
 
     log = logging.getLogger("kernelpot")
     log.setLevel(logging.INFO)
-    log.handlers = [logging.StreamHandler(out)]
+    log.handlers = [logging.StreamHandler(out)]  # which flushes after each line
 
 
 def _update(arguments: argparse.Namespace) -> None:
@@ -381,6 +381,8 @@ def _search(arguments: argparse.Namespace) -> None:
     from kernelpot.hypersearch import N_SPARSE, search
 
     check_writable(arguments.output)
+    out = text_stream(arguments)
+    _print_log(out)
     with Bars(arguments.quiet) as bars:
         found = search(
             arguments.train,
@@ -396,7 +398,6 @@ def _search(arguments: argparse.Namespace) -> None:
         )
     text = "".join(_toml_term(term) for term in found.best_params_["terms"] or ())
     write_text(arguments.output, f"# written by kernelpot search\n{text}")
-    out = text_stream(arguments)
     print(found.summary(), file=out)
     print(f"\nwrote {arguments.output}: use it with kernelpot fit --config", file=out)
     write_json(

@@ -8,9 +8,9 @@ potential that did not know, or of a closing gate, never get into the momenta.
 
 A run always continues from what it has written: at every checkpoint the potential is the
 one in the file and the neighbor list starts anew. A run that was killed and started
-again therefore takes the same steps as one that was not, if the reference gives the
-same answer twice: to rounding, as compiled arithmetic may differ in the last bit from
-process to process.
+again therefore takes the same steps, to the last bit, as one that was not, on the same
+machine with the same libraries (the number of threads does not matter), if the reference
+gives the same answer twice, whatever it was asked before.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class OnTheFly:
     reference : ase.calculators.calculator.Calculator
         Labels structures, at the level of theory of `data` and with the same zero of
         energy. The free energy is taken where there is one, the stress if the potential
-        was fitted to any.
+        was fitted to any. One that remembers earlier structures (a neighbor list with a
+        skin, wave functions to start from) answers a little differently after an
+        interruption, and the run is then not repeated to the last bit.
     folder : path
         Made if it does not exist.
     threshold : float or mapping of symbol to float, optional

@@ -65,8 +65,8 @@ class KernelPotential:
         Noise of a stress component [eV/Å^3].
     config_type_sigma : mapping, optional
         Noise of some groups, ``{"Surface": {"energy": ..., "forces": ..., "stress":
-        ...}}``, same units; None instead of a number lets `fit` choose it, apart from
-        that of the other groups. Values in ``atoms.info`` (``sigma_energy``,
+        ...}}``, same units; "search" (or None) instead of a number lets `fit` choose it,
+        apart from that of the other groups. Values in ``atoms.info`` (``sigma_energy``,
         ``sigma_forces``, ``sigma_virial``) are absolute and override these.
     e0 : mapping of symbol to float, "isolated" or "least_squares", optional
         Energies of isolated atoms [eV]; by default from isolated atoms in the data,
@@ -102,7 +102,7 @@ class KernelPotential:
         sigma_energy: float | None = None,
         sigma_forces: float | None = None,
         sigma_stress: float | None = None,
-        config_type_sigma: Mapping[str, Mapping[str, float | None]] | None = None,
+        config_type_sigma: Mapping[str, Mapping[str, float | str | None]] | None = None,
         e0: Mapping[str, float] | str | None = None,
         baseline: BaselineTerm | Sequence[BaselineTerm] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,

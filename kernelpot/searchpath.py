@@ -173,5 +173,9 @@ class Path:
                 self._judge.start_from(candidate.errors)
             candidate.score = self._judge.score(candidate.errors)
         self.tried.append(candidate)
-        _log.info("search: candidate %d, %s: %.4f", len(self.tried) - 1, change, candidate.score)
+        outcome = candidate.failure or f"score {candidate.score:.4f}"
+        _log.info(
+            "search: candidate %d, %s: %s (%.1f s)",
+            len(self.tried) - 1, change, outcome, candidate.seconds,
+        )  # fmt: skip
         return candidate

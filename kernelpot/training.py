@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kernelpot")
 
+# Instead of a number in `config_type_sigma`, where None cannot be written (TOML).
+SEARCH = "search"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,7 +71,7 @@ class Settings:
     sigma_energy: float | None = None
     sigma_forces: float | None = None
     sigma_stress: float | None = None
-    config_type_sigma: Mapping[str, Mapping[str, float | None]] | None = None
+    config_type_sigma: Mapping[str, Mapping[str, float | str | None]] | None = None
     e0: Mapping[str, float] | str | None = None
     baseline: BaselineTerm | Sequence[BaselineTerm] | None = None
     sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None
@@ -77,6 +81,17 @@ class Settings:
     def default_n_sparse(self) -> int:
         """Sparse points of a term that names no number."""
         return defaults.N_SPARSE[self.preset]
+
+    @property
+    def own_sigmas(self) -> dict[str, dict[str, float | None]]:
+        """`config_type_sigma` with None for what `fit` is to choose.
+
+        Raises
+        ------
+        ValueError
+            If a value is neither a number, None nor "search".
+        """
+        return {name: _sigmas_of(name, own) for name, own in (self.config_type_sigma or {}).items()}
 
 
 @dataclass(frozen=True)
@@ -465,6 +480,25 @@ def _choose_terms(
     return terms, []
 
 
+def _sigmas_of(name: str, own: Any) -> dict[str, float | None]:
+    """Noise of one config type by kind, None for what `fit` is to choose."""
+    if not isinstance(own, Mapping):
+        raise ValueError(
+            f"`config_type_sigma` of {name!r} must be a mapping such as {{'forces': 0.1}}, "
+            f"got {own!r}"
+        )
+    sigmas: dict[str, float | None] = {}
+    for kind, value in own.items():
+        searched = value is None or (isinstance(value, str) and value == SEARCH)
+        if not searched and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise ValueError(
+                f"`config_type_sigma` of {name!r}, {kind}, must be a number, or {SEARCH!r} (or "
+                f"None) to let the fit choose it, got {value!r}"
+            )
+        sigmas[kind] = None if searched else float(value)
+    return sigmas
+
+
 def _choose_noise(settings: Settings, data: Dataset) -> tuple[Noise, list[str]]:
     sigmas, notes = defaults.sigmas(data)
     for name in ("sigma_energy", "sigma_forces", "sigma_stress"):
@@ -474,7 +508,7 @@ def _choose_noise(settings: Settings, data: Dataset) -> tuple[Noise, list[str]]:
             notes = [note for note in notes if not note.startswith(name)]
     config_types = {
         name: {k: sigmas.get(f"sigma_{k}", np.nan) if v is None else v for k, v in own.items()}
-        for name, own in (settings.config_type_sigma or {}).items()
+        for name, own in settings.own_sigmas.items()
     }
     unknown = set(config_types) - set(data.config_types)
     if unknown:

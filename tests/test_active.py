@@ -138,6 +138,32 @@ def test_the_variance_foreseen_is_that_after_the_update(pot, monkeypatch, tmp_pa
     assert found.scores[3] == pytest.approx(again.scores[0], rel=1e-6)
 
 
+def test_the_mean_variance_foreseen_is_that_after_the_update(pot, tmp_path):
+    pool = [copper(20 + s, 0.1 + 0.05 * s) for s in range(5)]
+    progress = []
+    options = {"score": "mean_forces", "progress": lambda *args: progress.append(args)}
+    found = kp.select_frames(pot, pool, 3, n_threads=2, **options)
+    assert progress[-1] == ("choice", 3, 3)
+    again = kp.select_frames(pot, pool, 3, n_threads=1, **options)
+    np.testing.assert_array_equal(again.scores, found.scores)
+    pot.save(tmp_path / "start.kpot")
+
+    def left(indices):
+        updated = kp.load(tmp_path / "start.kpot")
+        updated.update([unlabelled(pool[index]) for index in indices])
+        factor, variances = updated.model.factor, []
+        for atoms in pool:
+            rows, unit = active._State.of(updated.model).rows(atoms)
+            forces = slice(1, 1 + 3 * len(atoms))
+            variances.append(factor.open_variance(rows[forces]) * unit[forces] ** 2)
+        return np.sqrt(np.mean(variances))
+
+    assert found.scores[2] == pytest.approx(left(found), rel=1e-6)
+    others = [left([index]) for index in range(5)]
+    assert found.indices[0] == np.argmin(others)
+    assert found.scores[0] == pytest.approx(min(others), rel=1e-6)
+
+
 def test_duplicates_come_after_everything_that_is_new():
     # labels that leave nothing open: to measure the same again teaches nothing
     frames = [label(copper(s)) for s in range(6)]

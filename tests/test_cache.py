@@ -5,6 +5,11 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
+import pytest
+from numba.core.dispatcher import Dispatcher
+
+from kernelpot import _coulomb, _kernel, _soap
 from kernelpot._cache import fallback
 
 
@@ -28,3 +33,45 @@ def test_a_place_the_user_names_is_left_alone(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == str(tmp_path)
+
+
+@pytest.mark.parametrize("module", [_coulomb, _kernel, _soap])
+def test_functions_that_others_call_are_compiled_into_them(module):
+    """Else the one that runs depends on what was loaded first, and with it the last bit."""
+    functions = {n: f for n, f in vars(module).items() if isinstance(f, Dispatcher)}
+    called = {name for f in functions.values() for name in f.py_func.__code__.co_names}
+    called &= set(functions)
+    assert called
+    assert {n for n in functions if functions[n].targetoptions.get("forceinline")} == called
+
+
+DERIVATIVES = """
+import sys
+import numpy as np
+from ase.build import bulk
+import kernelpot as kp
+from kernelpot._soap import jacobian
+from kernelpot.descriptors import SOAP
+from kernelpot.neighbors import neighbor_list
+
+atoms = bulk("Cu", cubic=True)
+atoms.rattle(0.1, seed=1)
+soap = SOAP(kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, sigma_atom=0.5), (29,))
+pairs = neighbor_list(atoms, 4.0)
+index = np.zeros(len(atoms), dtype=int)
+batch = soap.pairs(pairs.first, pairs.neighbors, pairs.displacements(atoms.positions), index)
+rows = np.repeat(np.arange(4), np.diff(pairs.first))
+coefficients = np.random.default_rng(0).normal(size=(4, 1, 16, 4))
+np.save(sys.argv[1], soap.jacobian(batch, np.arange(len(rows)), rows, coefficients))
+print(sum(jacobian.stats.cache_hits.values()))
+"""
+
+
+def test_an_empty_cache_makes_no_difference(tmp_path):
+    environment = dict(os.environ, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    for run in range(2):
+        command = [sys.executable, "-c", DERIVATIVES, str(tmp_path / f"{run}.npy")]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert int(found.stdout) == run  # loaded the second time
+    first, second = (np.load(tmp_path / f"{run}.npy") for run in range(2))
+    np.testing.assert_array_equal(first, second)

@@ -35,6 +35,7 @@ n_sparse = 40
 
 [config_type_sigma.cluster]
 energy = 0.01
+forces = "search"
 """
 
 
@@ -69,6 +70,9 @@ def test_fit_reports_what_it_did(fitted, folder):
     assert report["peak_memory_bytes"] > 1e7
     assert report["hyperparameters"]["sigma_forces"] == 0.08
     assert report["hyperparameters"]["terms"][1]["zeta"] == 3
+    # "search" leaves it to the fit
+    assert report["hyperparameters"]["config_type_sigma"]["cluster"]["forces"] > 0
+    assert "sigma_forces of cluster" in report["training"]["hyperparameters"]["sigmas"]
 
 
 def test_a_configuration_file_is_the_python_interface(fitted, folder, labelled):
@@ -308,6 +312,7 @@ def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
         ("[[terms]]\nrcut = 3", "[[terms]]: "),
         ("[[terms]]\nr_cut = 0.5", "`r_cut` must be larger"),
         ("a = = 1", "is not valid TOML"),
+        ("[config_type_sigma.cluster]\nforces = 'seek'", "or 'search' (or None) to let the fit"),
         ("[keys]\nenergie = 'a'", "[keys]: "),
     ):
         (tmp_path / "bad.toml").write_text(text)

@@ -330,7 +330,12 @@ def test_the_command_writes_a_configuration_that_fit_takes(labelled, tmp_path, c
         assert [t.r_cut for t in config["terms"]] == [t["r_cut"] for t in expected]
     else:
         assert config == {}
-    assert "score: errors relative to the start" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "score: errors relative to the start" in shown
+    # each candidate is shown when it is there, also where there is no bar
+    assert shown.index("search: candidate 0, the start: score 1.0000 (") < shown.index(
+        "candidate 1,"
+    )
 
 
 def test_the_command_refuses_in_one_sentence(tmp_path, capsys):

@@ -171,7 +171,7 @@ def test_a_config_type_finds_a_noise_of_its_own(silicon):
         ]
     )
     given = {"sigma_energy": 0.001, "sigma_forces": 0.05, "sigma_stress": 0.005}
-    own = {names[0]: {"forces": None}}
+    own = {names[0]: {"forces": "search"}}
     pot = kp.KernelPotential(n_sparse=60, baseline=kp.Wall(), config_type_sigma=own, **given)
     pot.fit(noisy, optimize="evidence", calibrate=False)
     record = pot.fitted_.training["hyperparameters"]
@@ -181,8 +181,29 @@ def test_a_config_type_finds_a_noise_of_its_own(silicon):
     assert f"sigma_forces of {names[0]} 0.05 -> " in pot.summary()
     pot.fit(noisy, optimize=None, calibrate=False)
     assert pot.fitted_.noise.config_types == {names[0]: {"forces": 0.05}}
-    with pytest.raises(ValueError, match="must name energy, forces, stress"):
-        kp.KernelPotential(config_type_sigma={names[0]: {"force": None}}).fit(noisy)
+
+
+def test_none_and_search_are_the_same():
+    """The one can be written in TOML, the other was there first."""
+    one, two = (training.Settings(config_type_sigma={"a": {"forces": v}}) for v in ("search", None))
+    assert one.own_sigmas == two.own_sigmas == {"a": {"forces": None}}
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"force": None}, "must name energy, forces, stress"),
+        ({"forces": "seek"}, "forces, must be a number, or 'search' .or None. .* got 'seek'"),
+        ({"forces": [0.1]}, "must be a number"),
+        ({"forces": True}, "must be a number"),
+        ({"forces": -1.0}, "must be positive"),
+        ("search", "must be a mapping such as {'forces': 0.1}, got 'search'"),
+    ],
+)
+def test_a_noise_that_is_none_is_refused(silicon, own, message):
+    name = silicon[0][0].config_type
+    with pytest.raises(ValueError, match=message):
+        kp.KernelPotential(config_type_sigma={name: own}).fit(silicon[0])
 
 
 def test_products_give_the_posterior_of_triangles():

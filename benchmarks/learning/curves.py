@@ -1,6 +1,6 @@
 """Chosen frames against random ones: how many does the same error take?
 
-    python benchmarks/learning/curves.py DATA_DIR [--quick] [--only zuo2020-Si]
+    python benchmarks/learning/curves.py DATA_DIR [--quick] [--only zuo2020-Si] [--score forces]
 
 Starts from a few random frames of ``train.xyz``, then adds others from the same file, at
 random or by ``kp.select_frames``, and fits anew with a fixed number of sparse points.
@@ -21,7 +21,14 @@ SETS = {
     "zuo2020-Mo": (15, 120, 300),
     "rmd17-ethanol": (40, 400, 300),
 }
-QUICK = {"zuo2020-Si": (8, 32, 80), "zuo2020-Mo": (8, 32, 80), "rmd17-ethanol": (20, 100, 100)}
+QUICK = {
+    "zuo2020-Si": (10, 50, 100),
+    "zuo2020-Mo": (10, 50, 100),
+    "rmd17-ethanol": (20, 100, 100),
+}
+QUICK_POOL, QUICK_TEST = 120, 100
+# Test structures of the kind that there is to choose from, where the file has others too.
+KINDS = {"rmd17-ethanol": "test_MD"}
 KEYS = {"energy": "energy_mae_mev_per_atom", "forces": "forces_mae_ev_per_ang"}
 
 
@@ -39,13 +46,14 @@ def errors(train, indices, test, n_sparse):
     return {kind: found[key] for kind, key in KEYS.items()}
 
 
-def order(train, start, n, n_sparse, rounds):
+def order(train, start, n, n_sparse, rounds, score):
     """Indices in the order of choice, `rounds` fits on the way."""
     chosen = list(start)
     for stop in np.linspace(len(start), n, rounds + 1)[1:].round().astype(int):
         pot = fitted(train, chosen, n_sparse)
         rest = [i for i in range(len(train)) if i not in set(chosen)]
-        found = kp.select_frames(pot, [train[i].atoms for i in rest], stop - len(chosen))
+        pool = [train[i].atoms for i in rest]
+        found = kp.select_frames(pot, pool, stop - len(chosen), score=score)
         chosen += [rest[k] for k in found]
     return chosen
 
@@ -68,14 +76,15 @@ def main():
     """Print tables; ``--json`` writes every error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_dir")
-    parser.add_argument("--quick", action="store_true", help="small fits, one seed")
+    parser.add_argument("--quick", action="store_true", help="small fits from a part of the data")
     parser.add_argument("--only", choices=list(SETS))
-    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--score", default="mean_forces", help="of kp.select_frames")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=None, help="fits on the way of a choice")
     parser.add_argument("--points", type=int, default=None, help="sizes fitted")
     parser.add_argument("--json", default=None)
     arguments = parser.parse_args()
-    seeds = arguments.seeds or (1 if arguments.quick else 3)
+    seeds = arguments.seeds
     n_points = arguments.points or (3 if arguments.quick else 5)
     rounds = arguments.rounds or (1 if arguments.quick else 2)
     record = {}
@@ -87,17 +96,19 @@ def main():
         test = kp.read_dataset(os.path.join(folder, "test.xyz"))
         # isolated atoms, of other elements too, are nothing to choose
         train, test = (kp.Dataset([f for f in part if len(f) > 1]) for part in (train, test))
+        if name in KINDS:
+            test = kp.Dataset([f for f in test if f.config_type == KINDS[name]])
         if arguments.quick:
-            test = kp.Dataset(list(test)[:: max(1, len(test) // 40)])
+            test = kp.Dataset(list(test)[:: max(1, len(test) // QUICK_TEST)])
             # the choice costs about as much as a fit of all it chooses from
-            pool = np.random.default_rng(99).permutation(len(train))[:100]
+            pool = np.random.default_rng(99).permutation(len(train))[:QUICK_POOL]
             train = kp.Dataset([train[i] for i in pool])
         n_last = min(n_last, int(0.7 * len(train)))
         sizes = np.geomspace(n_start, n_last, n_points).round().astype(int).tolist()
         table = {(kind, way): [] for kind in KEYS for way in ("random", "chosen")}
         for seed in range(seeds):
             random = np.random.default_rng(seed).permutation(len(train)).tolist()
-            chosen = order(train, random[:n_start], n_last, n_sparse, rounds)
+            chosen = order(train, random[:n_start], n_last, n_sparse, rounds, arguments.score)
             for way, indices in (("random", random), ("chosen", chosen)):
                 found = [errors(train, indices[:n], test, n_sparse) for n in sizes]
                 for kind in KEYS:
