@@ -223,7 +223,7 @@ def test_the_kernel_gives_the_same_gated_forces_as_polynomials(
     atoms = rattled_alloy(7, (2, 2, 1), 0.3)
     gate = straddling(potential, atoms)
     model = potential.model
-    local = replace(model.local, _compiled={})
+    local = replace(model.local)
     # few points: the kernel would be chosen
     for (z, t), c in local._compiled.items():
         kernel = local.terms[t].kernel
