@@ -199,7 +199,7 @@ class _System:
         """Correct the solution, given the weights that make ``H x``; return by what share."""
         residual = self.e - self.x + (self.rows.phi @ back) / self.sigmas
         correction = scipy.linalg.cho_solve(self.factored, residual, check_finite=False)
-        share = float(np.linalg.norm(correction) / max(np.linalg.norm(self.x), 1e-300))
+        share = float(np.linalg.norm(correction)) / max(float(np.linalg.norm(self.x)), 1e-300)
         self.sound = share <= LARGEST_CORRECTION
         self.x += correction
         return share if self.sound else 0.0
