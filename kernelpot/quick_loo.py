@@ -33,8 +33,8 @@ SingleArray = npt.NDArray[np.float32]
 # Largest first correction by the refinement, as a share of what it corrects, in norm. Every
 # step leaves about that share of the error.
 LARGEST_CORRECTION = 0.02
-# Corrections so small end the refinement.
-CONVERGED = 1e-10
+# Corrections so small end the refinement: what is left is smaller by the same factor again.
+CONVERGED = 1e-6
 MAX_STEPS = 5
 
 
