@@ -2,9 +2,10 @@ r"""Leave-one-structure-out errors for many noise parameters, at half the cost.
 
 What `leave_one_out` computes, :math:`(I - H)^{-1} e` structure by structure, with the two
 large products in single precision: with W the columns of :math:`R^{-1}` scaled, H of a
-structure's rows A is :math:`(A W)(A W)^\top`. One step of iterative refinement [1]_, its
-residual in double precision, squares the error and tells how large it was: where it was
-not small the structure is done anew, all in double precision.
+structure's rows A is :math:`(A W)(A W)^\top`. Iterative refinement [1]_, residuals in
+double precision, makes up for it, as the search should not depend on rounding; its first
+step tells how large the error was: where it was not small the structure is done anew, all
+in double precision.
 
 References
 ----------
@@ -29,9 +30,12 @@ from kernelpot.regression import TriangularFactor
 FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
 
-# Largest correction by the refinement, as a share of what it corrects, in norm; what is left
-# after it is about the square.
+# Largest first correction by the refinement, as a share of what it corrects, in norm. Every
+# step leaves about that share of the error.
 LARGEST_CORRECTION = 0.02
+# Corrections so small end the refinement: what is left is smaller by the same factor again.
+CONVERGED = 1e-6
+MAX_STEPS = 5
 
 
 class QuickLeaveOneOut:
@@ -89,26 +93,44 @@ class QuickLeaveOneOut:
             structures = [rows for chunk in self._chunks for rows in chunk]
             parts = map_in_order(begin, range(len(self._chunks)), self._n_threads)
             systems = [system for part in parts for system in part]
-            # R^-1 R^-T A^T x of all structures at once
-            back = np.zeros((factor.n_features, len(systems)), order="F")
-            for column, system in zip(back.T, systems, strict=True):
-                if system is not None:
-                    column[:] = scale * system.seen
-            for trans in ("T", "N"):
-                back = scipy.linalg.solve_triangular(
-                    factor.R, back, trans=trans, overwrite_b=True, check_finite=False
-                )
-            back *= scale[:, None]
+            for _ in range(MAX_STEPS):
+                left = self._refine(systems, factor, scale)
+                if left < CONVERGED:
+                    break
 
             def end(k: int) -> LeftOut:
                 system = systems[k]
-                residual = None if system is None else system.refined(back[:, k])
-                if system is None or residual is None:
+                if system is None or not system.sound:
                     return leave_chunk([structures[k]], factor, sigma, scale)[0]
                 unit = system.sigmas * structures[k].unit
-                return LeftOut(structures[k], residual * unit, unit, None, True)
+                return LeftOut(structures[k], system.x * unit, unit, None, True)
 
             return list(map_in_order(end, range(len(systems)), self._n_threads))
+
+    def _refine(
+        self, systems: Sequence[_System | None], factor: TriangularFactor, scale: FloatArray
+    ) -> float:
+        """Improve all solutions; return the largest correction as a share of its solution."""
+        sound = [system for system in systems if system is not None and system.sound]
+        # R^-1 R^-T A^T x of all structures at once
+        back = np.zeros((factor.n_features, len(sound)), order="F")
+
+        def see(k: int) -> None:
+            back[:, k] = scale * sound[k].seen
+
+        for _ in map_in_order(see, range(len(sound)), self._n_threads):
+            pass
+        for trans in ("T", "N"):
+            back = scipy.linalg.solve_triangular(
+                factor.R, back, trans=trans, overwrite_b=True, check_finite=False
+            )
+        back *= scale[:, None]
+
+        def improve(k: int) -> float:
+            return sound[k].improve(back[:, k])
+
+        shares = list(map_in_order(improve, range(len(sound)), self._n_threads))
+        return max(shares, default=0.0)
 
 
 def _single_inverse(factor: TriangularFactor, scale: FloatArray) -> SingleArray:
@@ -120,7 +142,7 @@ def _single_inverse(factor: TriangularFactor, scale: FloatArray) -> SingleArray:
     return np.asfortranarray(inverse, dtype=np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _System:
     """The equations ``(I - H) x = e`` of one structure.
 
@@ -132,7 +154,9 @@ class _System:
     factored : tuple
         Cholesky factor of I - H, roughly.
     x : ndarray of shape (n,)
-        Solution, roughly.
+        Solution, roughly at first.
+    sound : bool
+        Whether corrections were small so far.
     """
 
     rows: StructureRows
@@ -140,6 +164,7 @@ class _System:
     e: FloatArray
     factored: Any
     x: FloatArray
+    sound: bool = True
 
     @classmethod
     def of(
@@ -170,10 +195,11 @@ class _System:
         """``A^T x`` before the scale, shape (n_columns,)."""
         return (self.x / self.sigmas) @ self.rows.phi
 
-    def refined(self, back: FloatArray) -> FloatArray | None:
-        """Better solution, given the weights that make ``H x``; None if it was a poor one."""
+    def improve(self, back: FloatArray) -> float:
+        """Correct the solution, given the weights that make ``H x``; return by what share."""
         residual = self.e - self.x + (self.rows.phi @ back) / self.sigmas
         correction = scipy.linalg.cho_solve(self.factored, residual, check_finite=False)
-        if np.linalg.norm(correction) > LARGEST_CORRECTION * np.linalg.norm(self.x):
-            return None
-        return self.x + correction
+        share = float(np.linalg.norm(correction)) / max(float(np.linalg.norm(self.x)), 1e-300)
+        self.sound = share <= LARGEST_CORRECTION
+        self.x += correction
+        return share if self.sound else 0.0

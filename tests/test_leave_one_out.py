@@ -216,7 +216,7 @@ def test_single_precision_gives_the_same_residuals(problem, design, scale, sigma
         assert quick.resolved == one.resolved
         np.testing.assert_array_equal(quick.residual, again.residual)
         np.testing.assert_allclose(
-            quick.residual, one.residual, rtol=1e-3, atol=1e-3 * np.abs(one.residual).max()
+            quick.residual, one.residual, rtol=1e-6, atol=1e-6 * np.abs(one.residual).max()
         )
         np.testing.assert_allclose(quick.noise, one.noise, rtol=1e-14)
     assert 0 < len(done_anew) < len(rows)
