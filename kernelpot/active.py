@@ -19,6 +19,9 @@ This can only lower the variance of others. A score from an earlier step is thus
 bound, and only structures whose bound heads the list are looked at again (lazy
 evaluation [1]_).
 
+The largest variance finds what is unlike all that is known. Errors of structures like the
+candidates are another goal: there the mean variance of all of them counts (`meanvariance`).
+
 References
 ----------
 .. [1] Minoux, in Optimization Techniques, Lecture Notes in Control and Information
@@ -106,6 +109,10 @@ def select_frames(
     thereby known, and not chosen while there is more to learn elsewhere. (To the noise of
     the potential, that is: once every score is below `sigma_forces`, measuring the same
     again counts as much as measuring something new, and little is left to learn.)
+
+    This finds what is unlike all that is known. It does not promise a lower mean error:
+    of candidates drawn as the structures that errors are measured on (frames of one
+    trajectory, a data set made with care), as many random ones do as well.
 
     Memory is that of the factor, which grows by the distinct environments of chosen
     structures. Time is that of fitting all candidates, and per choice that of looking
