@@ -67,7 +67,7 @@ def predictor(local, atoms, *, variance=False, gate=None):
     open and upper bounds of the variance from a fifth of the sparse points do.
     """
     r_cut = max(t.soap.term.r_cut for t in local.terms)
-    net = SafetyNet(np.ones(1), np.zeros(1), {})
+    net = SafetyNet(np.ones(1), np.zeros(1), {}, np.full(1, 3.0))
 
     def evaluate():
         pairs = neighbor_list(atoms, r_cut)
