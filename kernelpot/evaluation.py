@@ -122,6 +122,7 @@ class LocalModel:
         default_factory=dict, init=False, repr=False
     )
 
+    @single_blas_thread()  # the same bits after a fit and after loading
     def __post_init__(self) -> None:
         """Sort the sparse points, and compile polynomial maps where they cost less."""
         for z in {z for z, _ in self.weights}:
