@@ -26,6 +26,9 @@ _ZBL_RATE = np.array([3.19980, 0.94229, 0.40290, 0.20162])
 
 # Carbon monoxide is bound by 11.2 eV; a fitted well is no deeper [eV].
 STRONGEST_BOND = 12.0
+# The sharpest bonds have a Morse width of 0.37 Å (N2: a = 2.7 / Å). Between atoms that are never
+# near each other a fit finds much sharper functions, of hundreds of eV inside a bond length.
+SHARPEST_BOND = 0.30
 
 COMBINATIONS = ("lorentz-berthelot", "geometric")
 
@@ -133,7 +136,7 @@ class Morse(PairFunction):
 
     def _least(self, name: str, shortest: float) -> float:
         """Keep the minimum from falling below `shortest`, and the bond from a needle."""
-        return {"r_0": shortest, "width": 0.05 * shortest}.get(name, 0.0)
+        return {"r_0": shortest, "width": SHARPEST_BOND}.get(name, 0.0)
 
     def _most(self, name: str) -> float:
         """No pair binds more than the strongest bond there is."""
