@@ -22,9 +22,9 @@ from kernelpot.descriptors import SOAP
 from kernelpot.fitting import Design
 from kernelpot.kernels import DotProductKernel
 from kernelpot.memory import Plan
+from kernelpot.preparation import Problem, Settings
 from kernelpot.regression import GroupedFactor, TriangularFactor
 from kernelpot.terms import SOAPTerm
-from kernelpot.training import Problem, Settings
 
 Array = npt.NDArray[Any]
 

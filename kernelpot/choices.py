@@ -27,8 +27,8 @@ from kernelpot.neighbors import neighbor_list
 from kernelpot.observations import KINDS
 from kernelpot.parallel import map_in_order, thread_count
 from kernelpot.posterior import novelty
+from kernelpot.preparation import Problem, Settings
 from kernelpot.regression import GroupedFactor
-from kernelpot.training import Problem, Settings
 from kernelpot.tuning import MINIMUM_STRUCTURES, Free, Tuned, tune
 
 FloatArray = npt.NDArray[np.float64]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from kernelpot import training
+from kernelpot import preparation
 from kernelpot.dataset import LabelKeys, read_dataset
 from kernelpot.fitting import Progress
 from kernelpot.observations import KINDS
@@ -206,12 +206,12 @@ def search(
     pot = KernelPotential() if potential is None else potential
     if pot.sparse_points is not None:
         raise ValueError("`potential` names its sparse points: a search chooses them anew")
-    settings = training.Settings(
-        **{f.name: getattr(pot, f.name) for f in fields(training.Settings)}
+    settings = preparation.Settings(
+        **{f.name: getattr(pot, f.name) for f in fields(preparation.Settings)}
     )
     threads = thread_count(n_threads)
     dataset = read_dataset(data, keys=keys)
-    problem = training.prepare(dataset, settings)
+    problem = preparation.prepare(dataset, settings)
     start = tuple(
         replace(term, n_sparse=min(term.n_sparse or settings.default_n_sparse, int(n_sparse)))
         for term in problem.terms
@@ -225,7 +225,9 @@ def search(
     complete = path.walk()
     best = path.best
     best_params: dict[str, Any] = {
-        f.name: getattr(pot, f.name) for f in fields(training.Settings) if f.name != "sparse_points"
+        f.name: getattr(pot, f.name)
+        for f in fields(preparation.Settings)
+        if f.name != "sparse_points"
     }
     if best > 0:
         # numbers of sparse points are those of the user unless they were searched

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot import choices, storage, training
+from kernelpot import choices, preparation, storage, training
 from kernelpot.accumulation import FactorTree, State
 from kernelpot.baseline import BaselineTerm
 from kernelpot.checkpoint import Checkpoint, fingerprint
@@ -206,7 +206,7 @@ class KernelPotential:
                 "made up for by the others; leave one of the two out"
             )
         settings = self._settings()
-        problem = training.prepare(read_dataset(data, keys=keys), settings)
+        problem = preparation.prepare(read_dataset(data, keys=keys), settings)
         plan = training.plan_memory(
             problem,
             settings,
@@ -328,9 +328,9 @@ class KernelPotential:
         self._golden = smaller(self._golden, new)
         return self
 
-    def _settings(self) -> training.Settings:
-        return training.Settings(
-            **{f.name: getattr(self, f.name) for f in fields(training.Settings)}
+    def _settings(self) -> preparation.Settings:
+        return preparation.Settings(
+            **{f.name: getattr(self, f.name) for f in fields(preparation.Settings)}
         )
 
     # ---- prediction ----------------------------------------------------------------
@@ -616,7 +616,7 @@ class KernelPotential:
 
     def _parameters(self) -> dict[str, Any]:
         """Arguments of the constructor (given sparse points are not kept in files)."""
-        names = [f.name for f in fields(training.Settings) if f.name != "sparse_points"]
+        names = [f.name for f in fields(preparation.Settings) if f.name != "sparse_points"]
         return {name: getattr(self, name) for name in names}
 
     @classmethod

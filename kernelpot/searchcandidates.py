@@ -19,10 +19,11 @@ from kernelpot.dataset import Frame
 from kernelpot.fitting import Design, choose_sparse_points
 from kernelpot.leave_one_out import build_rows, choose_structures, leave_one_out
 from kernelpot.observations import KINDS, Noise
+from kernelpot.preparation import Problem
 from kernelpot.regression import GroupedFactor
 from kernelpot.searchspace import PARAMETERS
 from kernelpot.terms import SOAPTerm
-from kernelpot.training import Problem, ask_for_alike_sites
+from kernelpot.training import ask_for_alike_sites
 from kernelpot.tuning import Errors, Free, Score, tune
 
 Terms = tuple[SOAPTerm, ...]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from kernelpot import training
+from kernelpot import preparation, training
 from kernelpot.accumulation import Labels, accumulate
 from kernelpot.checks import label_sources
 from kernelpot.covariance import KernelTerm
@@ -83,7 +83,7 @@ def update(
         notes += found
         design = Design.of(terms, model.species)
         factor = TriangularFactor(design.n_columns)
-        everything = training.with_isolated_atoms(Dataset([*data, *new]), model.e0)
+        everything = preparation.with_isolated_atoms(Dataset([*data, *new]), model.e0)
     else:
         factor = copy.deepcopy(model.factor)
         everything = [f for f in new if not (f.is_isolated_atom and model.e0.absolute)]

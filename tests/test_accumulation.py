@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
-from kernelpot import _lapack, accumulation, training
+from kernelpot import _lapack, accumulation, preparation, training
 from kernelpot.accumulation import FactorTree, Labels, accumulate
 from kernelpot.fitting import Design
 
@@ -17,8 +17,8 @@ BATCH_BYTES = 2e4
 @pytest.fixture(scope="module")
 def labels(labelled):
     terms = [kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=40)]
-    settings = training.Settings(terms=terms, config_type_sigma={"cluster": {"forces": 0.2}})
-    problem = training.prepare(kp.read_dataset(labelled), settings)
+    settings = preparation.Settings(terms=terms, config_type_sigma={"cluster": {"forces": 0.2}})
+    problem = preparation.prepare(kp.read_dataset(labelled), settings)
     design = Design.of(training.select(problem, settings)[0], problem.species)
     return Labels(design, problem.frames, problem.references, problem.noise)
 

@@ -75,7 +75,8 @@ def test_the_score_is_that_of_refits_without_each_structure(labelled):
     from kernelpot.accumulation import Labels
     from kernelpot.fitting import Design, choose_sparse_points
     from kernelpot.leave_one_out import build_rows
-    from kernelpot.training import Settings, ask_for_alike_sites, prepare
+    from kernelpot.preparation import Settings, prepare
+    from kernelpot.training import ask_for_alike_sites
 
     problem = prepare(kp.read_dataset(labelled), Settings(terms=[BAD], baseline=[kp.Wall()]))
     judge = searchcandidates.Judge(problem, (BAD,), ("energy", "forces", "stress"), 0, 1)

@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms
 
 import kernelpot as kp
-from kernelpot import choices, quick_loo, training
+from kernelpot import choices, preparation, quick_loo, training
 from kernelpot.accumulation import FactorTree, Labels, State, accumulate
 from kernelpot.dataset import Frame, read_dataset
 from kernelpot.fitting import Design
@@ -26,12 +26,12 @@ def problem(labelled, small_terms):
     frames = [atoms.copy() for atoms in labelled]
     frames[3].info["sigma_energy"] = 0.02  # noise of its own
     del frames[4].arrays["REF_forces"]
-    return training.prepare(read_dataset(frames), training.Settings(terms=small_terms))
+    return preparation.prepare(read_dataset(frames), preparation.Settings(terms=small_terms))
 
 
 @pytest.fixture(scope="module")
 def design(problem):
-    terms, *_ = training.select(problem, training.Settings(terms=problem.terms))
+    terms, *_ = training.select(problem, preparation.Settings(terms=problem.terms))
     return Design.of(terms, problem.species)
 
 
@@ -99,8 +99,8 @@ def test_residuals_are_labels_minus_predictions_of_a_refit(labelled, small_terms
         "e0": {"Cu": -1.0, "Al": -0.5},
         "baseline": [],
     }
-    settings = training.Settings(terms=terms, **options)
-    problem = training.prepare(read_dataset(labelled), settings)
+    settings = preparation.Settings(terms=terms, **options)
+    problem = preparation.prepare(read_dataset(labelled), settings)
     found_terms, *_ = training.select(problem, settings)
     design = Design.of(found_terms, problem.species)
     grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))

@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 
 import kernelpot as kp
-from kernelpot import memory, training
+from kernelpot import memory, preparation, training
 from kernelpot.accumulation import FactorTree, State, accumulate
 from kernelpot.dataset import Dataset
 from kernelpot.fitting import Design
@@ -214,8 +214,8 @@ def test_a_checkpoint_is_no_model_and_a_model_no_checkpoint(labelled, potential,
     potential.save(model)
     with pytest.raises(ValueError, match="model.kpot is not a kernelpot checkpoint file"):
         kp.KernelPotential([TERM]).fit(labelled, checkpoint=model)
-    settings = training.Settings(terms=[TERM])
-    problem = training.prepare(kp.read_dataset(labelled), settings)
+    settings = preparation.Settings(terms=[TERM])
+    problem = preparation.prepare(kp.read_dataset(labelled), settings)
     design = Design.of(training.select(problem, settings)[0], problem.species)
     from kernelpot.checkpoint import Checkpoint
 
@@ -230,9 +230,9 @@ def test_a_checkpoint_is_no_model_and_a_model_no_checkpoint(labelled, potential,
 def refit(pot, dataset):
     """Fit from zero with the sparse points, e0, baseline and noise of a model."""
     model = pot.model
-    frames = training.with_isolated_atoms(dataset, model.e0)
+    frames = preparation.with_isolated_atoms(dataset, model.e0)
     references = [model.reference.labels(frame.atoms) for frame in frames]
-    problem = training.Problem(
+    problem = preparation.Problem(
         dataset, model.species, [t.soap.term for t in model.local.terms], model.noise,
         model.reference, frames, references, [],
     )  # fmt: skip

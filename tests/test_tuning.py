@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
-from kernelpot import choices, defaults, training, tuning
+from kernelpot import choices, defaults, preparation, training, tuning
 from kernelpot.accumulation import Labels, accumulate
 from kernelpot.datasets import load_silicon
 from kernelpot.fitting import Design
@@ -67,8 +67,8 @@ def test_leaving_one_out_lowers_the_error_of_unseen_structures(fits, silicon):
 
 
 def test_the_evidence_raises_the_evidence(fits, silicon):
-    settings = training.Settings(n_sparse=60, baseline=kp.Wall())
-    problem = training.prepare(silicon[0], settings)
+    settings = preparation.Settings(n_sparse=60, baseline=kp.Wall())
+    problem = preparation.prepare(silicon[0], settings)
     design = Design.of(training.select(problem, settings)[0], problem.species)
     grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
     kinds = ("energy", "forces", "stress")
@@ -185,7 +185,9 @@ def test_a_config_type_finds_a_noise_of_its_own(silicon):
 
 def test_none_and_search_are_the_same():
     """The one can be written in TOML, the other was there first."""
-    one, two = (training.Settings(config_type_sigma={"a": {"forces": v}}) for v in ("search", None))
+    one, two = (
+        preparation.Settings(config_type_sigma={"a": {"forces": v}}) for v in ("search", None)
+    )
     assert one.own_sigmas == two.own_sigmas == {"a": {"forces": None}}
 
 
@@ -230,12 +232,12 @@ def test_nothing_is_planned_for_a_search_of_nothing(silicon):
     given = {"sigma_energy": 0.001, "sigma_forces": 0.05, "sigma_stress": 0.005}
     terms = [kp.SOAPTerm(r_cut=4.0, n_max=3, l_max=2, sigma_atom=0.5)]
     for method, settings, searched in (
-        ("loo", training.Settings(terms=terms, baseline=kp.Wall(), **given), False),
-        ("evidence", training.Settings(terms=terms, baseline=kp.Wall()), False),
-        ("loo", training.Settings(terms=terms, baseline=kp.Wall()), True),
-        ("loo", training.Settings(baseline=kp.Wall(), n_sparse=30, **given), True),
+        ("loo", preparation.Settings(terms=terms, baseline=kp.Wall(), **given), False),
+        ("evidence", preparation.Settings(terms=terms, baseline=kp.Wall()), False),
+        ("loo", preparation.Settings(terms=terms, baseline=kp.Wall()), True),
+        ("loo", preparation.Settings(baseline=kp.Wall(), n_sparse=30, **given), True),
     ):
-        problem = training.prepare(silicon[0][:12], settings)
+        problem = preparation.prepare(silicon[0][:12], settings)
         assert choices.is_searched(method, problem, settings) is searched
         plan = training.plan_memory(problem, settings, 1, None, searched=searched)
         assert (plan.parts["search"] > 0) is searched

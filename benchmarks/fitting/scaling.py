@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 import kernelpot as kp
-from kernelpot import training
+from kernelpot import preparation, training
 from kernelpot.accumulation import FactorTree, State
 from kernelpot.fitting import Design
 from kernelpot.parallel import thread_count
@@ -24,8 +24,8 @@ STAGES = ("sparse points", "labels", "solution")
 
 def stages(data: kp.Dataset, n_sparse: int) -> list[float]:
     """Seconds of each stage of a fit with `n_sparse` points in each of two terms."""
-    settings = training.Settings(n_sparse=n_sparse)
-    problem = training.prepare(data, settings)
+    settings = preparation.Settings(n_sparse=n_sparse)
+    problem = preparation.prepare(data, settings)
     plan = training.plan_memory(problem, settings, thread_count(), None)
     marks = [time.perf_counter()]
     terms, notes, unseen = training.select(problem, settings)
