@@ -33,6 +33,10 @@ from kernelpot.tuning import MINIMUM_STRUCTURES, Free, Tuned, tune
 
 FloatArray = npt.NDArray[np.float64]
 
+# So many structures at least, not seen by the choice of sparse points, tell the weight of
+# novelty: one alone may be odd.
+MINIMUM_UNSEEN = 3
+
 
 def structures_to_leave_out(
     problem: Problem,
@@ -175,7 +179,9 @@ def calibrate(
     if len(structures) < MINIMUM_STRUCTURES:
         return model
     frames = [problem.frames[rows.index] for rows in structures]
-    new = set(unseen)
+    new = {rows.index for rows in structures} & set(unseen)
+    if len(new) < MINIMUM_UNSEEN:
+        new = set()
     threads = thread_count(n_threads)
     left_out = leave_one_out(
         structures, model.factor, model.noise.sigma, scale, variance=True, n_threads=threads

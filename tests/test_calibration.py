@@ -11,6 +11,8 @@ from kernelpot import metrics
 from kernelpot.calibration import LEVELS, Calibration, Factors
 from kernelpot.datasets import load_silicon
 
+from .conftest import label, rattled_alloy
+
 
 def test_factors_are_quantiles_that_hold_new_labels(rng):
     """Heavy tails and a wrong scale: intervals hold as promised all the same."""
@@ -230,3 +232,12 @@ def test_stds_of_stresses_are_not_blamed_for_an_offset_of_the_labels(silicon):
     one, two = (e["uncertainty"]["stress"] for e in (honest, found))
     assert one == pytest.approx(two, rel=1e-9)
     assert found["stress_mae_gpa"] > 1.2 * honest["stress_mae_gpa"]  # errors are what they are
+
+
+@pytest.mark.parametrize(("n", "told"), [(12, False), (32, True)])
+def test_one_structure_does_not_tell_the_weight_of_novelty(n, told):
+    """A tenth of the structures is not seen by the choice of sparse points."""
+    frames = [label(rattled_alloy(seed, (1, 1, 1))) for seed in range(n)]
+    term = kp.SOAPTerm(r_cut=4.0, n_max=2, l_max=2, n_sparse=20)
+    pot = kp.KernelPotential([term], baseline=[kp.Wall()]).fit(frames, optimize=None)
+    assert bool(pot.model.calibration.novelty) is told
