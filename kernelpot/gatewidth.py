@@ -20,7 +20,7 @@ from ase.data import atomic_masses
 from ase.geometry import get_distances
 
 from kernelpot.evaluation import LocalModel
-from kernelpot.safety_net import SafetyNet, gate_std, local_energies
+from kernelpot.safety_net import CLOSED_FACTOR, SafetyNet, gate_std, local_energies
 from kernelpot.switching import smoothstep
 
 FloatArray = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ FloatArray = npt.NDArray[np.float64]
 MAX_FREQUENCY = 0.8
 # Multiples of `std_low` at which the gate may be closed, but not beyond this share of the
 # prior std, which no std exceeds.
-FACTORS = (3.0, 4.0, 5.5, 7.5, 10.0, 14.0, 20.0, 28.0, 40.0)
+FACTORS = (CLOSED_FACTOR, 4.0, 5.5, 7.5, 10.0, 14.0, 20.0, 28.0, 40.0)
 LARGEST_SHARE_OF_PRIOR = 0.8
 # So many atoms of each species are moved, so far, in such steps [Å].
 MOVED_ATOMS, DISTANCE, STEP = 6, 1.6, 0.08
@@ -66,11 +66,11 @@ def widened(
         of moved atoms below `MAX_FREQUENCY`; the best one if none does.
     """
     ways = [_ways_out(net, local, species, structures, z, n_threads) for z in species]
-    prior_std = np.sqrt([local.variances[z].prior for z in range(len(species))])
-    limit = np.maximum(LARGEST_SHARE_OF_PRIOR * prior_std / net.std_low, FACTORS[0])
-    fastest, chosen = np.inf, net.closed_factor
     if not any(ways):
         return net
+    prior_std = np.sqrt([local.variances[z].prior for z in range(len(species))])
+    limit = np.maximum(LARGEST_SHARE_OF_PRIOR * prior_std / net.std_low, CLOSED_FACTOR)
+    fastest, chosen = np.inf, net.closed_factor
     for factor in FACTORS:
         tried = np.minimum(factor, limit)
         found = max(

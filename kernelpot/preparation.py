@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -19,17 +19,11 @@ from kernelpot.atomic_energies import AtomicEnergies, atomic_energies
 from kernelpot.baseline import BaselineTerm, Reference, terms_of, without_terms
 from kernelpot.dataset import Dataset, Frame
 from kernelpot.default_baseline import choose_baseline
-from kernelpot.fitting import (
-    KnownLabels,
-    canonical_order,
-)
+from kernelpot.fitting import KnownLabels, canonical_order
 from kernelpot.observations import SIGMA_ISOLATED, Noise, bulk_volume
 from kernelpot.safety_net import hold_out
 from kernelpot.scan import assemble
 from kernelpot.terms import SOAPTerm
-
-if TYPE_CHECKING:
-    pass
 
 # Instead of a number in `config_type_sigma`, where None cannot be written (TOML).
 SEARCH = "search"
