@@ -5,20 +5,47 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from kernelpot.dataset import check_cell
+from kernelpot.fitted import FittedModel
 from kernelpot.gate import GATED_WEIGHT, GateClosedError, GateWarning, VarianceGate, as_gate
 from kernelpot.neighbors import NeighborList, SkinList
-from kernelpot.potential import KernelPotential, load
 from kernelpot.prediction import Prediction
+from kernelpot.storage import load
 
 # Standard deviations computed only where they are asked for.
 _FULL_STD = ("energy_std", "forces_std", "stress_std")
+
+
+class HasModel(Protocol):
+    """Whatever holds a fitted model (`KernelPotential`)."""
+
+    @property
+    def model(self) -> FittedModel:
+        """What predicts."""
+
+
+def model_of(potential: HasModel | FittedModel | str | os.PathLike[str]) -> FittedModel:
+    """Return the fitted model meant by a potential or the path of its file.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if isinstance(potential, (str, os.PathLike)):
+        return load(potential)[0]
+    model = getattr(potential, "model", potential)
+    if not isinstance(model, FittedModel):
+        raise TypeError(
+            f"a calculator needs a fitted KernelPotential or a .kpot file, got {potential!r}"
+        )
+    return model
 
 
 class KernelPotCalculator(Calculator):
@@ -91,7 +118,7 @@ class KernelPotCalculator(Calculator):
 
     def __init__(
         self,
-        potential: KernelPotential | str | os.PathLike[str],
+        potential: HasModel | FittedModel | str | os.PathLike[str],
         *,
         skin: float = 0.5,
         gate: VarianceGate | bool | None = True,
@@ -100,9 +127,7 @@ class KernelPotCalculator(Calculator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(potential, KernelPotential):
-            potential = load(potential)
-        self.model = potential.model
+        self.model = model_of(potential)
         self.gate = as_gate(gate)
         if self.gate is not None:  # wrong thresholds are refused here, not in mid-run
             self.gate.thresholds(self.model.species, self.model.safety)

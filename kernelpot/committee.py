@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,14 @@ from kernelpot.covariance import KernelTerm
 from kernelpot.dataset import voigt
 from kernelpot.descriptors import PairBatch, species_index
 from kernelpot.evaluation import BATCH, LocalModel
+from kernelpot.fitted import FittedModel
 from kernelpot.kernels import normalize
 from kernelpot.neighbors import NeighborList
 from kernelpot.parallel import map_in_order, single_blas_thread, thread_count
-from kernelpot.potential import KernelPotential
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Potential = TypeVar("Potential")
 Weights = Mapping[tuple[int, int], FloatArray]
 
 
@@ -45,7 +45,7 @@ class CommitteePrediction:
     stresses: FloatArray | None
 
 
-class Committee(Sequence[KernelPotential]):
+class Committee(Sequence[Potential], Generic[Potential]):
     """Potentials drawn from the posterior of one, as `KernelPotential.sample` returns.
 
     ``committee[i]`` is a whole potential: predict, calculator, save. `predict` evaluates
@@ -54,24 +54,36 @@ class Committee(Sequence[KernelPotential]):
 
     Parameters
     ----------
-    potential : KernelPotential
-        The potential they are drawn from.
+    model : FittedModel
+        The model they are drawn from.
+    wrap : callable
+        Makes a potential of a member's model.
     weights : mapping of (species, term) to ndarray of shape (n_members, n_sparse)
         Weights of the sparse points in each member [1/eV].
     """
 
-    def __init__(self, potential: KernelPotential, weights: Weights) -> None:
-        self._potential = potential
-        self._model = potential.model
+    def __init__(
+        self, model: FittedModel, wrap: Callable[[FittedModel], Potential], weights: Weights
+    ) -> None:
+        self._model = model
+        self._wrap = wrap
         self._weights = weights
 
     @classmethod
-    def draw(cls, potential: KernelPotential, n: int, rng: np.random.Generator) -> Committee:
+    def draw(
+        cls,
+        model: FittedModel,
+        wrap: Callable[[FittedModel], Potential],
+        n: int,
+        rng: np.random.Generator,
+    ) -> Committee[Potential]:
         """Draw members; see `KernelPotential.sample`.
 
         Parameters
         ----------
-        potential : KernelPotential
+        model : FittedModel
+        wrap : callable
+            Makes a potential of a member's model.
         n : int
         rng : numpy.random.Generator
 
@@ -86,28 +98,30 @@ class Committee(Sequence[KernelPotential]):
         """
         if int(n) != n or n < 1:
             raise ValueError(f"`n` must be a positive number of potentials, got {n!r}")
-        model = potential.model
         deviations = model.factor.deviations(int(n), rng)
         layout = model.posterior.layout
         weights = {
             key: mean + deviations[:, layout.blocks[key]] @ model.local.whitening[key].T
             for key, mean in model.local.weights.items()
         }
-        return cls(potential, weights)
+        return cls(model, wrap, weights)
 
     def __len__(self) -> int:
         """Return the number of members."""
         return len(next(iter(self._weights.values())))
 
     @overload
-    def __getitem__(self, index: int) -> KernelPotential: ...
+    def __getitem__(self, index: int) -> Potential: ...
     @overload
-    def __getitem__(self, index: slice) -> Committee: ...
-    def __getitem__(self, index: int | slice) -> KernelPotential | Committee:
+    def __getitem__(self, index: slice) -> Committee[Potential]: ...
+    def __getitem__(self, index: int | slice) -> Potential | Committee[Potential]:
         """Return one member, or a Committee of a slice."""
         if isinstance(index, slice):
-            return Committee(self._potential, {k: w[index] for k, w in self._weights.items()})
-        number = range(len(self))[index]
+            some = {k: w[index] for k, w in self._weights.items()}
+            return Committee(self._model, self._wrap, some)
+        return self._wrap(self._member(range(len(self))[index]))
+
+    def _member(self, number: int) -> FittedModel:
         model = self._model
         local = LocalModel(
             model.local.terms,
@@ -118,9 +132,7 @@ class Committee(Sequence[KernelPotential]):
         )
         note = f"weights are sample {number + 1} of {len(self)} from the posterior"
         training = {**model.training, "notes": [*model.training.get("notes", []), note]}
-        member = copy.copy(self._potential)
-        member.fitted_ = replace(model, local=local, training=training)
-        return member
+        return replace(model, local=local, training=training)
 
     def predict(
         self,
@@ -176,7 +188,7 @@ class Committee(Sequence[KernelPotential]):
     ) -> CommitteePrediction:
         """Every member's own prediction: near atoms damp its local energies, not their sum."""
         found = [
-            self[index].predict(atoms, neighbors=neighbors, n_threads=n_threads)
+            self._member(index).predict(atoms, neighbors=neighbors, n_threads=n_threads)
             for index in range(len(self))
         ]
         stresses = [p.stress for p in found if p.stress is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -501,7 +502,9 @@ class KernelPotential:
 
         return KernelPotCalculator(self, **options)
 
-    def sample(self, n: int, rng: np.random.Generator | int | None = None) -> Committee:
+    def sample(
+        self, n: int, rng: np.random.Generator | int | None = None
+    ) -> Committee[KernelPotential]:
         r"""Draw potentials from the posterior, to give any property an error bar.
 
         The weights of each are :math:`w + R^{-1} z` with standard normal z. Their spread
@@ -528,7 +531,13 @@ class KernelPotential:
         """
         from kernelpot.committee import Committee
 
-        return Committee.draw(self, n, np.random.default_rng(rng))
+        return Committee.draw(self.model, self._with, n, np.random.default_rng(rng))
+
+    def _with(self, model: FittedModel) -> KernelPotential:
+        """The same potential with another model."""
+        other = copy.copy(self)
+        other.fitted_ = model
+        return other
 
     def suspicious(
         self,
