@@ -10,50 +10,39 @@ from typing import TYPE_CHECKING, Any
 from kernelpot._version import __version__
 
 _HOMES = {
-    "Committee": "committee",
-    "BornMayer": "pairpotentials",
-    "Buckingham": "pairpotentials",
-    "Dataset": "dataset",
-    "Ewald": "ewald",
-    "Frame": "dataset",
-    "KernelPotCalculator": "calculator",
+    "Committee": "model.committee",
+    "BornMayer": "baseline.pair_functions",
+    "Buckingham": "baseline.pair_functions",
+    "Dataset": "data.dataset",
+    "Ewald": "baseline.ewald",
+    "Frame": "data.dataset",
+    "KernelPotCalculator": "md.calculator",
     "KernelPotential": "potential",
-    "LabelKeys": "dataset",
-    "LennardJones": "pairpotentials",
-    "Morse": "pairpotentials",
-    "NeighborList": "neighbors",
-    "OnTheFly": "onthefly",
-    "PairBaseline": "pairbaseline",
-    "Prediction": "prediction",
-    "SOAP": "descriptors",
-    "SOAPTerm": "terms",
-    "VarianceGate": "gate",
-    "Tabulated": "pairpotentials",
-    "Wall": "wall",
-    "ZBL": "pairpotentials",
-    "evaluate": "metrics",
+    "LabelKeys": "data.dataset",
+    "LennardJones": "baseline.pair_functions",
+    "Morse": "baseline.pair_functions",
+    "NeighborList": "data.neighbors",
+    "OnTheFly": "learn.on_the_fly",
+    "PairBaseline": "baseline.pairs",
+    "Prediction": "model.prediction",
+    "SOAP": "terms.soap",
+    "SOAPTerm": "terms.soap",
+    "VarianceGate": "safety.gate",
+    "Tabulated": "baseline.pair_functions",
+    "Wall": "baseline.wall",
+    "ZBL": "baseline.pair_functions",
+    "evaluate": "model.errors",
     "load": "potential",
-    "read_dataset": "dataset",
-    "search": "hypersearch",
-    "select_frames": "active",
+    "read_dataset": "data.reading",
+    "search": "hypersearch.search",
+    "select_frames": "learn.select_frames",
 }
 
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from kernelpot.active import select_frames
-    from kernelpot.calculator import KernelPotCalculator
-    from kernelpot.committee import Committee
-    from kernelpot.dataset import Dataset, Frame, LabelKeys, read_dataset
-    from kernelpot.descriptors import SOAP
-    from kernelpot.ewald import Ewald
-    from kernelpot.gate import VarianceGate
-    from kernelpot.hypersearch import search
-    from kernelpot.metrics import evaluate
-    from kernelpot.neighbors import NeighborList
-    from kernelpot.onthefly import OnTheFly
-    from kernelpot.pairbaseline import PairBaseline
-    from kernelpot.pairpotentials import (
+    from kernelpot.baseline.ewald import Ewald
+    from kernelpot.baseline.pair_functions import (
         ZBL,
         BornMayer,
         Buckingham,
@@ -61,10 +50,21 @@ if TYPE_CHECKING:
         Morse,
         Tabulated,
     )
+    from kernelpot.baseline.pairs import PairBaseline
+    from kernelpot.baseline.wall import Wall
+    from kernelpot.data.dataset import Dataset, Frame, LabelKeys
+    from kernelpot.data.neighbors import NeighborList
+    from kernelpot.data.reading import read_dataset
+    from kernelpot.hypersearch.search import search
+    from kernelpot.learn.on_the_fly import OnTheFly
+    from kernelpot.learn.select_frames import select_frames
+    from kernelpot.md.calculator import KernelPotCalculator
+    from kernelpot.model.committee import Committee
+    from kernelpot.model.errors import evaluate
+    from kernelpot.model.prediction import Prediction
     from kernelpot.potential import KernelPotential, load
-    from kernelpot.prediction import Prediction
-    from kernelpot.terms import SOAPTerm
-    from kernelpot.wall import Wall
+    from kernelpot.safety.gate import VarianceGate
+    from kernelpot.terms.soap import SOAP, SOAPTerm
 
 
 def __getattr__(name: str) -> Any:

@@ -10,34 +10,41 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot import choices, preparation, storage, training
-from kernelpot.accumulation import FactorTree, State
-from kernelpot.baseline import BaselineTerm
-from kernelpot.checkpoint import Checkpoint, fingerprint
-from kernelpot.dataset import LabelKeys, read_dataset
-from kernelpot.fitted import FittedModel, ReturnStd
-from kernelpot.fitting import Design, Progress
-from kernelpot.gate import VarianceGate, as_gate
-from kernelpot.neighbors import NeighborList
-from kernelpot.parallel import single_blas_thread, thread_count
-from kernelpot.prediction import Prediction
-from kernelpot.progress import Overall
-from kernelpot.report import summary_text
-from kernelpot.suspects import Suspects, find_suspects
-from kernelpot.terms import SOAPTerm
-from kernelpot.tuning import METHODS
-from kernelpot.updating import smaller, update
+from kernelpot.baseline.reference import BaselineTerm
+from kernelpot.common.parallel import single_blas_thread, thread_count
+from kernelpot.common.types import FloatArray, Progress
+from kernelpot.data.dataset import LabelKeys
+from kernelpot.data.neighbors import NeighborList
+from kernelpot.data.reading import read_dataset
+from kernelpot.fit.accumulation import FactorTree
+from kernelpot.fit.calibrate import calibrate as calibrate_fitted
+from kernelpot.fit.checkpoint import Checkpoint, fingerprint
+from kernelpot.fit.left_out import structures_to_leave_out
+from kernelpot.fit.noise import METHODS, choose_hyperparameters, is_searched
+from kernelpot.fit.pipeline import accumulate, select
+from kernelpot.fit.plan import expected_seconds, plan_memory
+from kernelpot.fit.problem import prepare
+from kernelpot.fit.progress import Overall
+from kernelpot.fit.settings import Settings
+from kernelpot.fit.solution import record_errors, solve
+from kernelpot.fit.state import State
+from kernelpot.fit.update import smaller, update
+from kernelpot.gp.design import Design
+from kernelpot.model import file
+from kernelpot.model.fitted import FittedModel, ReturnStd
+from kernelpot.model.prediction import Prediction
+from kernelpot.model.summary import summary_text
+from kernelpot.model.suspects import Suspects, find_suspects
+from kernelpot.safety.gate import VarianceGate, as_gate
+from kernelpot.terms.soap import SOAPTerm
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from kernelpot.calculator import KernelPotCalculator
-    from kernelpot.committee import Committee
-
-FloatArray = npt.NDArray[np.float64]
+    from kernelpot.md.calculator import KernelPotCalculator
+    from kernelpot.model.committee import Committee
 
 
 class KernelPotential:
@@ -150,7 +157,7 @@ class KernelPotential:
             How noise (and, of default terms, delta) is chosen where not given: by the
             error of leaving one structure out, or by the evidence (the marginal
             likelihood); `summary` shows the values before and after. The fixed values
-            of `kernelpot.defaults` stay where the gain is small, where there are fewer
+            of `kernelpot.fit.defaults` stay where the gain is small, where there are fewer
             than ten structures, and with None.
         calibrate : bool, default=True
             Find factors on standard deviations with which intervals hold structures left
@@ -207,16 +214,16 @@ class KernelPotential:
                 "made up for by the others; leave one of the two out"
             )
         settings = self._settings()
-        problem = preparation.prepare(read_dataset(data, keys=keys), settings)
-        plan = training.plan_memory(
+        problem = prepare(read_dataset(data, keys=keys), settings)
+        plan = plan_memory(
             problem,
             settings,
             thread_count(n_threads),
             memory,
-            searched=choices.is_searched(optimize, problem, settings),
+            searched=is_searched(optimize, problem, settings),
         )
         if progress is not None:
-            progress = Overall(progress, training.expected_seconds(problem, plan))
+            progress = Overall(progress, expected_seconds(problem, plan))
 
         saver = None
         if checkpoint is not None:
@@ -225,15 +232,13 @@ class KernelPotential:
             )
         state = None if saver is None else saver.load()
         if state is None:
-            terms, notes, unseen = training.select(
+            terms, notes, unseen = select(
                 problem, settings, candidate_bytes=plan.candidate_bytes, progress=progress
             )
             design = Design.of(terms, problem.species)
             state = State(design, notes, FactorTree(design.n_columns), unseen)
-        grouped = training.accumulate(
-            problem, state, plan, saver=saver, client=client, progress=progress
-        )
-        rows = choices.structures_to_leave_out(
+        grouped = accumulate(problem, state, plan, saver=saver, client=client, progress=progress)
+        rows = structures_to_leave_out(
             problem,
             state,
             optimize=optimize,
@@ -241,7 +246,7 @@ class KernelPotential:
             max_bytes=plan.left_out_bytes,
             n_threads=plan.n_threads,
         )
-        tuned = choices.choose_hyperparameters(
+        tuned = choose_hyperparameters(
             optimize,
             problem,
             settings,
@@ -251,9 +256,9 @@ class KernelPotential:
             n_threads=plan.n_threads,
             progress=progress,
         )
-        fitted = training.solve(problem, state, grouped, tuned, n_threads=plan.n_threads)
+        fitted = solve(problem, state, grouped, tuned, n_threads=plan.n_threads)
         if calibrate:
-            fitted = choices.calibrate(
+            fitted = calibrate_fitted(
                 fitted,
                 problem,
                 rows,
@@ -263,10 +268,10 @@ class KernelPotential:
                 progress=progress,
             )
         fitted.training["notes"].append(f"the fit {plan}")
-        training.record_errors(fitted, problem.dataset, n_threads=plan.n_threads, progress=progress)
+        record_errors(fitted, problem.dataset, n_threads=plan.n_threads, progress=progress)
         fitted.training["wall_seconds"] = time.perf_counter() - started
         self.fitted_ = fitted
-        self._golden = storage.smallest([frame.atoms for frame in problem.frames])
+        self._golden = file.smallest([frame.atoms for frame in problem.frames])
         if saver is not None:
             saver.remove()
         return self
@@ -329,10 +334,8 @@ class KernelPotential:
         self._golden = smaller(self._golden, new)
         return self
 
-    def _settings(self) -> preparation.Settings:
-        return preparation.Settings(
-            **{f.name: getattr(self, f.name) for f in fields(preparation.Settings)}
-        )
+    def _settings(self) -> Settings:
+        return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
 
     # ---- prediction ----------------------------------------------------------------
 
@@ -498,7 +501,7 @@ class KernelPotential:
         -------
         KernelPotCalculator
         """
-        from kernelpot.calculator import KernelPotCalculator
+        from kernelpot.md.calculator import KernelPotCalculator
 
         return KernelPotCalculator(self, **options)
 
@@ -529,7 +532,7 @@ class KernelPotential:
         ValueError
             If `n` is not positive.
         """
-        from kernelpot.committee import Committee
+        from kernelpot.model.committee import Committee
 
         return Committee.draw(self.model, self._with, n, np.random.default_rng(rng))
 
@@ -621,11 +624,11 @@ class KernelPotential:
         FileNotFoundError
             If there is no such directory.
         """
-        storage.save(self.model, path, self._golden, self._parameters())
+        file.save(self.model, path, self._golden, self._parameters())
 
     def _parameters(self) -> dict[str, Any]:
         """Arguments of the constructor (given sparse points are not kept in files)."""
-        names = [f.name for f in fields(preparation.Settings) if f.name != "sparse_points"]
+        names = [f.name for f in fields(Settings) if f.name != "sparse_points"]
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -650,7 +653,7 @@ class KernelPotential:
             If the file is foreign, truncated, altered, too new, or the golden
             structure is not reproduced on this machine.
         """
-        fitted, golden, parameters = storage.load(path, verify=verify)
+        fitted, golden, parameters = file.load(path, verify=verify)
         self = cls(**parameters)
         self.fitted_, self._golden = fitted, golden
         return self

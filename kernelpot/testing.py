@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot.dataset import VOIGT
-from kernelpot.prediction import Prediction
-
-FloatArray = npt.NDArray[np.float64]
+from kernelpot.common.types import FloatArray
+from kernelpot.data.system import VOIGT
+from kernelpot.model.prediction import Prediction
 
 
 class Predictor(Protocol):

@@ -9,11 +9,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct, Exponentiation
 
 import kernelpot as kp
-from kernelpot import sharing
-from kernelpot.kernels import normalize
+from kernelpot.gp import sharing
+from kernelpot.terms.dot_product import normalize
 from kernelpot.testing import numerical_forces, numerical_stress
-
-from .conftest import label, rattled_alloy, structures
+from tests.conftest import label, rattled_alloy, structures
 
 
 def without(frames, *names):
@@ -196,7 +195,7 @@ def test_energy_and_forces_are_smooth_through_the_cutoff(potential):
 
 def test_many_structures_are_predicted_as_one_by_one(potential, monkeypatch):
     everything = [*structures().values(), rattled_alloy(3), Atoms("Cu")]
-    monkeypatch.setattr("kernelpot.fitted.GROUP_ATOMS", 12)
+    monkeypatch.setattr("kernelpot.model.fitted.GROUP_ATOMS", 12)
     found = list(potential.predict_many(everything, return_std=True))
     assert len(found) == len(everything)
     for atoms, many in zip(everything, found, strict=True):
@@ -241,9 +240,9 @@ def test_memory_grows_linearly_with_atoms_and_not_with_pairs_times_features(pote
 
 def test_the_quadratic_map_is_the_kernel(labelled, potential):
     # the map replaces the kernel where it is cheaper; both must agree
-    from kernelpot.descriptors import species_index
-    from kernelpot.evaluation import LocalModel
-    from kernelpot.neighbors import neighbor_list
+    from kernelpot.data.neighbors import neighbor_list
+    from kernelpot.data.system import species_index
+    from kernelpot.gp.local import LocalModel
 
     term = kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=80)
     linear = kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=80, zeta=1)
@@ -537,7 +536,7 @@ def test_a_free_atom_that_contradicts_e0_is_mentioned(labelled, small_terms):
 
 
 def test_every_way_to_evaluate_refuses_what_is_unsound(potential):
-    from kernelpot.neighbors import neighbor_list
+    from kernelpot.data.neighbors import neighbor_list
 
     no_cell = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]], pbc=True)
     broken = structures()["cluster"]

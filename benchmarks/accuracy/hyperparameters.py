@@ -20,7 +20,7 @@ from _sets import load
 from _tables import show
 
 import kernelpot as kp
-from kernelpot import defaults
+from kernelpot.fit import defaults
 
 # method, and factors on the default sigmas of energy, forces and stress
 CASES = {

@@ -24,8 +24,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 import kernelpot as kp
-from kernelpot.neighbors import neighbor_list
-from kernelpot.pairpotentials import COULOMB
+from kernelpot.baseline.pair_functions import COULOMB
+from kernelpot.data.neighbors import neighbor_list
 
 EVEN, FITTED = "evenly_spread_charges", "fitted_charges"
 

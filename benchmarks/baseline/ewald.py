@@ -13,7 +13,7 @@ import tracemalloc
 import numpy as np
 from ase.build import bulk
 
-from kernelpot.coulomb import DAMPING_REACH, periodic_sum, splitting
+from kernelpot.baseline.coulomb import DAMPING_REACH, periodic_sum, splitting
 
 
 def main():

@@ -11,7 +11,7 @@ import argparse
 from ase.build import bulk
 
 import kernelpot as kp
-from kernelpot.dynamics import run_dynamics
+from kernelpot.md.dynamics import run_dynamics
 
 
 def main():

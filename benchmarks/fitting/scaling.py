@@ -14,27 +14,32 @@ import time
 import numpy as np
 
 import kernelpot as kp
-from kernelpot import preparation, training
-from kernelpot.accumulation import FactorTree, State
-from kernelpot.fitting import Design
-from kernelpot.parallel import thread_count
+from kernelpot.common.parallel import thread_count
+from kernelpot.fit.accumulation import FactorTree
+from kernelpot.fit.pipeline import accumulate, select
+from kernelpot.fit.plan import plan_memory
+from kernelpot.fit.problem import prepare
+from kernelpot.fit.settings import Settings
+from kernelpot.fit.solution import solve
+from kernelpot.fit.state import State
+from kernelpot.gp.design import Design
 
 STAGES = ("sparse points", "labels", "solution")
 
 
 def stages(data: kp.Dataset, n_sparse: int) -> list[float]:
     """Seconds of each stage of a fit with `n_sparse` points in each of two terms."""
-    settings = preparation.Settings(n_sparse=n_sparse)
-    problem = preparation.prepare(data, settings)
-    plan = training.plan_memory(problem, settings, thread_count(), None)
+    settings = Settings(n_sparse=n_sparse)
+    problem = prepare(data, settings)
+    plan = plan_memory(problem, settings, thread_count(), None)
     marks = [time.perf_counter()]
-    terms, notes, unseen = training.select(problem, settings)
+    terms, notes, unseen = select(problem, settings)
     design = Design.of(terms, problem.species)
     marks.append(time.perf_counter())
     state = State(design, notes, FactorTree(design.n_columns), unseen)
-    grouped = training.accumulate(problem, state, plan)
+    grouped = accumulate(problem, state, plan)
     marks.append(time.perf_counter())
-    training.solve(problem, state, grouped)
+    solve(problem, state, grouped)
     marks.append(time.perf_counter())
     return list(np.diff(marks))
 

@@ -43,8 +43,8 @@ from ase.md.verlet import VelocityVerlet
 from scipy.optimize import brentq
 
 import kernelpot as kp
-from kernelpot.gate import GATED_WEIGHT
-from kernelpot.switching import smoothstep
+from kernelpot.common.smoothstep import smoothstep
+from kernelpot.safety.gate import GATED_WEIGHT
 
 KNOWN, DEFAULT, EDGE, HALF, NARROW = (
     "known, no gate", "known, default gate", "edge", "half", "narrow",

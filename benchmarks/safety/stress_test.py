@@ -28,8 +28,8 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import FIRE
 
 import kernelpot as kp
-from kernelpot.neighbors import neighbor_list
-from kernelpot.wall import shortest_distances
+from kernelpot.data.distances import shortest_distances
+from kernelpot.data.neighbors import neighbor_list
 
 SYSTEMS = ("zuo2020-Si", "zuo2020-Mo", "zuo2020-Cu", "rmd17-ethanol", "3bpa")
 TEMPERATURES = (300, 1000, 2000, 5000)

@@ -18,15 +18,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from ase.build import bulk
 
-from kernelpot.covariance import KernelTerm
-from kernelpot.descriptors import SOAP, species_index
-from kernelpot.evaluation import LocalModel
-from kernelpot.gate import GatedEnergies
-from kernelpot.kernels import DotProductKernel, normalize
-from kernelpot.neighbors import neighbor_list, pair_forces
-from kernelpot.regression import LocalVariance, whitening
-from kernelpot.safety_net import SafetyNet
-from kernelpot.terms import SOAPTerm
+from kernelpot.data.neighbors import neighbor_list, pair_forces
+from kernelpot.data.system import species_index
+from kernelpot.gp.covariance import KernelTerm
+from kernelpot.gp.local import LocalModel
+from kernelpot.regression.local_variance import LocalVariance
+from kernelpot.regression.whitening import whitening
+from kernelpot.safety.gate import GatedEnergies
+from kernelpot.safety.thresholds import SafetyNet
+from kernelpot.terms.dot_product import DotProductKernel, normalize
+from kernelpot.terms.soap import SOAP, SOAPTerm
 
 SPECIES = (14,)
 # Variances between which a gate closes: above all there are, around all there are [eV^2].

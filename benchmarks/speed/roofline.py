@@ -26,9 +26,9 @@ import numba
 import numpy as np
 from compare import crystal, model
 
-from kernelpot.kernels import normalize
-from kernelpot.neighbors import neighbor_list
-from kernelpot.terms import SOAPTerm
+from kernelpot.data.neighbors import neighbor_list
+from kernelpot.terms.dot_product import normalize
+from kernelpot.terms.soap import SOAPTerm
 
 BATCH = 128
 

@@ -24,8 +24,8 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 import kernelpot as kp
+from kernelpot.data.neighbors import neighbor_list
 from kernelpot.datasets import load_silicon
-from kernelpot.neighbors import neighbor_list
 
 
 def crystal(n_atoms):

@@ -21,7 +21,7 @@ from _sets import load
 from _tables import show
 
 import kernelpot as kp
-from kernelpot.metrics import negative_log_likelihood, reliability
+from kernelpot.model.errors import negative_log_likelihood, reliability
 
 
 def row(name, group, kind, judged, raw=""):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from typing import Literal
 
-from kernelpot.dataset import Dataset, read_dataset
+from kernelpot.data.dataset import Dataset
+from kernelpot.data.reading import read_dataset
 
 Split = Literal["train", "test"]
 

@@ -1,0 +1,1 @@
+"""What kernels need not learn: free atoms, walls, pair functions, charges."""

@@ -1,0 +1,283 @@
+"""The baseline: what the Gaussian process does not have to learn.
+
+A baseline is the energy of isolated atoms and a sum of terms. Every term adds its
+energies and derivatives to common accumulators, so that a sum of terms costs one
+search for neighbors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
+from kernelpot.common.types import FloatArray
+from kernelpot.data import _pairs
+from kernelpot.data.dataset import Dataset
+from kernelpot.data.neighbors import by_species
+from kernelpot.data.system import Contribution, System, voigt
+
+# Pairs evaluated at a time, so that work arrays stay in the cache.
+CHUNK = 8192
+
+
+def add_pairs(
+    system: System,
+    result: Contribution,
+    r_cut: float,
+    pair_energy: Callable[[FloatArray, int, int], tuple[FloatArray, FloatArray]],
+) -> None:
+    """Add the energies and gradients of all pairs closer than `r_cut`, in place.
+
+    Parameters
+    ----------
+    system : System
+    result : Contribution
+        A pair's energy is shared half and half.
+    r_cut : float
+        [Å].
+    pair_energy : callable
+        As `BaselineTerm.pair_energy`.
+    """
+    close = np.flatnonzero(system.distances < r_cut)
+    if not len(close):
+        return
+    value, slope = np.zeros(len(close)), np.zeros(len(close))
+    distances = system.distances[close]
+    for species, members in by_species(system.numbers, system.pairs, close):
+        for start in range(0, len(members), CHUNK):
+            some = members[start : start + CHUNK]
+            value[some], slope[some] = pair_energy(distances[some], *species)
+    slope *= 0.5 / distances
+    value *= 0.5
+    _pairs.add(
+        close,
+        system.pairs.centers,
+        system.displacements,
+        value,
+        slope,
+        result.energies,
+        result.gradient,
+    )
+
+
+@runtime_checkable
+class BaselineTerm(Protocol):
+    """A term of the baseline.
+
+    Attributes
+    ----------
+    kind : str
+        Its name in model files.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def r_cut(self) -> float:
+        """Reach of the pairs it needs [Å]."""
+
+    def fit(self, data: Dataset, species: Sequence[int], known: Reference) -> BaselineTerm:
+        """Return a copy with everything known that was left open.
+
+        Parameters
+        ----------
+        data : Dataset
+        species : sequence of int
+            Atomic numbers the term must be able to serve.
+        known : Reference
+            Free atoms and the terms before it: ``known.labels(atoms)`` is explained.
+        """
+
+    def evaluate(self, system: System, result: Contribution) -> None:
+        """Add energies and derivatives of all structures to `result`."""
+
+    def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
+        """Energy [eV] and d/dr [eV/Å] of one isolated pair, for scans and plots."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model file, ``"kind"`` among them."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BaselineTerm:
+        """Inverse of `to_dict`."""
+
+    def describe(self) -> list[str]:
+        """Return a heading and one line per fact, for reports."""
+
+
+@runtime_checkable
+class ReadsAtoms(Protocol):
+    """A term that needs more of a structure than its species and pairs.
+
+    Attributes
+    ----------
+    array_names : tuple of str
+        Arrays of ``atoms.arrays`` it reads.
+    """
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` it reads."""
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Raise ValueError, with the name, for a structure it cannot be evaluated for."""
+
+
+def terms_of(baseline: BaselineTerm | Sequence[BaselineTerm]) -> list[BaselineTerm]:
+    """List the terms of a baseline given as one term or a sequence.
+
+    Raises
+    ------
+    TypeError
+        If something is not a term.
+    """
+    terms = list(baseline) if isinstance(baseline, Sequence) else [baseline]
+    for term in terms:
+        if isinstance(term, type) or not isinstance(term, BaselineTerm):
+            raise TypeError(
+                "`baseline` must be one term such as kernelpot.Wall() or a sequence of terms, "
+                f"got {term!r}"
+            )
+    return terms
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the kernels need not explain: free atoms and baseline.
+
+    Attributes
+    ----------
+    e0 : AtomicEnergies
+    baseline : sequence of BaselineTerm
+    """
+
+    e0: AtomicEnergies
+    baseline: Sequence[BaselineTerm] = field(default_factory=tuple)
+
+    @property
+    def r_cut(self) -> float:
+        """Reach of the baseline [Å]."""
+        return max((term.r_cut for term in self.baseline), default=0.0)
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` that the terms read."""
+        names = [n for t in self.baseline if isinstance(t, ReadsAtoms) for n in t.array_names]
+        return tuple(dict.fromkeys(names))
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Refuse a structure that a term cannot be evaluated for.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        name : str
+            For the message.
+
+        Raises
+        ------
+        ValueError
+        """
+        for term in self.baseline:
+            if isinstance(term, ReadsAtoms):
+                term.check(atoms, name)
+
+    def add_to(self, system: System, result: Contribution) -> None:
+        """Add energies and derivatives of free atoms and all terms, in place.
+
+        Parameters
+        ----------
+        system : System
+        result : Contribution
+        """
+        result.energies[:] += [self.e0.e0[int(z)] for z in system.numbers]
+        for term in self.baseline:
+            term.evaluate(system, result)
+
+    def evaluate(self, system: System) -> Contribution:
+        """Energies and derivatives of free atoms and all terms."""
+        result = Contribution.zero(system)
+        self.add_to(system, result)
+        return result
+
+    def labels(self, atoms: Atoms) -> tuple[float, FloatArray, FloatArray]:
+        """Energy, forces and virial (Voigt) to subtract from the labels of a structure."""
+        system = System.of([atoms], self.r_cut)
+        result = self.evaluate(system)
+        virial = voigt(system.virials(result)[0])
+        return float(result.energies.sum()), system.forces(result), virial
+
+
+def fit_terms(
+    terms: Sequence[BaselineTerm], data: Dataset, species: Sequence[int], e0: AtomicEnergies
+) -> Reference:
+    """Fit terms one after the other, each to what the ones before leave.
+
+    Parameters
+    ----------
+    terms : sequence of BaselineTerm
+    data : Dataset
+    species : sequence of int
+    e0 : AtomicEnergies
+
+    Returns
+    -------
+    Reference
+    """
+    reference = Reference(e0)
+    for term in terms:
+        fitted = term.fit(data, species, reference)
+        reference = Reference(e0, (*reference.baseline, fitted))
+    return reference
+
+
+def without_terms(data: Dataset, reference: Reference) -> Dataset:
+    """Take what the terms explain, but not the free atoms, off the energies of the data.
+
+    Parameters
+    ----------
+    data : Dataset
+    reference : Reference
+
+    Returns
+    -------
+    Dataset
+        Other labels as they are.
+    """
+    frames = []
+    for frame in data:
+        if frame.energy is not None:
+            explained = reference.labels(frame.atoms)[0]
+            explained -= reference.e0.total(frame.atoms.numbers)
+            frame = replace(frame, energy=frame.energy - explained)
+        frames.append(frame)
+    return Dataset(frames)
+
+
+def with_level_energies(reference: Reference, data: Dataset) -> Reference:
+    """Refer least-squares e0 to what the terms leave, so that the kernels fit no constant.
+
+    Parameters
+    ----------
+    reference : Reference
+    data : Dataset
+
+    Returns
+    -------
+    Reference
+        The same where e0 are energies of free atoms, or the terms vanish in the data.
+    """
+    if reference.e0.absolute or not reference.baseline:
+        return reference
+    explained = []
+    for frame in data:
+        energy = reference.labels(frame.atoms)[0]
+        explained.append(energy - reference.e0.total(frame.atoms.numbers))
+    if not np.any(np.abs(explained) > 1e-9):
+        return reference
+    return Reference(atomic_energies(data, "least_squares", explained), reference.baseline)

@@ -1,0 +1,179 @@
+r"""The repulsive wall: universal screened-nuclear repulsion inside the data.
+
+The wall is the repulsion of Ziegler, Biersack and Littmark [1]_ times a C2 switch that
+ends inside the shortest distance of the training data: where there are data it is
+exactly zero.
+
+References
+----------
+.. [1] Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from kernelpot.baseline.pair_functions import ZBL
+from kernelpot.baseline.reference import Reference, add_pairs
+from kernelpot.common.smoothstep import smoothstep
+from kernelpot.common.types import FloatArray, Pair
+from kernelpot.data.dataset import Dataset
+from kernelpot.data.distances import contact_distances
+from kernelpot.data.system import Contribution, System
+
+# The wall acts fully below the first and not at all above the second fraction of d_min.
+WALL_INNER, WALL_OUTER = 0.7, 0.95
+
+
+@dataclass(frozen=True)
+class Wall:
+    """Short-range repulsion of every pair of species.
+
+    Parameters
+    ----------
+    d_min : mapping of (Z, Z') to float, optional
+        Distance [Å] that scales the wall of each pair: full below 0.7 and zero above
+        0.95 of it. Missing pairs are filled in by `fit`.
+    strength : mapping of (Z, Z') to float, optional
+        Factor of the repulsion, 1 where nothing is said.
+
+    Raises
+    ------
+    ValueError
+        If a distance or factor is not positive.
+    """
+
+    d_min: Mapping[Pair, float] | None = None
+    strength: Mapping[Pair, float] | None = None
+
+    kind: ClassVar[str] = "wall"
+
+    def __post_init__(self) -> None:
+        """Order every pair of species, check the distances."""
+        for name in ("d_min", "strength"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            for pair, value in values.items():
+                if not (np.isfinite(value) and value > 0):
+                    raise ValueError(f"`{name}` of {pair} must be positive, got {value!r}")
+            ordered = {(min(a, b), max(a, b)): float(v) for (a, b), v in values.items()}
+            object.__setattr__(self, name, ordered)
+
+    def fit(self, data: Dataset, species: Sequence[int], known: Reference | None = None) -> Wall:
+        """Take the shortest training distances, capped by chemistry.
+
+        A pair of species seen in the data gets its shortest distance, at most 0.95 of
+        the sum of covalent radii; a pair never seen gets 0.8 of that sum.
+
+        Parameters
+        ----------
+        data : Dataset
+        species : sequence of int
+            Atomic numbers that need a wall.
+        known : Reference, optional
+            Not needed: the wall is zero where there are data.
+
+        Returns
+        -------
+        Wall
+        """
+        return Wall({**contact_distances(data, species), **(self.d_min or {})}, self.strength)
+
+    @property
+    def r_cut(self) -> float:
+        """Largest distance at which any pair feels the wall [Å]."""
+        return WALL_OUTER * max((self.d_min or {}).values(), default=0.0)
+
+    def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
+        """Energy of one pair and its derivative.
+
+        Parameters
+        ----------
+        r : ndarray of shape (n,)
+            Distances [Å].
+        z1, z2 : int
+            Atomic numbers.
+
+        Returns
+        -------
+        energy, derivative : ndarray of shape (n,)
+            [eV] and [eV/Å].
+
+        Raises
+        ------
+        ValueError
+            Before the wall has distances.
+        """
+        if self.d_min is None:
+            raise ValueError("the wall has no distances yet: fit it, or give `d_min`")
+        pair = min(z1, z2), max(z1, z2)
+        d_min, strength = self.d_min[pair], (self.strength or {}).get(pair, 1.0)
+        value, slope, _ = ZBL(z1, z2).derivatives(r)
+        inner, outer = WALL_INNER * d_min, WALL_OUTER * d_min
+        step, d_step = smoothstep((outer - r) / (outer - inner))
+        slope = slope * step - value * d_step / (outer - inner)
+        return strength * value * step, strength * slope
+
+    def evaluate(self, system: System, result: Contribution) -> None:
+        """Add energies and gradients of the pairs that feel the wall.
+
+        Parameters
+        ----------
+        system : System
+        result : Contribution
+            Changed in place; a pair's energy is shared half and half.
+        """
+        add_pairs(system, result, self.r_cut, self.pair_energy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model file.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "kind": self.kind,
+            "d_min": [[a, b, d] for (a, b), d in sorted((self.d_min or {}).items())],
+            "strength": [[a, b, s] for (a, b), s in sorted((self.strength or {}).items())],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Wall:
+        """Inverse of `to_dict`.
+
+        Parameters
+        ----------
+        data : mapping
+
+        Returns
+        -------
+        Wall
+        """
+        d_min, strength = (
+            {(int(a), int(b)): float(value) for a, b, value in data.get(name, [])}
+            for name in ("d_min", "strength")
+        )
+        return cls(d_min or None, strength or None)
+
+    def describe(self) -> list[str]:
+        """Return a heading and one line per pair of species for reports.
+
+        Returns
+        -------
+        list of str
+        """
+        lines = []
+        for (a, b), d in sorted((self.d_min or {}).items()):
+            factor = (self.strength or {}).get((a, b), 1.0)
+            lines.append(
+                f"{chemical_symbols[a]}-{chemical_symbols[b]}: full below {WALL_INNER * d:.2f} Å, "
+                f"zero above {WALL_OUTER * d:.2f} Å" + (f", x {factor:g}" if factor != 1 else "")
+            )
+        return ["Short-range wall (ZBL):", *lines]

@@ -1,0 +1,145 @@
+"""What the verbs of the command line share: progress, output, configuration files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+# Fields of the configuration file that go to `fit`, not to the constructor.
+FIT_OPTIONS = ("memory", "n_threads", "checkpoint", "optimize")
+
+
+class Bars:
+    """Progress bars on standard error: one as long as the whole is the same."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self._bar: Any = None
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        """Show that `done` of `total` is done."""
+        if self.quiet or not sys.stderr.isatty():
+            return
+        from tqdm import tqdm
+
+        if self._bar is not None and (done < self._bar.n or total != self._bar.total):
+            self.close()
+        if self._bar is None:
+            # counts mean nothing to the user where they are weighted by cost
+            shown = "{l_bar}{bar}| {elapsed} passed, {remaining} left"
+            self._bar = tqdm(total=total, desc=stage, leave=False, bar_format=shown)
+        self._bar.set_description(stage, refresh=False)
+        self._bar.n = done
+        self._bar.refresh()
+
+    def __enter__(self) -> Bars:
+        """Show progress within a block, and take the bar away however it ends."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Take the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def text_stream(arguments: argparse.Namespace) -> TextIO:
+    """Text goes to standard error where standard output carries JSON."""
+    return sys.stderr if arguments.json == "-" else sys.stdout
+
+
+def write_json(arguments: argparse.Namespace, content: Mapping[str, Any]) -> None:
+    """Write what a verb found, where ``--json`` says."""
+    if arguments.json is None:
+        return
+    text = json.dumps(content, indent=2)
+    if arguments.json == "-":
+        print(text)
+    else:
+        with open(arguments.json, "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far [bytes]."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def label_keys(arguments: argparse.Namespace, config: Mapping[str, Any] | None = None) -> Any:
+    """Names of the labels, from options over a configuration file."""
+    from kernelpot.data.dataset import LabelKeys
+
+    chosen = dict(config or {})
+    for kind in ("energy", "forces", "virial", "stress", "config_type"):
+        value = getattr(arguments, f"{kind}_key")
+        if value is not None:
+            chosen[kind] = value
+    try:
+        return LabelKeys(**chosen)
+    except TypeError as error:
+        raise ValueError(f"[keys]: {error}") from error
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Read a TOML file of `KernelPotential` parameters.
+
+    Tables ``[[terms]]`` hold the fields of `SOAPTerm`, ``[keys]`` those of
+    `LabelKeys`; everything else is a parameter of `KernelPotential` (or ``memory``,
+    ``n_threads``, ``optimize`` of `fit`).
+
+    Raises
+    ------
+    ValueError
+        If the file is not TOML or names something that does not exist.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    import inspect
+
+    from kernelpot.potential import KernelPotential
+    from kernelpot.terms.soap import SOAPTerm
+
+    try:
+        with open(path, "rb") as stream:
+            config = tomllib.load(stream)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    known = set(inspect.signature(KernelPotential.__init__).parameters) - {
+        "self", "baseline", "sparse_points",
+    }  # fmt: skip
+    unknown = set(config) - known - set(FIT_OPTIONS) - {"keys"}
+    if unknown:
+        raise ValueError(
+            f"{path}: unknown {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(sorted(known | {'keys', *FIT_OPTIONS}))}"
+        )
+    if "terms" in config:
+        try:
+            config["terms"] = [SOAPTerm(**term) for term in config["terms"]]
+        except TypeError as error:
+            raise ValueError(f"{path}: [[terms]]: {error}") from error
+    return config
+
+
+def check_writable(path: str) -> None:
+    """Refuse a file whose folder does not exist, before any long work."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"cannot write {path}: there is no directory {folder}")
+    if os.path.isdir(path):
+        raise ValueError(f"cannot write {path}: it is a directory")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write {path}: no permission in {folder}")

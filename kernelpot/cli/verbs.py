@@ -1,0 +1,445 @@
+"""The ``kernelpot`` command: quickstart, check, fit, update, search, evaluate, report, md, info.
+
+Every verb is a few lines over the Python interface. Wrong input ends with one
+sentence on standard error, exit status 2, and nothing written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from kernelpot.cli.arguments import build_parser
+from kernelpot.cli.console import (
+    FIT_OPTIONS,
+    Bars,
+    check_writable,
+    label_keys,
+    peak_memory_bytes,
+    read_config,
+    text_stream,
+    write_json,
+)
+from kernelpot.common.files import write_text
+
+if TYPE_CHECKING:
+    from kernelpot.terms.soap import SOAPTerm
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        if arguments.json not in (None, "-"):
+            check_writable(arguments.json)
+        _VERBS[arguments.verb](arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"kernelpot: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"kernelpot: interrupted{_how_to_resume(arguments)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _how_to_resume(arguments: argparse.Namespace) -> str:
+    path = getattr(arguments, "checkpoint", None)
+    if path is None:
+        return ""
+    if os.path.exists(path):
+        return f"; the same command continues from {path}"
+    return f" before the first state was written to {path}"
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from kernelpot.data.reading import read_dataset
+    from kernelpot.potential import KernelPotential
+
+    started = time.perf_counter()
+    check_writable(arguments.output)
+    config = read_config(arguments.config) if arguments.config else {}
+    keys = label_keys(arguments, config.pop("keys", None))
+    for name in (
+        "preset",
+        "n_sparse",
+        "sigma_energy",
+        "sigma_forces",
+        "sigma_stress",
+        "e0",
+        "seed",
+    ):
+        value = getattr(arguments, name)
+        if value is not None:
+            config[name] = value
+    options = {name: config.pop(name) for name in FIT_OPTIONS if name in config}
+    if arguments.optimize is not None:
+        options["optimize"] = arguments.optimize
+    if options.get("optimize") == "none":
+        options["optimize"] = None
+    if arguments.memory is not None:
+        options["memory"] = arguments.memory
+    if arguments.threads is not None:
+        options["n_threads"] = arguments.threads
+    if arguments.checkpoint is not None:
+        options["checkpoint"] = arguments.checkpoint
+    arguments.checkpoint = options.get("checkpoint")  # for the message after an interruption
+    if arguments.checkpoint is not None:
+        check_writable(arguments.checkpoint)
+    out = text_stream(arguments)
+    _print_log(out)
+    data = read_dataset(arguments.train, keys=keys)
+    print(f"read {data}", file=out, flush=True)
+    with Bars(arguments.quiet) as bars:
+        potential = KernelPotential(**config).fit(data, progress=bars, **options)
+    potential.save(arguments.output)
+    model = potential.describe()
+    wall, memory = time.perf_counter() - started, peak_memory_bytes()
+    print(potential.summary(), file=out)
+    print(
+        f"\nwrote {arguments.output} in {wall:.1f} s, peak memory {memory / 1e9:.2f} GB",
+        file=out,
+    )
+    write_json(
+        arguments,
+        {
+            "model": arguments.output,
+            "n_structures": model["training"]["n_structures"],
+            "n_atoms": model["training"]["n_atoms"],
+            "n_rows": model["training"]["n_rows"],
+            "n_sparse": {str(t): term["n_sparse"] for t, term in enumerate(model["terms"])},
+            "wall_seconds": wall,
+            "peak_memory_bytes": memory,
+            "hyperparameters": {
+                key: model[key]
+                for key in (
+                    "terms", "sigma_energy", "sigma_forces", "sigma_stress",
+                    "config_type_sigma", "e0", "e0_origin", "baseline",
+                )
+            },
+            "training": model["training"],
+        },
+    )  # fmt: skip
+
+
+def _print_log(out: TextIO) -> None:
+    """Print what the library has to say before long work starts."""
+    import logging
+
+    log = logging.getLogger("kernelpot")
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler(out)]  # which flushes after each line
+
+
+def _update(arguments: argparse.Namespace) -> None:
+    from kernelpot.data.reading import read_dataset
+    from kernelpot.potential import load
+
+    started = time.perf_counter()
+    check_writable(arguments.output)
+    keys, out = label_keys(arguments), text_stream(arguments)
+    potential = load(arguments.model)
+    new = read_dataset(arguments.new, keys=keys)
+    print(f"read {new}", file=out, flush=True)
+    data = None if arguments.data is None else read_dataset(arguments.data, keys=keys)
+    with warnings.catch_warnings(), Bars(arguments.quiet) as bars:
+        warnings.filterwarnings("ignore", message=".*an update leaves in place")  # in the summary
+        potential.update(
+            new,
+            add_sparse=arguments.add_sparse,
+            data=data,
+            n_threads=arguments.threads,
+            progress=bars,
+        )
+    potential.save(arguments.output)
+    wall, memory = time.perf_counter() - started, peak_memory_bytes()
+    print(potential.summary(), file=out)
+    print(
+        f"\nwrote {arguments.output} in {wall:.1f} s, peak memory {memory / 1e9:.2f} GB",
+        file=out,
+    )
+    model = potential.describe()
+    write_json(
+        arguments,
+        {
+            "model": arguments.output,
+            "n_sparse": {str(t): term["n_sparse"] for t, term in enumerate(model["terms"])},
+            "wall_seconds": wall,
+            "peak_memory_bytes": memory,
+            "training": model["training"],
+        },
+    )
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    from kernelpot.cli.quickstart import quickstart
+
+    started = time.perf_counter()
+    check_writable(os.path.join(arguments.folder, "silicon.kpot"))
+    out = text_stream(arguments)
+    bars = Bars(arguments.quiet)
+
+    def say(line: str) -> None:
+        bars.close()
+        print(line, file=out, flush=True)
+
+    result = quickstart(arguments.folder, say=say, progress=bars, n_threads=arguments.threads)
+    wall, memory = time.perf_counter() - started, peak_memory_bytes()
+    print(f"{wall:.0f} s in all, peak memory {memory / 1e9:.2f} GB", file=out)
+    write_json(arguments, {**result, "wall_seconds": wall, "peak_memory_bytes": memory})
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from kernelpot.data.reading import read_dataset
+
+    potential = None
+    if arguments.model is not None:
+        from kernelpot.potential import load
+
+        potential = load(arguments.model)
+    data = read_dataset(arguments.data, keys=label_keys(arguments))
+    report = data.check()
+    print(report, file=text_stream(arguments))
+    content = report.to_dict()
+    if potential is not None:
+        with Bars(arguments.quiet) as bars:
+            found = potential.suspicious(data, n_threads=arguments.threads, progress=bars)
+        print(f"\n{found}", file=text_stream(arguments))
+        content = {**content, "suspects": found.to_dict()}
+    write_json(arguments, content)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from kernelpot.data.reading import read_dataset
+    from kernelpot.model.errors import evaluate
+    from kernelpot.model.summary import error_table, uncertainty_table
+    from kernelpot.potential import load
+
+    started = time.perf_counter()
+    potential = load(arguments.model)
+    data = read_dataset(arguments.data, keys=label_keys(arguments))
+    with Bars(arguments.quiet) as bars:
+        errors = evaluate(
+            potential,
+            data,
+            gate=arguments.gated,
+            uncertainty=arguments.uncertainty,
+            n_threads=arguments.threads,
+            progress=bars,
+        )
+    wall, memory = time.perf_counter() - started, peak_memory_bytes()
+    out = text_stream(arguments)
+    print(error_table(errors), file=out)
+    if arguments.uncertainty:
+        print(f"\n{uncertainty_table(errors)}", file=out)
+    print(
+        f"\n{errors['n_structures']} structures, {errors['n_atoms']} atoms in {wall:.1f} s, "
+        f"peak memory {memory / 1e9:.2f} GB",
+        file=out,
+    )
+    write_json(
+        arguments,
+        {
+            "model": arguments.model,
+            "data": arguments.data,
+            **errors,
+            "wall_seconds": wall,
+            "peak_memory_bytes": memory,
+        },
+    )
+
+
+def _md(arguments: argparse.Namespace) -> None:
+    from kernelpot.common.tables import table
+    from kernelpot.data.reading import read_structures
+    from kernelpot.md.dynamics import COLUMNS, run_dynamics
+    from kernelpot.potential import load
+    from kernelpot.safety.gate import VarianceGate
+
+    for path in (arguments.trajectory, arguments.log):
+        if path is not None:
+            check_writable(path)
+    potential = load(arguments.model)
+    atoms, _ = read_structures(arguments.structure)[0]
+    if any(n < 1 for n in arguments.supercell):
+        raise ValueError(f"--supercell must be positive, got {list(arguments.supercell)}")
+    if tuple(arguments.supercell) != (1, 1, 1):
+        if not atoms.pbc.all():
+            raise ValueError("--supercell needs a structure periodic in three directions")
+        atoms = atoms.repeat(arguments.supercell)
+    out = text_stream(arguments)
+    gate = None if arguments.no_gate else VarianceGate(on_gate=arguments.on_gate)
+    print(
+        f"{len(atoms)} atoms, {arguments.ensemble} at {arguments.temperature:g} K, "
+        f"{arguments.steps} steps of {arguments.timestep:g} fs",
+        file=out,
+        flush=True,
+    )
+    with Bars(arguments.quiet) as bars:
+        result = run_dynamics(
+            atoms,
+            potential.calculator(gate=gate, n_threads=arguments.threads),
+            ensemble=arguments.ensemble,
+            temperature=arguments.temperature,
+            pressure=arguments.pressure,
+            timestep=arguments.timestep,
+            steps=arguments.steps,
+            interval=arguments.interval,
+            trajectory=arguments.trajectory,
+            seed=arguments.seed,
+            progress=bars,
+        )
+    if arguments.log is not None:
+        with open(arguments.log, "w", encoding="utf-8") as stream:
+            stream.write(",".join(COLUMNS) + "\n")
+            for row in result.rows:
+                stream.write(",".join(f"{value:.9g}" for value in row) + "\n")
+    shown = result.rows[:: max(1, len(result.rows) // 20)]
+    header = ["time [ps]", "E total [eV/atom]", "E pot [eV/atom]", "T [K]", "max std [eV]", "gated"]
+    print(
+        table(
+            header,
+            [
+                [
+                    f"{r[0]:.3f}",
+                    f"{r[1]:.6f}",
+                    f"{r[2]:.6f}",
+                    f"{r[4]:.0f}",
+                    f"{r[5]:.4f}",
+                    f"{r[8]:.0f}",
+                ]
+                for r in shown
+            ],
+        ),
+        file=out,
+    )
+    summary = result.summary()
+    memory = peak_memory_bytes()
+    drift = summary["drift_ev_per_atom"]
+    if drift is not None:
+        print(
+            f"\ndrift of the total energy {drift:.2e} eV/atom in {summary['time_ps']:.3g} ps",
+            file=out,
+        )
+    print(
+        f"\nmean temperature {summary['mean_temperature_k']:.0f} K; "
+        f"{summary['us_per_atom_step']:.1f} us per atom and "
+        f"step; largest local std {summary['max_energies_std']:.4f} eV; peak memory "
+        f"{memory / 1e9:.2f} GB",
+        file=out,
+    )
+    write_json(arguments, {**summary, "peak_memory_bytes": memory})
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from kernelpot.data.reading import read_dataset
+    from kernelpot.model.summary import error_table
+    from kernelpot.potential import load
+    from kernelpot.report.html import write_report
+
+    check_writable(arguments.output)
+    potential = load(arguments.model)
+    data = read_dataset(arguments.data, keys=label_keys(arguments))
+    with Bars(arguments.quiet) as bars:
+        found = write_report(
+            potential,
+            data,
+            arguments.output,
+            title=f"{os.path.basename(arguments.model)} on {', '.join(arguments.data)}",
+            n_threads=arguments.threads,
+            progress=bars,
+        )
+    out = text_stream(arguments)
+    print(error_table(found["errors"]), file=out)
+    gated = found["gated"]
+    print(
+        f"\n{gated['n_atoms']} gated atoms in {gated['n_structures']} structures; "
+        f"{len(found['suspects'])} suspicious structures\nwrote {arguments.output}",
+        file=out,
+    )
+    write_json(
+        arguments,
+        {
+            "model": arguments.model,
+            "data": arguments.data,
+            "report": arguments.output,
+            **found,
+        },
+    )
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from kernelpot.hypersearch.candidates import N_SPARSE
+    from kernelpot.hypersearch.search import search
+
+    check_writable(arguments.output)
+    out = text_stream(arguments)
+    _print_log(out)
+    with Bars(arguments.quiet) as bars:
+        found = search(
+            arguments.train,
+            budget=arguments.budget,
+            parameters=arguments.parameters,
+            n_sparse=N_SPARSE if arguments.n_sparse is None else arguments.n_sparse,
+            keys=label_keys(arguments),
+            seed=arguments.seed,
+            checkpoint=arguments.checkpoint,
+            refit=False,
+            n_threads=arguments.threads,
+            progress=bars,
+        )
+    text = "".join(_toml_term(term) for term in found.best_params_["terms"] or ())
+    write_text(arguments.output, f"# written by kernelpot search\n{text}")
+    print(found.summary(), file=out)
+    print(f"\nwrote {arguments.output}: use it with kernelpot fit --config", file=out)
+    write_json(
+        arguments,
+        {
+            "config": arguments.output,
+            "best_index": found.best_index_,
+            "best_score": found.best_score_,
+            "results": found.results_,
+        },
+    )
+
+
+def _toml_term(term: SOAPTerm) -> str:
+    """A ``[[terms]]`` table; numbers, strings and arrays of JSON are those of TOML."""
+    lines = ["", "[[terms]]"]
+    for name, value in term.to_dict().items():
+        if isinstance(value, Mapping):
+            inner = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in value.items())
+            lines.append(f"{name} = {{ {inner} }}")
+        elif value is not None:
+            lines.append(f"{name} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from kernelpot.potential import load
+
+    potential = load(arguments.model)
+    print(potential.summary(), file=text_stream(arguments))
+    write_json(arguments, potential.describe())
+
+
+_VERBS = {
+    "quickstart": _quickstart,
+    "fit": _fit,
+    "update": _update,
+    "check": _check,
+    "evaluate": _evaluate,
+    "md": _md,
+    "report": _report,
+    "search": _search,
+    "info": _info,
+}

@@ -1,0 +1,1 @@
+"""What every layer shares: types, threads, files, tables."""

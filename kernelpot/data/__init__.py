@@ -1,0 +1,1 @@
+"""Labelled structures in: reading, soundness, neighbors, systems."""

@@ -1,0 +1,187 @@
+"""Labelled structures: one frame, and an immutable list of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, overload
+
+from ase import Atoms
+
+from kernelpot.common.types import FloatArray
+from kernelpot.data.neighbors import neighbor_list
+
+if TYPE_CHECKING:
+    from kernelpot.data.doctor import DataReport
+
+
+# A single atom further than this from its own images is a free atom [Å].
+ISOLATED = 7.0
+
+
+@dataclass(frozen=True)
+class LabelKeys:
+    """Names under which labels are stored in ``atoms.info`` and ``atoms.arrays``.
+
+    Parameters
+    ----------
+    energy, forces, virial, stress, config_type : str
+        Keys. A virial is 3x3 (or 9, or Voigt-6) in eV with the sign of -dE/d strain;
+        a stress has ASE's sign and unit (eV/Å^3).
+    """
+
+    energy: str = "REF_energy"
+    forces: str = "REF_forces"
+    virial: str = "REF_virial"
+    stress: str = "REF_stress"
+    config_type: str = "config_type"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One labelled structure.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        Numbers, positions, cell and periodicity, and arrays of one number per atom
+        (charges).
+    energy : float or None
+        Total energy [eV].
+    forces : ndarray of shape (n_atoms, 3) or None
+        [eV/Å].
+    virial : ndarray of shape (6,) or None
+        ``-dE/d strain`` [eV], Voigt order xx yy zz yz xz xy.
+    config_type : str
+        Group label, ``"default"`` where the data have none.
+    name : str
+        Where the frame came from, for messages: ``file:index``.
+    sources : dict
+        Key or ASE result each label was read from.
+    sigmas : dict
+        Absolute noise of this frame: ``energy`` [eV], ``forces`` [eV/Å], ``virial`` [eV].
+    n_constrained : int
+        Atoms that were under a constraint when the frame was read.
+    """
+
+    atoms: Atoms
+    energy: float | None
+    forces: FloatArray | None
+    virial: FloatArray | None
+    config_type: str = "default"
+    name: str = "frame"
+    sources: dict[str, str] = field(default_factory=dict)
+    sigmas: dict[str, float] = field(default_factory=dict)
+    n_constrained: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of atoms."""
+        return len(self.atoms)
+
+    @cached_property
+    def is_isolated_atom(self) -> bool:
+        """Whether this is a single atom, without periodic images or far from them."""
+        return len(self.atoms) == 1 and neighbor_list(self.atoms, ISOLATED).n_pairs == 0
+
+    @property
+    def stress(self) -> FloatArray | None:
+        """Label in ASE's sign and order [eV/Å^3], None without a virial."""
+        return None if self.virial is None else -self.virial / self.atoms.get_volume()
+
+    @property
+    def n_rows(self) -> int:
+        """Number of scalar labels."""
+        return (
+            (self.energy is not None)
+            + (0 if self.forces is None else self.forces.size)
+            + (0 if self.virial is None else 6)
+        )
+
+
+class Dataset(Sequence[Frame]):
+    """An immutable list of labelled frames.
+
+    Parameters
+    ----------
+    frames : iterable of Frame
+        Validated frames (`read_dataset` makes them).
+    """
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self._frames = tuple(frames)
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self._frames)
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+    def __getitem__(self, index: int | slice) -> Frame | Dataset:
+        """Return one frame, or a Dataset of a slice."""
+        if isinstance(index, slice):
+            return Dataset(self._frames[index])
+        return self._frames[index]
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Iterate over the frames."""
+        return iter(self._frames)
+
+    def __repr__(self) -> str:
+        """Summarize the contents in one line."""
+        return (
+            f"Dataset({len(self)} frames, {self.n_atoms} atoms, "
+            f"{'-'.join(self.symbols)}, {self.n_rows} labels)"
+        )
+
+    @property
+    def n_atoms(self) -> int:
+        """Atoms in all frames."""
+        return sum(map(len, self))
+
+    @property
+    def n_rows(self) -> int:
+        """Scalar labels in all frames."""
+        return sum(frame.n_rows for frame in self)
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers present, ascending."""
+        return tuple(sorted({int(z) for frame in self for z in set(frame.atoms.numbers)}))
+
+    @property
+    def symbols(self) -> list[str]:
+        """Chemical symbols present."""
+        from ase.data import chemical_symbols
+
+        return [chemical_symbols[z] for z in self.species]
+
+    @property
+    def config_types(self) -> dict[str, int]:
+        """Number of frames of each config type."""
+        return dict(Counter(frame.config_type for frame in self))
+
+    def check(self) -> DataReport:
+        """Examine the labels: sources, ranges, signs, units, suspicious frames.
+
+        Returns
+        -------
+        DataReport
+            Print it, or take its ``facts`` and ``warnings``.
+        """
+        from kernelpot.data.doctor import check_dataset
+
+        return check_dataset(self)
+
+
+def label_sources(data: Dataset) -> dict[str, dict[str, int]]:
+    """Frames per key (or ASE result) that each kind of label was read from."""
+    result: dict[str, dict[str, int]] = {}
+    for frame in data:
+        for kind, source in frame.sources.items():
+            counts = result.setdefault(kind, {})
+            counts[source] = counts.get(source, 0) + 1
+    return result

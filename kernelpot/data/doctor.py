@@ -1,0 +1,498 @@
+"""The label doctor: what was read, and whether it can be right.
+
+Energies, forces and virials are derivatives of one function; wherever the data allow it
+(strained copies of a cell, frames that nearly coincide) they are tested against each
+other, which finds wrong signs, wrong units and labels that belong to another frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ase.data import chemical_symbols
+from ase.units import GPa
+
+from kernelpot.common.tables import extent, number, table
+from kernelpot.common.types import FloatArray
+from kernelpot.data.dataset import Dataset, Frame, label_sources
+from kernelpot.data.distances import shortest_distances
+from kernelpot.data.system import VOIGT
+
+# Strained copies further apart than this are not compared (trapezoid rule).
+_MAX_STRAIN = 0.06
+# Strained copies are compared with so many of their neighbors in volume, on either side.
+_WINDOW = 25
+# Frames whose atoms all lie within this distance [Å] nearly coincide.
+_NEAR = 0.08
+# Energies further than so many robust deviations from the composition's line are listed.
+_OUTLIER = 12.0
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """Result of `Dataset.check`.
+
+    Attributes
+    ----------
+    facts : dict
+        Everything found, as plain data (what ``--json`` prints).
+    warnings : list of str
+        What should be looked at; empty if nothing is suspicious.
+    """
+
+    facts: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Facts and warnings as plain data."""
+        return {**self.facts, "warnings": list(self.warnings)}
+
+    def __str__(self) -> str:
+        """Readable in a terminal."""
+        return data_report_text(self.facts, self.warnings)
+
+
+def check_dataset(data: Dataset) -> DataReport:
+    """Examine labels; see `DataReport`.
+
+    Parameters
+    ----------
+    data : Dataset
+
+    Returns
+    -------
+    DataReport
+    """
+    warnings: list[str] = []
+    facts: dict[str, Any] = {
+        "n_structures": len(data),
+        "n_atoms": data.n_atoms,
+        "n_rows": data.n_rows,
+        "species": {
+            chemical_symbols[z]: int(sum((f.atoms.numbers == z).sum() for f in data))
+            for z in data.species
+        },
+        "sources": label_sources(data),
+        "groups": {
+            name: _ranges([f for f in data if f.config_type == name])
+            for name in sorted(data.config_types)
+        },
+        "all": _ranges(list(data)),
+        "shortest_distances": {
+            f"{chemical_symbols[a]}-{chemical_symbols[b]}": round(d, 4)
+            for (a, b), d in sorted(shortest_distances(data).items())
+        },
+    }
+    for kind in ("energy", "forces", "virial"):
+        missing = sum(getattr(f, kind) is None for f in data)
+        facts[f"without_{kind}"] = missing
+    several = [s for s in facts["sources"].items() if len(s[1]) > 1]
+    warnings += [
+        f"{kind} was read from several places: "
+        + ", ".join(f"{count} frames from {name}" for name, count in sources.items())
+        for kind, sources in several
+        if kind in ("energy", "forces")
+    ]
+    facts["constrained_frames"] = sum(f.n_constrained > 0 for f in data)
+    if facts["constrained_frames"]:
+        warnings.append(
+            f"{facts['constrained_frames']} frames have constrained atoms; their forces were "
+            "read as stored (make sure the code that wrote them did not zero them)"
+        )
+    _check_zero_and_net_forces(data, facts, warnings)
+    _check_duplicates(data, facts, warnings)
+    _check_isolated(data, facts)
+    _check_composition(data, facts, warnings)
+    _check_virials(data, facts, warnings)
+    _check_gradients(data, facts, warnings)
+    return DataReport(facts, warnings)
+
+
+def _ranges(frames: Sequence[Frame]) -> dict[str, Any]:
+    energies = [f.energy / len(f) for f in frames if f.energy is not None]
+    forces = [np.linalg.norm(f.forces, axis=1) for f in frames if f.forces is not None]
+    stress = [f.stress for f in frames if f.stress is not None]
+    magnitude = np.concatenate(forces) if forces else np.empty(0)
+
+    def extent(values: npt.ArrayLike) -> list[float] | None:
+        array = np.asarray(values, dtype=float)
+        return [float(array.min()), float(array.max())] if array.size else None
+
+    pressure = [-np.mean(s[:3]) / GPa for s in stress]
+    return {
+        "n_structures": len(frames),
+        "n_atoms": sum(map(len, frames)),
+        "atoms_per_structure": [min(map(len, frames)), max(map(len, frames))],
+        "energy_per_atom_ev": extent(energies),
+        "max_force_ev_per_ang": float(magnitude.max()) if magnitude.size else None,
+        "rms_force_ev_per_ang": float(np.sqrt((magnitude**2).mean())) if magnitude.size else None,
+        "pressure_gpa": extent(pressure),
+    }
+
+
+def _names(frames: Sequence[Frame], most: int = 5) -> str:
+    shown = ", ".join(f.name for f in frames[:most])
+    return shown + (f" and {len(frames) - most} more" if len(frames) > most else "")
+
+
+def _check_zero_and_net_forces(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
+    with_forces = [f for f in data if f.forces is not None and len(f) > 1]
+    still = [f for f in with_forces if f.forces is not None and not f.forces.any()]
+    facts["zero_force_frames"] = len(still)
+    partial = [
+        f
+        for f in with_forces
+        if f.forces is not None
+        and np.abs(f.forces).max() > 0.05  # below, it is a symmetric crystal
+        and (~f.forces.any(axis=1)).sum() > max(1, len(f) // 10)
+    ]
+    facts["partly_zero_force_frames"] = len(partial)
+    if partial:
+        warnings.append(
+            f"forces of some atoms are exactly zero in {len(partial)} frames "
+            f"({_names(partial)}): zeroed by constraints?"
+        )
+    net = [float(np.linalg.norm(f.forces.sum(axis=0))) for f in with_forces if f.forces is not None]
+    facts["max_net_force_ev_per_ang"] = max(net, default=0.0)
+    drifting = [
+        f
+        for f, total in zip(with_forces, net, strict=True)
+        if f.forces is not None and total > 0.02 * len(f) and total > 0.1 * np.abs(f.forces).sum()
+    ]
+    if drifting:
+        warnings.append(
+            f"forces do not sum to zero in {len(drifting)} frames ({_names(drifting)}): no "
+            "potential can reproduce a net force"
+        )
+
+
+def _digest(frame: Frame) -> bytes:
+    h = hashlib.sha256(np.ascontiguousarray(frame.atoms.numbers).tobytes())
+    h.update((np.round(frame.atoms.positions, 5) + 0.0).tobytes())
+    h.update((np.round(frame.atoms.cell.array, 5) + 0.0).tobytes())
+    return h.digest()
+
+
+def _check_duplicates(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
+    groups: dict[bytes, list[Frame]] = {}
+    for frame in data:
+        groups.setdefault(_digest(frame), []).append(frame)
+    repeated = [g for g in groups.values() if len(g) > 1]
+    facts["duplicates"] = [[f.name for f in g] for g in repeated]
+    if repeated:
+        warnings.append(
+            f"{sum(len(g) - 1 for g in repeated)} frames repeat another one ({_names(repeated[0])})"
+        )
+    for group in repeated:
+        energies = [f.energy for f in group if f.energy is not None]
+        if energies and max(energies) - min(energies) > 1e-3 * len(group[0]):
+            warnings.append(
+                f"identical structures with different energies: {_names(group)} differ by "
+                f"{max(energies) - min(energies):.4f} eV"
+            )
+
+
+def _check_isolated(data: Dataset, facts: dict[str, Any]) -> None:
+    found = {
+        chemical_symbols[f.atoms.numbers[0]]: f.energy
+        for f in data
+        if f.is_isolated_atom and f.energy is not None
+    }
+    facts["isolated_atoms"] = found
+    facts["without_isolated_atom"] = [s for s in data.symbols if s not in found]
+
+
+def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
+    labelled = [f for f in data if f.energy is not None and not f.is_isolated_atom]
+    if not labelled:
+        facts["composition"] = None
+        return
+    counts = np.array([[np.sum(f.atoms.numbers == z) for z in data.species] for f in labelled])
+    size = counts.sum(axis=1)
+    share = counts / size[:, None]
+    energies = np.array([f.energy for f in labelled], dtype=float) / size
+    # least absolute deviations (reweighted least squares): a few wrong energies must not
+    # move the line they are judged by
+    weights = np.ones(len(labelled))
+    for _ in range(30):
+        root = np.sqrt(weights)
+        e0 = np.linalg.lstsq(share * root[:, None], energies * root, rcond=1e-8)[0]
+        residual = energies - share @ e0
+        weights = 1.0 / np.maximum(np.abs(residual), 1e-3)
+    center = np.median(residual)
+    spread = 1.4826 * float(np.median(np.abs(residual - center)))
+    facts["composition"] = {
+        "e0": dict(zip(data.symbols, map(float, e0), strict=True)),
+        "rms_residual_ev_per_atom": float(np.sqrt((residual**2).mean())),
+    }
+    far = np.abs(residual - center) > max(_OUTLIER * spread, 0.5)
+    outliers = [f for f, out in zip(labelled, far, strict=True) if out]
+    facts["composition"]["outliers"] = [f.name for f in outliers]
+    # a small remote group (a gas phase, a dimer curve) is no error: look within groups
+    suspicious = []
+    for name in {f.config_type for f in outliers}:
+        members = np.array([f.config_type == name for f in labelled])
+        own = residual[members]
+        limit = max(_OUTLIER * 1.4826 * float(np.median(np.abs(own - np.median(own)))), 0.5)
+        suspicious += [
+            f
+            for f, r in zip(
+                [f for f, m in zip(labelled, members, strict=True) if m], own, strict=True
+            )
+            if abs(r - np.median(own)) > limit
+        ]
+    if suspicious:
+        warnings.append(
+            f"energies far from what the composition suggests in {len(suspicious)} frames "
+            f"({_names(suspicious)})"
+        )
+
+
+def _strained_pairs(data: Dataset) -> list[tuple[Frame, Frame, FloatArray]]:
+    """Pairs of frames that differ by a small homogeneous strain (returned, 3x3)."""
+    groups: dict[tuple[bytes, int], list[Frame]] = {}
+    for frame in data:
+        if frame.energy is None or frame.virial is None:
+            continue
+        numbers = np.ascontiguousarray(frame.atoms.numbers).tobytes()
+        groups.setdefault((numbers, len(frame)), []).append(frame)
+    pairs = []
+    for members in groups.values():
+        scaled = [f.atoms.get_scaled_positions(wrap=False) for f in members]
+        used = np.zeros(len(members), dtype=bool)
+        for k in range(len(members)):
+            if used[k]:
+                continue
+            same = [k]
+            for m in range(k + 1, len(members)):
+                if not used[m]:
+                    d = scaled[m] - scaled[k]
+                    d -= d[0]
+                    if np.abs(d - np.round(d)).max() < 1e-3:
+                        same.append(m)
+                        used[m] = True
+            chain = sorted(same, key=lambda m: members[m].atoms.get_volume())
+            pairs += _neighbors_in_strain([members[m] for m in chain])
+    return pairs
+
+
+def _strains(frame: Frame, others: Sequence[Frame]) -> FloatArray:
+    """Logarithmic strains from the cell of a frame to those of others, (n, 3, 3)."""
+    cells = np.array([other.atoms.cell.array for other in others])
+    deformation = np.linalg.solve(frame.atoms.cell.array, cells)
+    values, vectors = np.linalg.eigh(deformation @ deformation.swapaxes(1, 2))
+    return (vectors * (0.5 * np.log(values))[:, None, :]) @ vectors.swapaxes(1, 2)
+
+
+def _neighbors_in_strain(chain: Sequence[Frame]) -> list[tuple[Frame, Frame, FloatArray]]:
+    """Each frame with the nearest other one in strain; ``chain`` ascends in volume."""
+    found: dict[tuple[int, int], FloatArray] = {}
+    for k, frame in enumerate(chain):
+        window = [m for m in range(max(0, k - _WINDOW), min(len(chain), k + _WINDOW + 1)) if m != k]
+        if not window:
+            continue
+        strains = _strains(frame, [chain[m] for m in window])
+        size = np.abs(strains).max(axis=(1, 2))
+        size[(size < 1e-4) | (size > _MAX_STRAIN)] = np.inf
+        best = int(size.argmin())
+        if np.isfinite(size[best]) and (window[best], k) not in found:
+            found[k, window[best]] = strains[best]
+    return [(chain[k], chain[m], e) for (k, m), e in found.items()]
+
+
+def _full(voigt: FloatArray) -> FloatArray:
+    full = np.empty((3, 3))
+    for k, (a, b) in enumerate(VOIGT):
+        full[a, b] = full[b, a] = voigt[k]
+    return full
+
+
+def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
+    facts["virial_test"] = None
+    pairs = _strained_pairs(data)
+    if len(pairs) < 3:
+        return
+    change, work, offset, size = [], [], [], []
+    for one, two, strain in pairs:
+        assert one.energy is not None
+        assert two.energy is not None
+        assert one.virial is not None
+        assert two.virial is not None
+        change.append(two.energy - one.energy)
+        work.append(-0.5 * float(np.sum((_full(one.virial) + _full(two.virial)) * strain)))
+        offset.append(-len(one) * float(np.trace(strain)))
+        size.append(float(len(one)))
+    # dE = slope * (-W : strain) - constant * N * tr(strain), per atom
+    scale = np.array(size)
+    matrix = np.column_stack([work, offset]) / scale[:, None]
+    target = np.array(change) / scale
+    if np.abs(matrix[:, 1]).max() < 1e-6:  # shears only: the constant cannot be seen
+        solution = np.array([float(matrix[:, 0] @ target / (matrix[:, 0] @ matrix[:, 0])), 0.0])
+    else:
+        solution = np.linalg.lstsq(matrix, target, rcond=None)[0]
+    slope = float(solution[0])
+    offset_found = -float(solution[1])  # of the labels beyond -dE/d strain
+    residual = target - matrix @ solution
+    explained = 1.0 - float(residual @ residual) / float(target @ target)
+    volume = float(np.median([p[0].atoms.get_volume() / len(p[0]) for p in pairs]))
+    facts["virial_test"] = {
+        "n_pairs": len(pairs),
+        "slope": slope,
+        "offset_ev_per_atom": offset_found,
+        "offset_gpa": offset_found / volume / GPa,
+        "explained": explained,
+    }
+    if explained < 0.8:
+        warnings.append(
+            f"virials do not explain the energies of {len(pairs)} strained pairs (explained "
+            f"{100 * explained:.0f} %): wrong order of components, or labels of other frames?"
+        )
+    elif slope < 0:
+        warnings.append(
+            f"virials have the wrong sign (energy follows {slope:.2f} x -W:strain): kernelpot "
+            "expects virial = -dE/d strain, stress = +dE/d strain / volume"
+        )
+    elif not 0.8 < slope < 1.25:
+        units = {160.21766: "GPa taken for eV/Å^3", 1602.1766: "kbar taken for eV/Å^3"}
+        guess = ""
+        for factor, text in units.items():
+            for s in (slope, 1.0 / slope):
+                if 0.8 < s / factor < 1.25:
+                    guess = f" ({text}?)"
+        warnings.append(
+            f"virials are in another unit or scale: energies change by {slope:.4g} times what "
+            f"they say{guess}"
+        )
+    elif abs(offset_found) > 0.02:
+        warnings.append(
+            f"virials and energies disagree by a constant {offset_found:+.3f} eV/atom "
+            f"({offset_found / volume / GPa:+.2f} GPa; an unconverged basis does this). Fitting "
+            "allows for it; predicted pressures will differ from the labels by that much"
+        )
+
+
+def _check_gradients(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
+    """Compare energies of near-duplicates with the work of their forces."""
+    groups: dict[bytes, list[Frame]] = {}
+    for frame in data:
+        if frame.energy is None or frame.forces is None or len(frame) < 2:
+            continue
+        h = hashlib.sha256(np.ascontiguousarray(frame.atoms.numbers).tobytes())
+        h.update((np.round(frame.atoms.cell.array, 5) + 0.0).tobytes())
+        groups.setdefault(h.digest(), []).append(frame)
+    tested, wrong = 0, []
+    for members in groups.values():
+        # along the first coordinate near-duplicates are neighbors
+        chain = sorted(members, key=lambda f: float(f.atoms.positions[0, 0]))
+        for one, two in pairwise(chain):
+            step = two.atoms.positions - one.atoms.positions
+            largest = float(np.abs(step).max())
+            if not 1e-4 < largest < _NEAR:
+                continue
+            assert one.energy is not None
+            assert two.energy is not None
+            assert one.forces is not None
+            assert two.forces is not None
+            tested += 1
+            work = -0.5 * float(np.sum((one.forces + two.forces) * step))
+            change = two.energy - one.energy
+            size = float(
+                np.linalg.norm(step) * (np.linalg.norm(one.forces) + np.linalg.norm(two.forces))
+            )
+            if abs(change - work) > 0.25 * size + 2e-3:
+                wrong.append((one, two))
+    facts["gradient_test"] = {"n_pairs": tested, "n_wrong": len(wrong)}
+    if wrong:
+        names = ", ".join(f"{a.name} and {b.name}" for a, b in wrong[:3])
+        warnings.append(
+            f"forces are not the gradient of the energy in {len(wrong)} of {tested} pairs of "
+            f"nearly equal frames ({names})"
+        )
+
+
+def data_report_text(facts: Mapping[str, Any], warnings: Sequence[str]) -> str:
+    """Explain what `kernelpot.data.doctor.check_dataset` found."""
+    lines = [
+        f"{facts['n_structures']} structures, {facts['n_atoms']} atoms, {facts['n_rows']} labels; "
+        + ", ".join(f"{n} {s}" for s, n in facts["species"].items()),
+        "",
+        "Labels were read from:",
+    ]
+    for kind, sources in facts["sources"].items():
+        read = ", ".join(f"{name} in {count} frames" for name, count in sources.items())
+        lines.append(f"  {kind}: {read}")
+    missing = [
+        f"{facts[f'without_{kind}']} without {kind}"
+        for kind in ("energy", "forces", "virial")
+        if facts[f"without_{kind}"]
+    ]
+    if missing:
+        lines.append(f"  {', '.join(missing)}")
+    header = [
+        "", "structures", "atoms", "E [eV/atom]", "max |F| [eV/Å]", "rms |F|", "pressure [GPa]",
+    ]  # fmt: skip
+
+    def row(name: str, r: Mapping[str, Any]) -> list[str]:
+        return [
+            name,
+            str(r["n_structures"]),
+            str(r["n_atoms"]),
+            extent(r["energy_per_atom_ev"], 3),
+            number(r["max_force_ev_per_ang"], 2),
+            number(r["rms_force_ev_per_ang"], 3),
+            extent(r["pressure_gpa"], 2),
+        ]
+
+    groups = facts["groups"]
+    rows = [row(name, r) for name, r in groups.items()] if len(groups) > 1 else []
+    lines += ["", table(header, [*rows, row("all", facts["all"])]), "", "Shortest distances [Å]:"]
+    shortest = [f"{pair} {d:.3f}" for pair, d in facts["shortest_distances"].items()]
+    lines.append("  " + (", ".join(shortest) if shortest else "none below 4 Å"))
+    if facts["isolated_atoms"]:
+        found = ", ".join(f"{s} {e:.4f} eV" for s, e in facts["isolated_atoms"].items())
+        lines.append(f"Isolated atoms: {found}")
+    if facts["without_isolated_atom"]:
+        lines.append(
+            f"No isolated atom of {', '.join(facts['without_isolated_atom'])}: energies are fitted "
+            "relative to least-squares e0, dissociation energies will mean nothing"
+        )
+    if facts["composition"] is not None:
+        lines.append(
+            "Energies against composition: rms residual "
+            f"{facts['composition']['rms_residual_ev_per_atom']:.3f} eV/atom"
+        )
+    lines.append(
+        f"Frames with all forces exactly zero: {facts['zero_force_frames']}; repeated frames: "
+        f"{sum(len(g) - 1 for g in facts['duplicates'])}; largest net force "
+        f"{facts['max_net_force_ev_per_ang']:.2g} eV/Å"
+    )
+    virial = facts["virial_test"]
+    if virial is None:
+        lines.append("Virials against energies: not tested (no strained copies of a cell)")
+    else:
+        lines.append(
+            f"Virials against energies ({virial['n_pairs']} strained pairs): slope "
+            f"{virial['slope']:.3f} (1 is right), constant {virial['offset_gpa']:+.2f} GPa, "
+            f"explained {100 * virial['explained']:.1f} %"
+        )
+    gradient = facts["gradient_test"]
+    if gradient["n_pairs"]:
+        lines.append(
+            f"Forces against energies: {gradient['n_pairs'] - gradient['n_wrong']} of "
+            f"{gradient['n_pairs']} pairs of nearly equal frames agree"
+        )
+    else:
+        lines.append("Forces against energies: not tested (no nearly equal frames)")
+    lines.append("")
+    if warnings:
+        lines.append("Look at this:")
+        lines += [f"  - {w}" for w in warnings]
+    else:
+        lines.append("Nothing suspicious.")
+    return "\n".join(lines)

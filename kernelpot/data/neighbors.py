@@ -1,0 +1,249 @@
+"""Neighbor lists: full, sorted by center (CSR), every periodicity.
+
+The pairs come from `vesin`; this module adds what molecular dynamics needs: a list
+over many structures at once (for fitting) and a list that survives small moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.data import _pairs
+
+
+@dataclass(frozen=True)
+class NeighborList:
+    """Pairs ``i -> j`` of one or several structures, sorted by center.
+
+    Parameters
+    ----------
+    first : ndarray of shape (n_atoms + 1,)
+        Pairs of center ``i`` are ``first[i] .. first[i + 1] - 1``.
+    neighbors : ndarray of shape (n_pairs,)
+        Index of the neighboring atom of each pair.
+    shifts : ndarray of shape (n_pairs, 3)
+        Cartesian translation of the neighbor's periodic image [Å]: the displacement
+        of a pair is ``positions[j] - positions[i] + shift``.
+    """
+
+    first: IntArray
+    neighbors: IntArray
+    shifts: FloatArray
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs, both directions counted."""
+        return len(self.neighbors)
+
+    @cached_property
+    def centers(self) -> IntArray:
+        """Index of the center of each pair, shape (n_pairs,)."""
+        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+
+    def displacements(self, positions: FloatArray) -> FloatArray:
+        """Vectors from center to neighbor.
+
+        Parameters
+        ----------
+        positions : ndarray of shape (n_atoms, 3)
+            [Å].
+
+        Returns
+        -------
+        ndarray of shape (n_pairs, 3)
+            [Å].
+        """
+        found = np.empty((self.n_pairs, 3))
+        _pairs.displacements(
+            self.first, self.neighbors, self.shifts, np.asarray(positions, dtype=float), found
+        )
+        return found
+
+
+def _box(atoms: Atoms) -> FloatArray:
+    """Cell with missing vectors filled in; zero without any periodicity."""
+    return np.array(atoms.cell.complete()) if np.any(atoms.pbc) else np.zeros((3, 3))
+
+
+def _search(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """Where the pairs of each center start, their neighbors, and shifts in cells."""
+    import vesin
+
+    pbc = np.asarray(atoms.pbc, dtype=bool)
+    # each pair once: sorting both directions here takes a third of the time
+    search = vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=False, n_threads=1)
+    i, j, shift = search.compute(
+        points=np.ascontiguousarray(atoms.positions, dtype=float),
+        box=_box(atoms),
+        periodic=pbc if pbc.any() else False,
+        quantities="ijS",
+        copy=False,
+    )
+    first = np.zeros(len(atoms) + 1, dtype=np.int64)
+    neighbors = np.empty(2 * len(i), dtype=np.int64)
+    shifts = np.empty((2 * len(i), 3))
+    _pairs.both_directions(i, j, shift, first, neighbors, shifts)
+    return first, neighbors, shifts
+
+
+def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> NeighborList:
+    """Find all pairs closer than `cutoff`.
+
+    Parameters
+    ----------
+    structures : ase.Atoms or sequence of ase.Atoms
+        With several structures the atoms are numbered consecutively.
+    cutoff : float
+        Largest pair distance [Å].
+
+    Returns
+    -------
+    NeighborList
+        Pairs sorted by center.
+    """
+    if isinstance(structures, Atoms):
+        structures = [structures]
+    found = []
+    n_atoms = n_pairs = 0
+    for atoms in structures:
+        first, neighbors, shifts = _search(atoms, cutoff)
+        found.append((first[:-1] + n_pairs, neighbors + n_atoms, shifts @ _box(atoms)))
+        n_atoms += len(atoms)
+        n_pairs += len(neighbors)
+    starts, all_neighbors, all_shifts = (
+        part[0] if len(found) == 1 else np.concatenate(part) for part in zip(*found, strict=True)
+    )
+    return NeighborList(np.append(starts, n_pairs), all_neighbors, all_shifts)
+
+
+def by_species(
+    numbers: IntArray, pairs: NeighborList, chosen: IntArray
+) -> Iterator[tuple[tuple[int, int], IntArray]]:
+    """Sort pairs by the species of their atoms.
+
+    Parameters
+    ----------
+    numbers : ndarray of shape (n_atoms,)
+        Atomic numbers.
+    pairs : NeighborList
+    chosen : ndarray of shape (n,)
+        Indices of the pairs to sort.
+
+    Yields
+    ------
+    species : (Z, Z')
+        Atomic numbers, ascending.
+    members : ndarray of shape (n_members,)
+        Positions in `chosen` of their pairs, ascending.
+    """
+    if len(chosen) and np.all(numbers == numbers[0]):
+        yield (int(numbers[0]), int(numbers[0])), np.arange(len(chosen))
+        return
+    z1, z2 = numbers[pairs.centers[chosen]], numbers[pairs.neighbors[chosen]]
+    code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
+    present = np.unique(code)
+    for found in present:
+        members = np.flatnonzero(code == found) if len(present) > 1 else np.arange(len(code))
+        yield (int(found // 1000), int(found % 1000)), members
+
+
+def pair_forces(pairs: NeighborList, gradient: FloatArray) -> FloatArray:
+    """Forces from the derivative of the energy by displacements.
+
+    Parameters
+    ----------
+    pairs : NeighborList
+    gradient : ndarray of shape (n_pairs, 3)
+        [eV/Å].
+
+    Returns
+    -------
+    ndarray of shape (n_atoms, 3)
+        [eV/Å].
+    """
+    forces = np.zeros((len(pairs.first) - 1, 3))
+    _pairs.forces(pairs.first, pairs.neighbors, np.ascontiguousarray(gradient), forces)
+    return forces
+
+
+def pair_virial(displacements: FloatArray, gradient: FloatArray) -> FloatArray:
+    """Virial (-dE/d strain) from the derivative of the energy by displacements.
+
+    Parameters
+    ----------
+    displacements : ndarray of shape (n_pairs, 3)
+        [Å].
+    gradient : ndarray of shape (n_pairs, 3)
+        [eV/Å].
+
+    Returns
+    -------
+    ndarray of shape (3, 3)
+        [eV].
+    """
+    virial = np.zeros((3, 3))
+    _pairs.virial(displacements, gradient, virial)
+    return virial
+
+
+class SkinList:
+    """A neighbor list that is reused while atoms move little (Verlet skin).
+
+    The list holds all pairs within ``cutoff + skin``. With the cell changed by the
+    affine map F and the atoms displaced by at most u beyond it, no pair can have come
+    closer than the cutoff unseen as long as
+    ``2 u + |F - 1| (cutoff + skin) <= skin``; otherwise it is rebuilt.
+
+    Parameters
+    ----------
+    cutoff : float
+        Largest interaction distance [Å].
+    skin : float, default=0.5
+        Extra distance [Å]; 0 rebuilds at every change.
+
+    Attributes
+    ----------
+    n_builds : int
+        How often the list was built.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        if not (np.isfinite(skin) and skin >= 0):
+            raise ValueError(f"`skin` must not be negative, got {skin!r} Å")
+        self.cutoff = cutoff
+        self.skin = skin
+        self.n_builds = 0
+        self._built: tuple[Atoms, IntArray, IntArray, FloatArray] | None = None
+
+    def update(self, atoms: Atoms) -> NeighborList:
+        """Return a list that is complete for `atoms`, rebuilding only if needed."""
+        if self._built is None or not self._valid(atoms):
+            first, j, shift = _search(atoms, self.cutoff + self.skin)
+            copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+            self._built = copy, first, j, shift
+            self.n_builds += 1
+        _, first, j, shift = self._built
+        return NeighborList(first, j, shift @ _box(atoms))
+
+    def _valid(self, atoms: Atoms) -> bool:
+        assert self._built is not None
+        old = self._built[0]
+        if (
+            len(old) != len(atoms)
+            or not np.array_equal(old.pbc, atoms.pbc)
+            or not np.array_equal(old.numbers, atoms.numbers)
+        ):
+            return False
+        mapped, strain = old.positions, 0.0
+        if atoms.pbc.any() and not np.array_equal(old.cell, atoms.cell):
+            affine = np.linalg.solve(_box(old), _box(atoms))
+            mapped = old.positions @ affine
+            strain = float(np.linalg.norm(affine - np.eye(3), 2))
+        moved = float(np.sqrt(((atoms.positions - mapped) ** 2).sum(axis=1).max()))
+        return 2.0 * moved + strain * (self.cutoff + self.skin) <= self.skin

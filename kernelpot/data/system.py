@@ -1,0 +1,150 @@
+"""Structures numbered through with all their pairs: what baseline, terms and kernels are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.data.neighbors import NeighborList, neighbor_list, pair_forces, pair_virial
+
+
+@dataclass(frozen=True)
+class System:
+    """Structures numbered through, with all pairs within the reach of the terms.
+
+    Attributes
+    ----------
+    structures : sequence of ase.Atoms
+    numbers : ndarray of shape (n_atoms,)
+        Atomic numbers.
+    pairs : NeighborList
+        Both directions of every pair, possibly with pairs beyond the reach of a term.
+    displacements : ndarray of shape (n_pairs, 3)
+        From center to neighbor [Å].
+    distances : ndarray of shape (n_pairs,)
+        [Å].
+    """
+
+    structures: Sequence[Atoms]
+    numbers: IntArray
+    pairs: NeighborList
+    displacements: FloatArray
+    distances: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        structures: Sequence[Atoms],
+        r_cut: float,
+        *,
+        pairs: NeighborList | None = None,
+        displacements: FloatArray | None = None,
+    ) -> System:
+        """Number structures through, and find their pairs unless they are given.
+
+        Parameters
+        ----------
+        structures : sequence of ase.Atoms
+        r_cut : float
+            Reach of the terms [Å].
+        pairs : NeighborList, optional
+            All pairs to at least `r_cut`.
+        displacements : ndarray of shape (n_pairs, 3), optional
+            Of these pairs [Å].
+        """
+        if pairs is None:
+            pairs = neighbor_list(structures, max(r_cut, 0.1))
+        if displacements is None:
+            displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
+        return cls(
+            structures,
+            np.concatenate([atoms.numbers for atoms in structures]),
+            pairs,
+            displacements,
+            np.sqrt(np.einsum("pc,pc->p", displacements, displacements)),
+        )
+
+    @cached_property
+    def first_atom(self) -> IntArray:
+        """Atoms of structure ``s`` are ``first_atom[s] .. first_atom[s + 1] - 1``."""
+        return np.concatenate([[0], np.cumsum([len(atoms) for atoms in self.structures])])
+
+    def forces(self, result: Contribution) -> FloatArray:
+        """Forces of what has been accumulated [eV/Å], shape (n_atoms, 3)."""
+        return pair_forces(self.pairs, result.gradient) + result.forces
+
+    def virials(self, result: Contribution) -> list[FloatArray]:
+        """Virial (-dE/d strain) of every structure [eV], each of shape (3, 3)."""
+        bounds = self.pairs.first[self.first_atom]
+        return [
+            virial + pair_virial(self.displacements[start:stop], result.gradient[start:stop])
+            for start, stop, virial in zip(bounds[:-1], bounds[1:], result.virials, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What terms add to, in place.
+
+    Attributes
+    ----------
+    energies : ndarray of shape (n_atoms,)
+        Energy of each atom [eV].
+    gradient : ndarray of shape (n_pairs, 3)
+        Derivative of the total energy by each pair displacement [eV/Å].
+    forces : ndarray of shape (n_atoms, 3)
+        Forces that are no derivative by pair displacements (reciprocal space) [eV/Å].
+    virials : ndarray of shape (n_structures, 3, 3)
+        Virials (-dE/d strain) that are no derivative by pair displacements [eV].
+    """
+
+    energies: FloatArray
+    gradient: FloatArray
+    forces: FloatArray
+    virials: FloatArray
+
+    @classmethod
+    def zero(cls, system: System) -> Contribution:
+        """Nothing yet."""
+        n_atoms = len(system.numbers)
+        return cls.onto(system, np.zeros(n_atoms), np.zeros((system.pairs.n_pairs, 3)))
+
+    @classmethod
+    def onto(cls, system: System, energies: FloatArray, gradient: FloatArray) -> Contribution:
+        """Add to energies and pair gradients that are there already."""
+        n_atoms, n_structures = len(system.numbers), len(system.structures)
+        return cls(energies, gradient, np.zeros((n_atoms, 3)), np.zeros((n_structures, 3, 3)))
+
+
+def species_index(numbers: IntArray, species: Sequence[int]) -> IntArray:
+    """Index of each atom's species in the ascending tuple `species`.
+
+    Raises
+    ------
+    ValueError
+        Naming the elements that are not in `species`.
+    """
+    known = np.asarray(species)
+    index = np.searchsorted(known, numbers)
+    index = np.minimum(index, len(known) - 1)
+    wrong = np.asarray(numbers)[known[index] != numbers]
+    if wrong.size:
+        names = sorted({chemical_symbols[z] for z in wrong})
+        have = ", ".join(chemical_symbols[z] for z in known)
+        raise ValueError(f"unknown species {', '.join(names)}: the model knows {have}")
+    return index.astype(np.int64)
+
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+VOIGT_ROWS, VOIGT_COLUMNS = (list(axis) for axis in zip(*VOIGT, strict=True))
+
+
+def voigt(full: FloatArray) -> FloatArray:
+    """Symmetrize a 3x3 tensor and list xx yy zz yz xz xy."""
+    return (0.5 * (full + full.T))[VOIGT_ROWS, VOIGT_COLUMNS]

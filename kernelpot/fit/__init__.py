@@ -1,0 +1,1 @@
+"""How a model is got, stage by stage."""

@@ -1,0 +1,189 @@
+"""The state of an interrupted fit in one file, from which it continues."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot._version import __version__
+from kernelpot.common import archive
+from kernelpot.common.types import Array
+from kernelpot.fit import accumulation
+from kernelpot.fit.accumulation import FactorTree
+from kernelpot.fit.plan import Plan
+from kernelpot.fit.problem import Problem
+from kernelpot.fit.settings import Settings
+from kernelpot.fit.state import State
+from kernelpot.gp.covariance import KernelTerm
+from kernelpot.gp.design import Design
+from kernelpot.regression.factors import GroupedFactor, TriangularFactor
+from kernelpot.terms.dot_product import DotProductKernel
+from kernelpot.terms.soap import SOAP, SOAPTerm
+
+FORMAT = "kernelpot checkpoint"
+# Writing takes at most this share of the time of a fit.
+_SHARE = 0.05
+
+
+def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
+    """SHA-256 of all that a fit depends on: data, parameters, version."""
+    h = hashlib.sha256(f"{__version__}".encode())
+
+    def add(*values: object) -> None:
+        for value in values:
+            if isinstance(value, Atoms):
+                add(value.numbers, value.positions, value.cell.array, value.pbc)
+            elif isinstance(value, np.ndarray):
+                h.update(f"{value.dtype.str}{value.shape}".encode())
+                h.update(np.ascontiguousarray(value).tobytes())
+            else:
+                h.update(repr(value).encode())
+
+    for frame, known in zip(problem.frames, problem.references, strict=True):
+        add(frame.atoms, frame.energy, frame.forces, frame.virial, frame.config_type)
+        add(sorted(frame.sigmas.items()), *known)
+    add(
+        plan.batch_bytes,
+        plan.candidate_bytes,
+        accumulation.BATCH_ATOMS,
+        accumulation.ROWS_PER_COLUMN,
+        accumulation.BRANCH,
+    )
+    add(problem.species, problem.noise, settings.seed, settings.default_n_sparse)
+    for term in problem.terms:
+        add(json.dumps(term.to_dict(), sort_keys=True))
+    for given in settings.sparse_points or ():
+        for atoms, center in given or ():
+            add(atoms, int(center))
+    return h.hexdigest()
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """Where a fit writes its state, and how often.
+
+    Parameters
+    ----------
+    path : path
+    fingerprint : str
+        Of the fit (`fingerprint`).
+    interval : float
+        Seconds between two states; longer where writing takes more than a twentieth of
+        the time.
+    """
+
+    path: str | os.PathLike[str]
+    fingerprint: str
+    interval: float = 60.0
+    _written: float = dataclasses.field(default=-np.inf, repr=False)
+    _cost: float = dataclasses.field(default=0.0, repr=False)
+
+    def load(self) -> State | None:
+        """State of the interrupted fit; None without a file.
+
+        Raises
+        ------
+        ValueError
+            If the file belongs to another fit, or is damaged.
+        """
+        name = os.fspath(self.path)
+        if not os.path.exists(name):
+            return None
+        header, arrays = archive.read(name, format=FORMAT)
+        if header["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"{name} is the checkpoint of a fit to other data or with other parameters: "
+                "repeat that fit, delete the file, or name another"
+            )
+        self._written = time.monotonic()
+        return State(
+            _design(header, arrays), header["notes"], _tree(header, arrays), header["unseen"]
+        )
+
+    def save(self, state: State) -> None:
+        """Write the state under a temporary name and rename it into place."""
+        started = time.monotonic()
+        design = state.design
+        header, arrays = _packed(state.tree)
+        header |= {
+            "fingerprint": self.fingerprint,
+            "notes": list(state.notes),
+            "unseen": [int(index) for index in state.unseen],
+            "species": [int(z) for z in design.species],
+            "terms": [term.soap.term.to_dict() for term in design.terms],
+            "blocks": sorted([int(z), int(t)] for z, t in design.whitening),
+        }
+        for (z, t), whitening in design.whitening.items():
+            arrays[f"whitening_{z}_{t}"] = whitening
+            arrays[f"sparse_{z}_{t}"] = design.terms[t].sparse[z]
+        archive.write(self.path, header, arrays, format=FORMAT)
+        self._written = time.monotonic()
+        self._cost = self._written - started
+
+    def save_if_due(self, state: State) -> None:
+        """Write the state if the last one is old enough."""
+        if time.monotonic() - self._written >= max(self.interval, self._cost / _SHARE):
+            self.save(state)
+
+    def remove(self) -> None:
+        """Delete the file: the fit is complete."""
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+def _design(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Design:
+    species = tuple(header["species"])
+    blocks = [(int(z), int(t)) for z, t in header["blocks"]]
+    terms = []
+    for t, fields in enumerate(header["terms"]):
+        term = SOAPTerm(**fields)
+        sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
+        kernel = DotProductKernel(term.zeta, term.delta)
+        terms.append(KernelTerm(SOAP(term, species), kernel, sparse))
+    return Design.known(terms, species, {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks})
+
+
+def _packed(tree: FactorTree) -> tuple[dict[str, Any], dict[str, Array]]:
+    arrays: dict[str, Array] = {}
+    levels = []
+    for level, factor in enumerate(tree.levels):
+        groups = []
+        for index, group in enumerate(() if factor is None else factor.groups):
+            assert factor is not None
+            name = f"level_{level}_{index}"
+            triangle = factor.triangles.get(group)
+            if triangle is None:
+                arrays[name] = factor.rows[group]
+            else:
+                arrays[name] = archive.pack_triangle(triangle.matrix)
+            groups.append([group, None if triangle is None else triangle.n_rows])
+        levels.append(None if factor is None else groups)
+    counts = {"n_features": tree.n_features, "n_batches": tree.n_batches, "n_parts": tree.n_parts}
+    return {**counts, "levels": levels}, arrays
+
+
+def _tree(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> FactorTree:
+    n_features = header["n_features"]
+    levels: list[GroupedFactor | None] = []
+    for level, groups in enumerate(header["levels"]):
+        factor = None if groups is None else GroupedFactor(n_features)
+        for index, (group, n_rows) in enumerate(groups or ()):
+            assert factor is not None
+            array = arrays[f"level_{level}_{index}"]
+            if n_rows is None:
+                factor.rows[tuple(group)] = array
+            else:
+                triangle = TriangularFactor(n_features, prior=False)
+                triangle.matrix = np.asfortranarray(archive.unpack_triangle(array))
+                triangle.n_rows = n_rows
+                factor.triangles[tuple(group)] = triangle
+        levels.append(factor)
+    return FactorTree(n_features, levels, header["n_batches"], header["n_parts"])

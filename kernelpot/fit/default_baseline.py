@@ -1,0 +1,264 @@
+"""The default baseline: a wall, and bonds between pairs where the data bear them out.
+
+With a wall alone a solid whose atoms the model does not know would be an ideal gas:
+stable, but no physical answer. A Morse function for every pair of species, fitted to
+the data, holds it together and repels at short range. It is kept unless a small model
+predicts frames left out worse on top of it than without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+
+import numpy as np
+import numpy.typing as npt
+from ase.data import chemical_symbols
+from scipy.linalg import lstsq
+
+from kernelpot.baseline import pairs_fit
+from kernelpot.baseline.free_atoms import AtomicEnergies
+from kernelpot.baseline.pair_functions import Morse
+from kernelpot.baseline.pairs import PairBaseline
+from kernelpot.baseline.reference import BaselineTerm, Reference
+from kernelpot.baseline.repulsion import assemble
+from kernelpot.baseline.wall import Wall
+from kernelpot.common.parallel import single_blas_thread
+from kernelpot.common.types import FloatArray
+from kernelpot.data.dataset import Dataset, Frame
+from kernelpot.fit.defaults import length_scale
+from kernelpot.fit.sparse_points import choose_sparse_points
+from kernelpot.gp.covariance import covariance_rows
+from kernelpot.gp.labels import Noise
+from kernelpot.regression.layout import Layout
+from kernelpot.regression.whitening import whitening
+from kernelpot.terms.soap import SOAPTerm
+
+# Reach of the pair functions in units of `defaults.length_scale`: that of the shorter
+# default kernel, about 1.75 bond lengths of a solid.
+REACH = 1.75
+# How much worse frames left out may be predicted: energies and forces together, either.
+TOLERANCE = 1.01
+TOLERANCE_OF_ONE = 1.05
+# The comparison: structures, their atoms, sparse points, folds.
+MAX_FRAMES = 90
+MAX_ATOMS = 1200
+N_SPARSE = 200
+FOLDS = 5
+MINIMUM_FRAMES = 2 * FOLDS
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Errors on frames left out.
+
+    Attributes
+    ----------
+    energy : float or None
+        Mean absolute error [eV/atom].
+    forces : float or None
+        Mean absolute error of a component [eV/Å].
+    """
+
+    energy: float | None
+    forces: float | None
+
+    def ratios(self, other: LeftOut) -> FloatArray:
+        """Errors over those of another model, of the kinds that both have."""
+        both = [(self.energy, other.energy), (self.forces, other.forces)]
+        found = [a / b for a, b in both if a is not None and b is not None and b > 0]
+        return np.array(found or [1.0])
+
+    def __str__(self) -> str:
+        """Return the errors with units."""
+        words = [] if self.energy is None else [f"energies {1e3 * self.energy:.2f} meV/atom"]
+        words += [] if self.forces is None else [f"forces {self.forces:.4f} eV/Å"]
+        return ", ".join(words)
+
+
+def choose_baseline(
+    data: Dataset,
+    species: tuple[int, ...],
+    e0: AtomicEnergies,
+    terms: Sequence[SOAPTerm],
+    noise: Noise,
+    *,
+    seed: int = 0,
+) -> tuple[list[BaselineTerm], list[str]]:
+    """Choose between a wall and a wall with fitted pair functions.
+
+    Parameters
+    ----------
+    data : Dataset
+        Training structures in canonical order.
+    species : tuple of int
+    e0 : AtomicEnergies
+    terms : sequence of SOAPTerm
+        Kernels of the model; the comparison is made with the longest-ranged.
+    noise : Noise
+    seed : int
+
+    Returns
+    -------
+    terms : list of BaselineTerm
+        With every parameter.
+    notes : list of str
+        What was compared, and why it was chosen.
+    """
+    longest = max(terms, key=lambda term: term.r_cut)
+    frames = some_frames(data)
+    if len(frames) < MINIMUM_FRAMES:
+        return [Wall()], [
+            f"baseline: the wall alone; {len(frames)} structures are too few to see whether pair "
+            "functions help"
+        ]
+    wall, _ = assemble([Wall()], data, species, e0)
+    try:
+        bonds = pair_functions(data, species, longest.r_cut)
+        both, _ = assemble([Wall(), bonds], data, species, e0)
+    except ValueError as error:
+        return list(wall.baseline), [f"baseline: the wall alone; no pair functions: {error}"]
+    without, with_bonds = left_out_errors(frames, [wall, both], longest, noise, seed=seed)
+    ratios = with_bonds.ratios(without)
+    mean = float(np.exp(np.mean(np.log(ratios))))
+    compared = (
+        f"{FOLDS}-fold on {len(frames)} training structures: {with_bonds} against {without} with "
+        "the wall alone"
+    )
+    if mean <= TOLERANCE and ratios.max() <= TOLERANCE_OF_ONE:
+        notes = [f"baseline: wall and a Morse function per pair ({compared})"]
+        unseen = [
+            f"{chemical_symbols[a]}-{chemical_symbols[b]}"
+            for (a, b), function in bonds.pairs.items()
+            if function is None
+        ]
+        if unseen:
+            notes.append(
+                f"baseline: {', '.join(unseen)} have the wall alone; the data have none closer "
+                f"than {bonds.r_cut:.2f} Å"
+            )
+        return list(both.baseline), notes
+    return list(wall.baseline), [
+        f"baseline: the wall alone; with a Morse function per pair errors are up to "
+        f"{100 * (ratios.max() - 1):.1f} % larger ({compared})"
+    ]
+
+
+def pair_functions(data: Dataset, species: Sequence[int], r_cut: float) -> PairBaseline:
+    """Morse functions to be fitted, of every pair that the data have.
+
+    Parameters
+    ----------
+    data : Dataset
+    species : sequence of int
+    r_cut : float
+        Longest cutoff of the kernels [Å].
+
+    Returns
+    -------
+    PairBaseline
+
+    Raises
+    ------
+    ValueError
+        If the data have no pair within reach.
+    """
+    reach = round(min(r_cut, REACH * length_scale(data)[0]), 3)
+    bonds = pairs_fit.bond_lengths(pairs_fit.some_frames(data), reach)
+    pairs = combinations_with_replacement(sorted(species), 2)
+    chosen = {pair: Morse() if pair in bonds else None for pair in pairs}
+    if not bonds:
+        raise ValueError(f"the data have no two atoms closer than {reach:.2f} Å")
+    return PairBaseline(chosen, r_cut=reach)
+
+
+def some_frames(data: Dataset) -> list[Frame]:
+    """Structures for the comparison: in canonical order, within the limits of its cost."""
+    chosen: list[Frame] = []
+    n_atoms = 0
+    for frame in data:
+        if frame.is_isolated_atom or (frame.energy is None and frame.forces is None):
+            continue
+        if len(chosen) == MAX_FRAMES:
+            break
+        if n_atoms + len(frame) <= MAX_ATOMS:
+            chosen.append(frame)
+            n_atoms += len(frame)
+    return chosen
+
+
+def left_out_errors(
+    frames: Sequence[Frame],
+    references: Sequence[Reference],
+    term: SOAPTerm,
+    noise: Noise,
+    *,
+    seed: int = 0,
+) -> list[LeftOut]:
+    """Errors of a small model on frames left out, on top of several baselines.
+
+    Every fifth frame is left out in turn. The rows of the kernel are common to all
+    baselines and folds.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+    references : sequence of Reference
+    term : SOAPTerm
+        Kernel; its number of sparse points is replaced by a small one.
+    noise : Noise
+    seed : int
+
+    Returns
+    -------
+    list of LeftOut
+        One per reference.
+    """
+    species = tuple(sorted({int(z) for frame in frames for z in frame.atoms.numbers}))
+    small = replace(term, n_sparse=None)
+    kernel, _, _ = choose_sparse_points(
+        small, species, frames, default_n_sparse=N_SPARSE, seed=seed
+    )
+    T = {(z, 0): whitening(kernel.K_mm(z)) for z in kernel.sparse}
+    layout = Layout.of({key: len(block) for key, block in T.items()})
+    phi, y, fold, is_energy, size = [], [], [], [], []
+    with single_blas_thread():
+        for index, frame in enumerate(frames):
+            n = len(frame)
+            forces = frame.forces is not None
+            K = covariance_rows([kernel], layout, species, [frame.atoms], derivatives=forces)
+            white = np.concatenate(
+                [K[:, layout.blocks[key]] @ block for key, block in T.items()], axis=1
+            )
+            known = [reference.labels(frame.atoms) for reference in references]
+            if frame.energy is not None:
+                sigma = noise.sigma_energy * np.sqrt(n)
+                phi.append(white[:1] / sigma)
+                y.append(np.array([[frame.energy - k[0] for k in known]]) / sigma)
+                fold.append([index % FOLDS])
+                is_energy.append([True])
+                size.append([sigma / n])
+            if frame.forces is not None:
+                rows = 3 * n
+                phi.append(white[1 : 1 + rows] / noise.sigma_forces)
+                left = np.array([(frame.forces - k[1]).ravel() for k in known]).T
+                y.append(left / noise.sigma_forces)
+                fold.append([index % FOLDS] * rows)
+                is_energy.append([False] * rows)
+                size.append([noise.sigma_forces] * rows)
+        design, targets = np.concatenate(phi), np.concatenate(y)
+        folds, energies = np.concatenate(fold), np.concatenate(is_energy)
+        errors = np.empty_like(targets)
+        prior = np.eye(design.shape[1])
+        for k in range(FOLDS):
+            out = folds == k
+            stacked = np.concatenate([design[~out], prior])
+            right = np.concatenate([targets[~out], np.zeros((len(prior), len(references)))])
+            errors[out] = targets[out] - design[out] @ lstsq(stacked, right)[0]
+    absolute = np.abs(errors) * np.concatenate(size)[:, None]
+
+    def mean(rows: npt.NDArray[np.bool_], column: int) -> float | None:
+        return float(absolute[rows, column].mean()) if rows.any() else None
+
+    return [LeftOut(mean(energies, c), mean(~energies, c)) for c in range(len(references))]

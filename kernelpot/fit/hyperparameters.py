@@ -1,0 +1,159 @@
+"""Noise and prior scales as a vector to be chosen, and what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kernelpot.common.types import KINDS, FloatArray, Group
+from kernelpot.gp.design import Design
+from kernelpot.gp.labels import Noise
+from kernelpot.regression.evidence import evidence, leading_columns, select_columns
+from kernelpot.regression.factors import GroupedFactor, TriangularFactor
+from kernelpot.regression.layout import Layout
+
+
+@dataclass(frozen=True)
+class Free:
+    """What may be changed.
+
+    Attributes
+    ----------
+    groups : tuple of Group
+        Groups of labels whose sigma the user did not give and that the data have.
+    terms : tuple of int
+        Terms whose delta the user did not give.
+    """
+
+    groups: tuple[Group, ...]
+    terms: tuple[int, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, in the order of a vector of them."""
+        sigmas = [f"sigma_{kind}" + (f" of {name}" if name else "") for kind, name in self.groups]
+        return sigmas + [f"delta_{t}" for t in self.terms]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of labels of the groups, in order."""
+        found = {kind for kind, _ in self.groups}
+        return tuple(kind for kind in KINDS if kind in found)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Hyper-parameters chosen, and how.
+
+    Attributes
+    ----------
+    noise : Noise
+    delta : tuple of float
+        Factor on the delta of each term.
+    record : dict
+        ``method``, ``sigmas`` (name to values before and after), ``delta_factors``,
+        ``loo`` errors before and after, ``n_evaluations``, ``n_structures``,
+        ``n_parameters`` (effective number).
+    notes : list of str
+        For the user.
+    """
+
+    noise: Noise
+    delta: tuple[float, ...]
+    record: dict[str, Any]
+    notes: list[str]
+
+    @classmethod
+    def unchanged(cls, noise: Noise, n_terms: int, notes: Sequence[str] = ()) -> Tuned:
+        """The start, where nothing is to be chosen."""
+        return cls(noise, (1.0,) * n_terms, {"method": None}, list(notes))
+
+    def scale(self, design: Design) -> FloatArray:
+        """Scale of each column of rows by the design before the choice."""
+        return column_scale(design.whitened, self.delta)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Any hyper-parameters as a vector of logarithms relative to the start.
+
+    Parameters
+    ----------
+    grouped : GroupedFactor
+    layout : Layout
+        Whitened columns of each species and term.
+    noise : Noise
+        The start.
+    free : Free
+    """
+
+    grouped: GroupedFactor
+    layout: Layout
+    noise: Noise
+    free: Free
+
+    @property
+    def n_terms(self) -> int:
+        """Number of terms."""
+        return 1 + max(t for _, t in self.layout.blocks)
+
+    def noise_at(self, x: FloatArray) -> Noise:
+        """Noise of a vector."""
+        groups = zip(self.free.groups, x, strict=False)
+        return self.noise.changed(
+            {group: self.noise.sigma(group) * float(np.exp(v)) for group, v in groups}
+        )
+
+    def delta_at(self, x: FloatArray) -> tuple[float, ...]:
+        """Factor on each term's delta."""
+        factors = np.ones(self.n_terms)
+        factors[list(self.free.terms)] = np.exp(x[len(self.free.groups) :])
+        return tuple(map(float, factors))
+
+    def scale_at(self, x: FloatArray) -> FloatArray:
+        """Scale of each column."""
+        return column_scale(self.layout, self.delta_at(x))
+
+    def posterior(self, x: FloatArray) -> TriangularFactor:
+        """Factor of all data."""
+        return self.grouped.posterior(self.noise_at(x).sigma, self.scale_at(x))
+
+    def evidence(self, x: FloatArray) -> tuple[float, FloatArray]:
+        """Minus twice the log evidence and its gradient."""
+        noise = self.noise_at(x)
+        groups: list[Any] = self.grouped.groups
+        sigma = {group: noise.sigma(group) for group in groups}
+        blocks = [
+            np.concatenate([np.arange(s.start, s.stop) for (_, u), s in self.layout.blocks.items()
+                            if u == t])
+            for t in self.free.terms
+        ]  # fmt: skip
+        found = evidence(self.grouped, sigma, self.scale_at(x), blocks)
+        gradient = np.zeros(len(x))
+        for group in groups:
+            if group in self.free.groups:
+                gradient[self.free.groups.index(group)] += found.by_sigma[group]
+        gradient[len(self.free.groups) :] = found.by_scale
+        return found.value, gradient
+
+    def smaller(self, n_columns: int) -> Candidates:
+        """The same with the leading columns of each block only."""
+        if n_columns >= self.layout.size:
+            return self
+        columns = leading_columns(self.layout, n_columns)
+        sizes = {
+            key: int(np.count_nonzero((columns >= s.start) & (columns < s.stop)))
+            for key, s in self.layout.blocks.items()
+        }
+        return replace(self, grouped=select_columns(self.grouped, columns), layout=Layout.of(sizes))
+
+
+def column_scale(layout: Layout, delta: Sequence[float]) -> FloatArray:
+    """Scale of each whitened column (and the virial offset, which keeps its prior)."""
+    scale = np.ones(layout.size + 1)
+    for (_, t), columns in layout.blocks.items():
+        scale[columns] = delta[t]
+    return scale

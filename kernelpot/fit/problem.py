@@ -1,0 +1,196 @@
+"""What a fit knows before the kernels: e0, baseline, terms, noise, and what is held out.
+
+`prepare` makes the choices that the user left open from the data, with a note on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+
+from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
+from kernelpot.baseline.reference import Reference, terms_of, without_terms
+from kernelpot.baseline.repulsion import assemble
+from kernelpot.data.dataset import Dataset, Frame
+from kernelpot.data.order import canonical_order
+from kernelpot.fit import defaults
+from kernelpot.fit.default_baseline import choose_baseline
+from kernelpot.fit.hold_out import hold_out
+from kernelpot.fit.settings import Settings
+from kernelpot.gp.design import KnownLabels
+from kernelpot.gp.labels import SIGMA_ISOLATED, Noise, bulk_volume
+from kernelpot.terms.soap import SOAPTerm
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything known before the kernels.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        In canonical order.
+    species : tuple of int
+    terms : list of SOAPTerm
+    noise : Noise
+    reference : Reference
+        What the kernels need not explain.
+    frames : list of Frame
+        What is fitted: the data, and one isolated atom per species where e0 is known.
+    references : list of KnownLabels
+        Energy, forces and virial of `reference` for each of `frames`.
+    notes : list of str
+        Choices made, for the user.
+    held_out : list of int
+        Those of `frames` that sparse points are not chosen from.
+    """
+
+    dataset: Dataset
+    species: tuple[int, ...]
+    terms: Sequence[SOAPTerm]
+    noise: Noise
+    reference: Reference
+    frames: Sequence[Frame]
+    references: Sequence[KnownLabels]
+    notes: Sequence[str]
+    held_out: Sequence[int] = ()
+
+
+def prepare(data: Dataset, settings: Settings) -> Problem:
+    """Choose e0, terms, noise and baseline; cheap, so that every refusal comes first.
+
+    Raises
+    ------
+    ValueError
+        If data or parameters are unusable; the message names the remedy.
+    """
+    dataset = Dataset(canonical_order(data))
+    species = dataset.species
+    noise, noise_notes = _choose_noise(settings, dataset)
+    e0 = atomic_energies(dataset, _given_e0(settings.e0))
+    baseline_notes: list[str] = []
+    if settings.baseline is None:
+        terms, _ = _choose_terms(settings, dataset, e0)
+        baseline, baseline_notes = choose_baseline(
+            dataset, species, e0, terms, noise, seed=settings.seed
+        )
+    else:
+        baseline = terms_of(settings.baseline)
+    reference, found = assemble(baseline, dataset, species, e0)
+    e0 = reference.e0
+    # the scale of the kernels: of what the baseline leaves
+    terms, notes = _choose_terms(settings, without_terms(dataset, reference), e0)
+    frames = canonical_order(with_isolated_atoms(dataset, e0))
+    return Problem(
+        dataset,
+        dataset.species,
+        terms,
+        noise,
+        reference,
+        frames,
+        [reference.labels(frame.atoms) for frame in frames],
+        [*notes, *baseline_notes, *found, *_isolated_notes(dataset, e0), *noise_notes],
+        hold_out([(frame.config_type, frame.atoms.numbers) for frame in frames]),
+    )
+
+
+def with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
+    """Frames to fit; each species with a known e0 gets one isolated atom of that energy."""
+    frames = [f for f in data if not (f.is_isolated_atom and e0.absolute)]
+    if e0.absolute:
+        for z, energy in e0.e0.items():
+            atoms = Atoms(numbers=[z], positions=np.zeros((1, 3)))
+            frames.append(
+                Frame(
+                    atoms,
+                    energy,
+                    None,
+                    None,
+                    "isolated_atom",
+                    f"isolated {chemical_symbols[z]}",
+                    {"energy": e0.origin},
+                    {"energy": SIGMA_ISOLATED},
+                )
+            )
+    return frames
+
+
+def _given_e0(e0: Mapping[str, float] | str | None) -> Mapping[int, float] | str | None:
+    if e0 is None or isinstance(e0, str):
+        if e0 not in (None, "isolated", "least_squares"):
+            raise ValueError(f"`e0` must be a mapping, 'isolated' or 'least_squares', got {e0!r}")
+        return e0
+    wrong = [symbol for symbol in e0 if symbol not in atomic_numbers]
+    if wrong:
+        raise ValueError(f"`e0`: not a chemical symbol: {', '.join(map(repr, wrong))}")
+    return {atomic_numbers[symbol]: float(e) for symbol, e in e0.items()}
+
+
+def _choose_terms(
+    settings: Settings, data: Dataset, e0: AtomicEnergies
+) -> tuple[list[SOAPTerm], list[str]]:
+    if settings.preset not in defaults.N_SPARSE:
+        raise ValueError(
+            f"`preset` must be one of {', '.join(defaults.N_SPARSE)}, got {settings.preset!r}"
+        )
+    if settings.terms is None:
+        if settings.sparse_points is not None:
+            raise ValueError("`sparse_points` needs explicit `terms`")
+        return defaults.terms(data, e0, n_sparse=settings.n_sparse)
+    terms = list(settings.terms)
+    if not terms:
+        raise ValueError("`terms` must hold at least one SOAPTerm, got none")
+    if settings.n_sparse is not None:
+        if all(t.n_sparse is not None for t in terms):
+            raise ValueError(
+                "`n_sparse` has no effect: every term names its own number; change "
+                "the terms, or leave n_sparse out of them"
+            )
+        terms = [
+            t if t.n_sparse is not None else replace(t, n_sparse=settings.n_sparse) for t in terms
+        ]
+    if settings.sparse_points is not None and len(settings.sparse_points) != len(terms):
+        raise ValueError(
+            "`sparse_points` must have one entry per term, got "
+            f"{len(settings.sparse_points)} for {len(terms)}"
+        )
+    return terms, []
+
+
+def _choose_noise(settings: Settings, data: Dataset) -> tuple[Noise, list[str]]:
+    sigmas, notes = defaults.sigmas(data)
+    for name in ("sigma_energy", "sigma_forces", "sigma_stress"):
+        value = getattr(settings, name)
+        if value is not None:
+            sigmas[name] = float(value)
+            notes = [note for note in notes if not note.startswith(name)]
+    config_types = {
+        name: {k: sigmas.get(f"sigma_{k}", np.nan) if v is None else v for k, v in own.items()}
+        for name, own in settings.own_sigmas.items()
+    }
+    unknown = set(config_types) - set(data.config_types)
+    if unknown:
+        raise ValueError(
+            f"`config_type_sigma` names {', '.join(sorted(unknown))}; the data have "
+            f"{', '.join(sorted(data.config_types))}"
+        )
+    noise = Noise(**sigmas, config_types=config_types, bulk_volume=bulk_volume(list(data)))
+    return noise, notes
+
+
+def _isolated_notes(data: Dataset, e0: AtomicEnergies) -> list[str]:
+    """Say so where isolated atoms in the data contradict the e0 used."""
+    notes = []
+    for frame in data:
+        if frame.is_isolated_atom and frame.energy is not None and e0.absolute:
+            number = int(frame.atoms.numbers[0])
+            if abs(frame.energy - e0.e0[number]) > 0.01:
+                notes.append(
+                    f"{frame.name}: the isolated {chemical_symbols[number]} of "
+                    f"{frame.energy:.4f} eV is not used; e0 is {e0.e0[number]:.4f} eV ({e0.origin})"
+                )
+    return notes

@@ -1,0 +1,216 @@
+"""A fitted model learns from more data.
+
+The factor of a fit is all that its data left behind. Annihilating further rows into it is
+what the fit itself would have done with them: with the same sparse points, e0, baseline
+and noise, the updated model is the one fitted to all data together, to rounding. Sparse
+points are another matter: a new column of the regression needs the rows of all data.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from kernelpot.baseline.wall import Wall
+from kernelpot.common.types import FloatArray, Progress
+from kernelpot.data.dataset import Dataset, Frame, label_sources
+from kernelpot.data.distances import shortest_distances
+from kernelpot.data.order import canonical_order, fingerprint
+from kernelpot.fit.accumulation import Labels, accumulate
+from kernelpot.fit.pipeline import ask_for_alike_sites
+from kernelpot.fit.problem import with_isolated_atoms
+from kernelpot.fit.solution import record_errors, solution_of
+from kernelpot.gp.covariance import KernelTerm
+from kernelpot.gp.design import Design
+from kernelpot.model.fitted import FittedModel
+from kernelpot.regression.factors import TriangularFactor
+from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
+from kernelpot.terms.dot_product import normalize
+
+# Squared distances of unit features in single precision mean nothing below this.
+_SAME = 1e-6
+
+
+def update(
+    model: FittedModel,
+    new: Dataset,
+    *,
+    add_sparse: int = 0,
+    data: Dataset | None = None,
+    n_threads: int = 1,
+    progress: Progress | None = None,
+) -> FittedModel:
+    """Fit a model to more data; see `KernelPotential.update`.
+
+    Parameters
+    ----------
+    model : FittedModel
+    new : Dataset
+        Frames to learn from.
+    add_sparse : int
+        Sparse points per term to add from `new`; needs `data`.
+    data : Dataset, optional
+        What the model was fitted to so far.
+    n_threads : int
+    progress : callable, optional
+
+    Returns
+    -------
+    FittedModel
+
+    Raises
+    ------
+    ValueError
+        If `new` has a species the model does not know, or sparse points are to be added
+        without the data the model was fitted to.
+    """
+    started = time.perf_counter()
+    _check_species(model, new)
+    _check_previous(model, data, add_sparse)
+    notes = [f"updated with {len(new)} structures; e0, baseline and noise stayed as they were"]
+    notes += _closer_than_known(model, new)
+    design = Design.known(model.local.terms, model.species, model.local.whitening)
+    if add_sparse:
+        assert data is not None
+        terms, found = _more_points(model.local.terms, model.species, new, add_sparse)
+        notes += found
+        design = Design.of(terms, model.species)
+        factor = TriangularFactor(design.n_columns)
+        everything = with_isolated_atoms(Dataset([*data, *new]), model.e0)
+    else:
+        factor = copy.deepcopy(model.factor)
+        everything = [f for f in new if not (f.is_isolated_atom and model.e0.absolute)]
+    frames = canonical_order(everything)
+    references = [model.reference.labels(frame.atoms) for frame in frames]
+    labels = Labels(design, frames, references, model.noise)
+    grouped = accumulate(labels, n_threads=n_threads, progress=progress)
+    if add_sparse:
+        ask_for_alike_sites(design, grouped)
+    grouped.add_to(factor, model.noise.sigma)
+    record = _record(model.training, new, notes)
+    local, offset = solution_of(factor, design)
+    structures = [frame.atoms for frame in frames]
+    safety = model.safety.raised(local, model.species, structures, n_threads=n_threads)
+    updated = replace(
+        model, local=local, factor=factor, safety=safety, virial_offset=offset, training=record
+    )
+    known = new if data is None else Dataset([*data, *new])
+    record_errors(updated, known, n_threads=n_threads, progress=progress)
+    record["errors_of"] = "all data" if data is not None else "the frames of the last update"
+    record["wall_seconds"] = time.perf_counter() - started
+    return updated
+
+
+def _check_species(model: FittedModel, new: Dataset) -> None:
+    for frame in new:
+        unknown = sorted({int(z) for z in frame.atoms.numbers} - set(model.species))
+        if unknown:
+            raise ValueError(
+                f"{frame.name}: {', '.join(chemical_symbols[z] for z in unknown)} is new to the "
+                f"model, which knows {', '.join(chemical_symbols[z] for z in model.species)}; "
+                "its descriptors have no place for another species: fit anew to all data"
+            )
+
+
+def _check_previous(model: FittedModel, data: Dataset | None, add_sparse: int) -> None:
+    if add_sparse < 0:
+        raise ValueError(f"`add_sparse` must not be negative, got {add_sparse}")
+    if add_sparse and data is None:
+        raise ValueError(
+            "`add_sparse` needs `data`, all structures the model was fitted to so far: what their "
+            "labels say about a new sparse point is not kept in the model. Without them only "
+            "the weights of the present points can be updated (leave add_sparse out)"
+        )
+    if data is not None and len(data) != model.training["n_structures"]:
+        raise ValueError(
+            f"`data` must be the {model.training['n_structures']} structures the model was "
+            f"fitted to so far, got {len(data)}"
+        )
+
+
+def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
+    """Warn of pairs closer than the distances the wall was built from."""
+    found = shortest_distances(new)
+    notes = []
+    for wall in model.baseline:
+        for pair, known in (wall.d_min or {}).items() if isinstance(wall, Wall) else ():
+            if found.get(pair, np.inf) < known - 1e-9:
+                symbols = "-".join(chemical_symbols[z] for z in pair)
+                notes.append(
+                    f"{symbols} pairs as close as {found[pair]:.3f} Å are within the reach of the "
+                    f"wall (d_min {known:.3f} Å), which an update leaves in place: to move it, "
+                    "fit anew to all data"
+                )
+    for note in notes:
+        warnings.warn(note, stacklevel=4)
+    return notes
+
+
+def _more_points(
+    terms: Sequence[KernelTerm], species: tuple[int, ...], new: Dataset, n: int
+) -> tuple[list[KernelTerm], list[str]]:
+    """Add to each term the `n` new environments farthest from its sparse points."""
+    extended, notes = [], []
+    for t, term in enumerate(terms):
+        rows: dict[int, FloatArray] = {}
+        ranked: list[tuple[float, int, int]] = []
+        for z, points in term.sparse.items():
+            centers = [(f.atoms, np.flatnonzero(f.atoms.numbers == species[z])) for f in new]
+            found = [term.soap.create(a, list(c)) for a, c in centers if len(c)]
+            if not found:
+                continue
+            unit = normalize(np.concatenate(found))[0]
+            rows[z] = unit[first_of_each(environment_keys(unit))]
+            order, distance = farthest_from(rows[z], points, min(n, len(rows[z])))
+            new_to_term = distance > _SAME
+            ranked += [
+                (-d, z, int(e))
+                for d, e in zip(distance[new_to_term], order[new_to_term], strict=True)
+            ]
+        chosen = sorted(ranked)[:n]
+        sparse = dict(term.sparse)
+        for z in rows:
+            own = [e for _, at, e in chosen if at == z]
+            sparse[z] = np.concatenate([sparse[z], rows[z][own]])
+        extended.append(replace(term, sparse=sparse))
+        fewer = f" instead of {n}: the others are known already" if len(chosen) < n else ""
+        notes.append(f"term {t}: {len(chosen)} sparse points added{fewer}")
+    return extended, notes
+
+
+def _record(before: Mapping[str, Any], new: Dataset, notes: Sequence[str]) -> dict[str, Any]:
+    """Training record of the data before and the new ones together."""
+    sources = {kind: dict(found) for kind, found in before["sources"].items()}
+    for kind, found in label_sources(new).items():
+        own = sources.setdefault(kind, {})
+        for name, count in found.items():
+            own[name] = own.get(name, 0) + count
+    config_types = dict(before["config_types"])
+    for name, count in new.config_types.items():
+        config_types[name] = config_types.get(name, 0) + count
+    added = {"n_structures": len(new), "n_atoms": new.n_atoms, "n_rows": new.n_rows}
+    return {
+        **{k: v for k, v in before.items() if k != "errors"},
+        "n_structures": before["n_structures"] + len(new),
+        "n_atoms": before["n_atoms"] + new.n_atoms,
+        "n_rows": before["n_rows"] + new.n_rows,
+        "config_types": config_types,
+        "sources": sources,
+        "notes": [*before["notes"], *notes],
+        "fingerprints": [*before.get("fingerprints", ()), *map(fingerprint, new)],
+        "updates": [*before.get("updates", []), added],
+    }
+
+
+def smaller(first: Atoms, frames: Sequence[Frame]) -> Atoms:
+    """Smallest of a structure and some frames, the structure itself where none is smaller."""
+    candidates = [first, *(f.atoms for f in frames if len(f) > 1)]
+    return min(candidates, key=lambda atoms: (len(atoms) == 1, len(atoms)))

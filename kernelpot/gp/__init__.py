@@ -1,0 +1,1 @@
+"""The process over environments: labels, design, local energies, posterior."""

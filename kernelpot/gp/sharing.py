@@ -1,0 +1,87 @@
+"""How a structure's energy is shared among its atoms, which no label tells.
+
+Labels are sums over atoms and derivatives of such sums. Data of one composition, those of
+a molecule above all, leave open how much of the energy belongs to which species, and to
+which site of a species: adding to every oxygen what is taken from the hydrogen bound to
+it changes nothing that was computed. Posterior variances of local energies are then as
+large as the prior, whatever the amount of data, and mean local energies of the sites lie
+many eV apart for no reason.
+
+So a weak prior asks that the local energies of one species be alike (`rows_of_alike_sites`):
+it chooses among models that explain the labels equally well. What it leaves, the share of
+a species as a whole, is taken as known where the local variance is to tell how well an
+environment is known (`rows_of_known_means`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from kernelpot.common.types import FloatArray
+from kernelpot.gp.design import Design
+
+# Standard deviation of the difference of a site's local energy from the mean of its
+# species, in units of the term's delta ...
+SIGMA_ALIKE = 0.5
+# ... for each of so many sparse points of every species and term: together about 0.05
+# delta, far more than the labels of a data set leave of anything they determine.
+ALIKE_POINTS = 100
+# Of a species' mean local energy, taken as known [eV].
+SIGMA_KNOWN = 1e-3
+
+
+def rows_of_alike_sites(design: Design) -> FloatArray:
+    """Rows that ask the local energies of each species to be alike, term by term.
+
+    Parameters
+    ----------
+    design : Design
+
+    Returns
+    -------
+    ndarray of shape (n, n_columns)
+        In units of their noise; the targets are zero. Empty with one species, which has
+        nobody to share the energy with.
+    """
+    rows = [np.empty((0, design.n_columns))]
+    if len({z for z, _ in design.whitening}) > 1:
+        for (z, t), T in design.whitening.items():
+            points = _sparse_rows(T)
+            chosen = np.linspace(0, len(points) - 1, min(ALIKE_POINTS, len(points)))
+            own = np.zeros((len(chosen), design.n_columns))
+            own[:, design.whitened.blocks[z, t]] = (points - points.mean(axis=0))[
+                chosen.astype(int)
+            ]
+            rows.append(own / (SIGMA_ALIKE * design.terms[t].kernel.delta))
+    return np.concatenate(rows)
+
+
+def rows_of_known_means(
+    whitening: Mapping[tuple[int, int], FloatArray], columns: Mapping[int, slice], n_columns: int
+) -> FloatArray:
+    """Rows that take the mean local energy of each species as known.
+
+    Parameters
+    ----------
+    whitening : mapping of (species, term) to ndarray of shape (n_sparse, rank)
+    columns : mapping of species to slice
+        Whitened columns of each.
+    n_columns : int
+
+    Returns
+    -------
+    ndarray of shape (n_species, n_columns)
+        In units of their noise. Only the variance that remains has a meaning.
+    """
+    rows = np.zeros((len(columns), n_columns))
+    for row, (species, part) in enumerate(columns.items()):
+        blocks = [whitening[key] for key in sorted(whitening) if key[0] == species]
+        rows[row, part] = np.concatenate([_sparse_rows(T).mean(axis=0) for T in blocks])
+    return rows / SIGMA_KNOWN
+
+
+def _sparse_rows(T: FloatArray) -> FloatArray:
+    """Whitened rows of the sparse points: ``K_MM T``, T being scaled eigenvectors of it."""
+    return T / np.einsum("mr,mr->r", T, T)

@@ -1,0 +1,1 @@
+"""Search over the shapes of kernels."""

@@ -1,0 +1,1 @@
+"""Choosing what to compute next, and learning while a simulation runs."""

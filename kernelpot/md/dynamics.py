@@ -1,0 +1,255 @@
+"""Molecular dynamics with ASE: energy drift and uncertainty along the way."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+
+from kernelpot.common.types import FloatArray
+from kernelpot.md.calculator import KernelPotCalculator
+
+COLUMNS = (
+    "time_ps",
+    "etot_ev_per_atom",
+    "epot_ev_per_atom",
+    "ekin_ev_per_atom",
+    "temperature_k",
+    "max_energies_std_ev",
+    "mean_energies_std_ev",
+    "volume_ang3",
+    "n_gated",
+    "max_gate_weight",
+)
+
+
+def energy_drift(times: FloatArray, energies: FloatArray, n_blocks: int = 10) -> float:
+    """Change of the total energy over a run, from the slope of block averages.
+
+    Parameters
+    ----------
+    times : ndarray of shape (n,)
+        Any unit, ascending.
+    energies : ndarray of shape (n,)
+        Any unit.
+    n_blocks : int
+        Blocks to average over before the straight line is fitted.
+
+    Returns
+    -------
+    float
+        Slope times the duration, in the unit of `energies`.
+    """
+    if len(times) < 2:
+        return 0.0
+    blocks = min(n_blocks, len(times))
+    t = np.array([part.mean() for part in np.array_split(times, blocks)])
+    e = np.array([part.mean() for part in np.array_split(energies, blocks)])
+    slope = np.polyfit(t - t[0], e - e[0], 1)[0]
+    return float(slope * (times[-1] - times[0]))
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A finished run.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_log, 10)
+        Values of `COLUMNS`.
+    atoms : ase.Atoms
+        Final state.
+    wall_seconds : float
+    n_steps : int
+    ensemble : str
+    """
+
+    rows: FloatArray
+    atoms: Atoms
+    wall_seconds: float
+    n_steps: int
+    ensemble: str
+
+    def summary(self) -> dict[str, Any]:
+        """Drift, temperature and uncertainty in numbers."""
+        per_step = self.wall_seconds / max(1, self.n_steps) / len(self.atoms)
+        return {
+            "n_atoms": len(self.atoms),
+            "n_steps": self.n_steps,
+            "time_ps": float(self.rows[-1, 0]),
+            # a thermostat changes the energy: only nve has a drift
+            "drift_ev_per_atom": energy_drift(self.rows[:, 0], self.rows[:, 1])
+            if self.ensemble == "nve"
+            else None,
+            "mean_temperature_k": float(self.rows[len(self.rows) // 2 :, 4].mean()),
+            "max_energies_std": float(self.rows[:, 5].max()),
+            "max_n_gated": int(self.rows[:, 8].max()),
+            "max_gate_weight": float(self.rows[:, 9].max()),
+            "us_per_atom_step": 1e6 * per_step,
+            "wall_seconds": self.wall_seconds,
+        }
+
+
+def run_dynamics(
+    atoms: Atoms,
+    calculator: KernelPotCalculator,
+    *,
+    ensemble: str = "nve",
+    temperature: float = 300.0,
+    pressure: float = 0.0,
+    timestep: float = 1.0,
+    steps: int = 1000,
+    interval: int = 10,
+    trajectory: str | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Dynamics:
+    """Run molecular dynamics from Maxwell-Boltzmann velocities.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        Start; copied.
+    calculator : KernelPotCalculator
+    ensemble : {"nve", "nvt", "npt"}
+        VelocityVerlet, Langevin, or isotropic Martyna-Tobias-Klein.
+    temperature : float
+        Of the initial velocities, and of the thermostat [K]. (In nve about half of the
+        kinetic energy of a structure at rest in its minimum turns into potential
+        energy.)
+    pressure : float
+        [GPa], npt only.
+    timestep : float
+        [fs].
+    steps, interval : int
+        Steps to run, and between log lines.
+    trajectory : str, optional
+        File to write the logged frames to.
+    seed : int
+        Of velocities and thermostat.
+    progress : callable, optional
+
+    Returns
+    -------
+    Dynamics
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or the energy stops being finite.
+    """
+    from ase.md.langevin import Langevin
+    from ase.md.nose_hoover_chain import IsotropicMTKNPT
+    from ase.md.velocitydistribution import Stationary, thermalize_momenta
+    from ase.md.verlet import VelocityVerlet
+
+    for name, value in (("temperature", temperature), ("timestep", timestep)):
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"`{name}` must be positive, got {value!r}")
+    for name, count in (("steps", steps), ("interval", interval)):
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {count!r}")
+    if ensemble == "npt" and not np.all(atoms.pbc):
+        raise ValueError("npt needs a structure periodic in three directions")
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    rng = np.random.default_rng(seed)
+    thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
+    if len(atoms) > 1:
+        Stationary(atoms)
+    step = timestep * units.fs
+    dynamics: Any
+    if ensemble == "nve":
+        dynamics = VelocityVerlet(atoms, step)
+    elif ensemble == "nvt":
+        dynamics = Langevin(
+            atoms,
+            step,
+            temperature_K=temperature,
+            friction=0.01 / units.fs,
+            fixcm=False,
+            rng=rng,
+        )
+    elif ensemble == "npt":
+        dynamics = IsotropicMTKNPT(
+            atoms,
+            step,
+            temperature_K=temperature,
+            pressure_au=pressure * units.GPa,
+            tdamp=100 * step,
+            pdamp=1000 * step,
+        )
+    else:
+        raise ValueError(f"`ensemble` must be nve, nvt or npt, got {ensemble!r}")
+
+    rows: list[tuple[float, ...]] = []
+    if trajectory is not None and os.path.exists(trajectory):
+        os.unlink(trajectory)
+
+    def log() -> None:
+        n = len(atoms)
+        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        if not np.isfinite(potential + kinetic):
+            raise ValueError(
+                f"the energy is no longer finite after {dynamics.nsteps} steps; "
+                "is the structure far from the training data, or the time step too long?"
+            )
+        std = potential_std(calculator, atoms)
+        rows.append(
+            (
+                dynamics.nsteps * timestep * 1e-3,
+                (potential + kinetic) / n,
+                potential / n,
+                kinetic / n,
+                atoms.get_temperature(),
+                float(std.max()),
+                float(std.mean()),
+                atoms.get_volume() if atoms.pbc.all() else np.nan,
+                *gate_state(calculator),
+            )
+        )
+        if trajectory is not None:
+            _append_frame(trajectory, atoms, std, calculator.model.reference.array_names)
+        if progress is not None:
+            progress("md", dynamics.nsteps, steps)
+
+    dynamics.attach(log, interval=interval)
+    began = time.perf_counter()
+    dynamics.run(steps)
+    wall = time.perf_counter() - began
+    return Dynamics(np.array(rows), atoms, wall, steps, ensemble)
+
+
+def _append_frame(path: str, atoms: Atoms, std: FloatArray, array_names: Sequence[str]) -> None:
+    """Add a frame to a trajectory file; formats with arrays get the local std too."""
+    import ase.io
+    from ase.io.trajectory import Trajectory
+
+    if path.endswith(".traj"):
+        with Trajectory(path, "a", atoms) as trajectory:
+            trajectory.write()
+        return
+    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare.set_momenta(atoms.get_momenta())
+    for name in array_names:
+        bare.set_array(name, atoms.arrays[name])
+    bare.arrays["energies_std"] = std
+    ase.io.write(path, bare, append=os.path.exists(path))
+
+
+def potential_std(calculator: KernelPotCalculator, atoms: Atoms) -> FloatArray:
+    """Local standard deviations of a configuration, without its forces again."""
+    return calculator.model.local_std(atoms, n_threads=calculator.n_threads)
+
+
+def gate_state(calculator: KernelPotCalculator) -> tuple[float, float]:
+    """Number of gated atoms and largest weight of the last configuration; 0 without a gate."""
+    weights = calculator.results.get("gate_weights")
+    if weights is None:
+        return 0.0, 0.0
+    return float(calculator.results["n_gated"]), float(weights.max())

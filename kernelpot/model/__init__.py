@@ -1,0 +1,1 @@
+"""What a fit yields: the fitted model, its predictions, errors and file."""

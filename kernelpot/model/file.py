@@ -1,0 +1,296 @@
+"""A fitted model as a header and arrays, and back, with a golden structure as witness."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy
+from ase import Atoms
+
+from kernelpot._version import __version__
+from kernelpot.baseline.free_atoms import AtomicEnergies
+from kernelpot.baseline.kinds import baseline_of
+from kernelpot.baseline.reference import Reference, terms_of
+from kernelpot.common import archive
+from kernelpot.common.types import Array, FloatArray
+from kernelpot.gp.covariance import KernelTerm
+from kernelpot.gp.labels import Noise
+from kernelpot.gp.local import LocalModel
+from kernelpot.gp.variance import prior_variance
+from kernelpot.model.calibration import Calibration
+from kernelpot.model.fitted import FittedModel
+from kernelpot.regression.factors import TriangularFactor
+from kernelpot.regression.local_variance import LocalVariance
+from kernelpot.safety.thresholds import SafetyNet
+from kernelpot.terms.dot_product import DotProductKernel
+from kernelpot.terms.soap import SOAP, SOAPTerm
+
+# Golden structure: agreement demanded when a file is loaded.
+_ENERGY_TOLERANCE = 1e-8
+_FORCE_TOLERANCE = 1e-6
+
+
+def save(
+    model: FittedModel,
+    path: str | os.PathLike[str],
+    golden: Atoms,
+    parameters: Mapping[str, Any],
+) -> None:
+    """Write a model file.
+
+    Parameters
+    ----------
+    model : FittedModel
+    path : path
+    golden : ase.Atoms
+        A small structure whose prediction is stored and recomputed at load.
+    parameters : mapping
+        Arguments of the constructor, so that a loaded potential fits as this one did.
+    """
+    local = model.local
+    arrays: dict[str, Array] = {}
+    for (z, t), weights in local.weights.items():
+        arrays[f"weights_{z}_{t}"] = weights
+        arrays[f"whitening_{z}_{t}"] = local.whitening[z, t]
+        arrays[f"sparse_{z}_{t}"] = local.terms[t].sparse[z]
+    for t, term in enumerate(local.terms):
+        arrays[f"alphas_{t}"], arrays[f"betas_{t}"] = term.soap.basis_constants
+    for z, variance in local.variances.items():
+        arrays[f"variance_order_{z}"] = variance.order
+        arrays[f"variance_{z}"] = archive.pack_triangle(variance.reduction.T)
+    for z, variance in (local.gauge_fixed or {}).items():
+        arrays[f"gauge_fixed_{z}"] = archive.pack_triangle(variance.reduction.T)
+    arrays["factor"] = archive.pack_triangle(model.factor.matrix)
+    golden_header, golden_arrays = _golden(model, golden)
+    arrays.update(golden_arrays)
+    noise = model.noise
+    header = {
+        "units": {"energy": "eV", "length": "Angstrom"},
+        "species": [int(z) for z in model.species],
+        "terms": [term.soap.term.to_dict() for term in local.terms],
+        "blocks": sorted([int(z), int(t)] for z, t in local.weights),
+        "n_rows": model.factor.n_rows,
+        "noise": {
+            "sigma_energy": noise.sigma_energy,
+            "sigma_forces": noise.sigma_forces,
+            "sigma_stress": noise.sigma_stress,
+            "config_types": {k: dict(v) for k, v in noise.config_types.items()},
+            "bulk_volume": noise.bulk_volume,
+        },
+        "e0": {str(z): e for z, e in model.e0.e0.items()},
+        "e0_origin": model.e0.origin,
+        "e0_note": model.e0.note,
+        "baseline": [term.to_dict() for term in model.baseline],
+        "safety": model.safety.to_dict(),
+        "virial_offset": model.virial_offset,
+        "training": model.training,
+        "calibration": None if model.calibration is None else model.calibration.to_dict(),
+        "golden": golden_header,
+        "parameters": _pack_parameters(parameters),
+        "versions": _versions(),
+    }
+    archive.write(path, _json_safe(header), arrays)
+
+
+def load(
+    path: str | os.PathLike[str], *, verify: bool = True
+) -> tuple[FittedModel, Atoms, dict[str, Any]]:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : path
+    verify : bool
+        Recompute the golden structure and compare.
+
+    Returns
+    -------
+    model : FittedModel
+    golden : ase.Atoms
+    parameters : dict
+        Arguments of the constructor.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If the file is foreign, truncated, altered, too new, or the golden structure is
+        not reproduced.
+    """
+    header, arrays = archive.read(path)
+    try:
+        return _restore(header, arrays, os.fspath(path), verify)
+    except (KeyError, TypeError) as error:
+        raise archive.ModelFileError(
+            f"{os.fspath(path)} was written by an incompatible version of kernelpot ({error!r})"
+        ) from error
+
+
+def _restore(
+    header: Mapping[str, Any], arrays: Mapping[str, Array], name: str, verify: bool
+) -> tuple[FittedModel, Atoms, dict[str, Any]]:
+    species = tuple(header["species"])
+    blocks = [(int(z), int(t)) for z, t in header["blocks"]]
+    terms = []
+    for t, fields in enumerate(header["terms"]):
+        term = SOAPTerm(**fields)
+        soap = SOAP(term, species, basis=(arrays[f"alphas_{t}"], arrays[f"betas_{t}"]))
+        sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
+        terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), sparse))
+    factor_matrix = archive.unpack_triangle(arrays["factor"])
+    factor = TriangularFactor(len(factor_matrix) - 1)
+    factor.matrix = np.asfortranarray(factor_matrix)
+    factor.n_rows = int(header["n_rows"])
+
+    def variances(kind: str) -> dict[int, LocalVariance]:
+        return {
+            z: LocalVariance(
+                prior_variance(terms, z),
+                arrays[f"variance_order_{z}"],
+                archive.unpack_triangle(arrays[f"{kind}_{z}"]).T,
+            )
+            for z in sorted({z for z, _ in blocks})
+        }
+
+    local = LocalModel(
+        terms,
+        {(z, t): arrays[f"weights_{z}_{t}"] for z, t in blocks},
+        {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks},
+        variances("variance"),
+        variances("gauge_fixed") if f"gauge_fixed_{blocks[0][0]}" in arrays else None,
+    )
+    noise = dict(header["noise"])
+    noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]
+    e0 = AtomicEnergies(
+        {int(z): float(e) for z, e in header["e0"].items()}, header["e0_origin"], header["e0_note"]
+    )
+    model = FittedModel(
+        species=species,
+        reference=Reference(e0, baseline_of(header["baseline"])),
+        local=local,
+        factor=factor,
+        noise=Noise(**noise),
+        safety=SafetyNet.from_dict(header["safety"]),
+        virial_offset=float(header["virial_offset"]),
+        training=header["training"],
+        calibration=Calibration.from_dict(header["calibration"])
+        if header.get("calibration")
+        else None,
+    )
+    golden = Atoms(
+        arrays["golden_numbers"],
+        arrays["golden_positions"],
+        cell=arrays["golden_cell"],
+        pbc=header["golden"]["pbc"],
+    )
+    for array in model.reference.array_names:
+        if f"golden_array_{array}" in arrays:
+            golden.set_array(array, arrays[f"golden_array_{array}"])
+    if verify:
+        _verify(model, golden, header["golden"], arrays, name)
+    return model, golden, _unpack_parameters(header["parameters"])
+
+
+def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    packed = dict(parameters)
+    if packed["terms"] is not None:
+        packed["terms"] = [term.to_dict() for term in packed["terms"]]
+    baseline = packed["baseline"]
+    if baseline is not None:
+        packed["baseline"] = [term.to_dict() for term in terms_of(baseline)]
+    return packed
+
+
+def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = dict(packed)
+    if parameters["terms"] is not None:
+        parameters["terms"] = [SOAPTerm(**fields) for fields in parameters["terms"]]
+    if parameters["baseline"] is not None:
+        parameters["baseline"] = baseline_of(parameters["baseline"])
+    return parameters
+
+
+def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str, Array]]:
+    predicted = model.predict(atoms, return_std="local", n_threads=1)
+    assert predicted.energies_std is not None
+    arrays: dict[str, Array] = {
+        "golden_numbers": atoms.numbers.astype(np.int64),
+        "golden_positions": atoms.positions.copy(),
+        "golden_cell": np.array(atoms.cell),
+        "golden_forces": predicted.forces,
+        "golden_std": predicted.energies_std,
+    }
+    if predicted.stress is not None:
+        arrays["golden_stress"] = predicted.stress
+    for name in model.reference.array_names:
+        if name in atoms.arrays:
+            arrays[f"golden_array_{name}"] = np.array(atoms.arrays[name], dtype=float)
+    return {"energy": predicted.energy, "pbc": [bool(p) for p in atoms.pbc]}, arrays
+
+
+def _verify(
+    model: FittedModel,
+    atoms: Atoms,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+    name: str,
+) -> None:
+    found = model.predict(atoms, return_std="local", n_threads=1)
+    wrong = []
+    energy = abs(found.energy - header["energy"])
+    if not energy <= _ENERGY_TOLERANCE * max(1.0, abs(header["energy"])):
+        wrong.append(f"energy by {energy:.2g} eV")
+    pairs: list[tuple[str, FloatArray | None]] = [
+        ("forces", found.forces),
+        ("std", found.energies_std),
+    ]
+    if "golden_stress" in arrays:
+        pairs.append(("stress", found.stress))
+    for kind, value in pairs:
+        assert value is not None
+        stored = arrays[f"golden_{kind}"]
+        difference = float(np.abs(value - stored).max())
+        if not difference <= _FORCE_TOLERANCE * max(1.0, float(np.abs(stored).max())):
+            wrong.append(f"{kind} by {difference:.2g}")
+    if wrong:
+        raise archive.ModelFileError(
+            f"{name}: the stored structure is not reproduced on this machine "
+            f"({', '.join(wrong)}); library versions differ? verify=False loads anyway"
+        )
+
+
+def smallest(structures: Sequence[Atoms]) -> Atoms:
+    """The smallest structure of more than one atom (or of one, if there are no others)."""
+    several = [atoms for atoms in structures if len(atoms) > 1]
+    return min(several or structures, key=len)
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _json_safe(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _versions() -> dict[str, str]:
+    import ase
+    import numba
+
+    return {
+        "kernelpot": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "numba": numba.__version__,
+        "ase": ase.__version__,
+    }

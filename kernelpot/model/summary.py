@@ -1,0 +1,157 @@
+"""Words and tables: what a model is, and how wrong it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kernelpot.baseline.reference import BaselineTerm
+from kernelpot.common.tables import number, table
+
+
+def error_table(errors: Mapping[str, Any]) -> str:
+    """Table of `kernelpot.model.errors.evaluate`'s result."""
+    header = [
+        "",
+        "structures",
+        "E MAE",
+        "E RMSE [meV/atom]",
+        "F MAE",
+        "F RMSE [eV/Å]",
+        "stress MAE [GPa]",
+    ]
+
+    def row(name: str, e: Mapping[str, Any]) -> list[str]:
+        return [
+            name,
+            str(e["n_structures"]),
+            number(e["energy_mae_mev_per_atom"], 2),
+            number(e["energy_rmse_mev_per_atom"], 2),
+            number(e["forces_mae_ev_per_ang"], 4),
+            number(e["forces_rmse_ev_per_ang"], 4),
+            number(e["stress_mae_gpa"], 3),
+        ]
+
+    groups = errors["by_config_type"]
+    rows = [row(name, e) for name, e in groups.items()] if len(groups) > 1 else []
+    return table(header, [*rows, row("all", errors)])
+
+
+def uncertainty_table(errors: Mapping[str, Any]) -> str:
+    """Table of what `kernelpot.model.errors.evaluate` says of calibrated intervals."""
+    header = ["", "within 68 %", "within 95 %", "rank correlation", "NLL", "NLL constant"]
+
+    def rows(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+        return [
+            [
+                f"{name} {kind}",
+                *(
+                    number(None if judged[k] is None else 100 * judged[k], 1)
+                    for k in ("coverage_68", "coverage_95")
+                ),
+                *(number(judged.get(k), 2) for k in ("spearman", "nll", "nll_constant")),
+            ]
+            for kind, judged in found.items()
+        ]
+
+    groups = errors["by_config_type"]
+    result = []
+    if len(groups) > 1:
+        for name, group in groups.items():
+            result += rows(name, group["uncertainty"])
+    return table(header, [*result, *rows("all", errors["uncertainty"])])
+
+
+def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> str:
+    """Explain a model (`KernelPotential.describe`) in plain words with units."""
+    training = model["training"]
+    lines = [
+        f"kernelpot potential for {', '.join(model['species'])}, cutoff {model['r_cut']:.2f} Å",
+        "",
+        f"Fitted to {training['n_structures']} structures, {training['n_atoms']} atoms, "
+        f"{training['n_rows']} labels:",
+    ]
+    for kind, sources in training["sources"].items():
+        read = ", ".join(f"{count} from {name}" for name, count in sources.items())
+        lines.append(f"  {kind}: {read}")
+    lines += ["", "Kernels (local energy = sum of):"]
+    for t, term in enumerate(model["terms"]):
+        counts = ", ".join(f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items())
+        lines += [
+            f"  {t}: SOAP r_cut {term['r_cut']:.2f} Å, atoms as Gaussians of "
+            f"{term['sigma_atom']:.2f} Å, n_max {term['n_max']}, l_max {term['l_max']}, "
+            f"compression {term['compression']} ({term['n_features']} features)",
+            f"     kernel exponent zeta {term['zeta']:g}, prior std delta "
+            f"{term['delta']:.3g} eV; central weight {term['central_weight']:g}, cutoff "
+            f"power {term['cutoff_power']:g}",
+            f"     sparse points ({term['sparse_method']}): {counts}",
+        ]
+    lines += [
+        "",
+        "Noise assumed in the labels:",
+        f"  energy  {1e3 * model['sigma_energy']:.2f} meV per atom, times sqrt(N) in total",
+        f"  forces  {model['sigma_forces']:.4f} eV/Å per component",
+        f"  stress  {model['sigma_stress']:.4f} eV/Å^3 per component, over sqrt(N)",
+    ]
+    for name, sigmas in model["config_type_sigma"].items():
+        values = ", ".join(f"{kind} {value:g}" for kind, value in sigmas.items())
+        lines.append(f"  {name}: {values}")
+    lines += _hyperparameter_lines(training.get("hyperparameters", {}))
+    lines += ["", f"Isolated atoms ({model['e0_origin']}):"]
+    lines += [f"  {s} {e:.4f} eV" for s, e in model["e0"].items()]
+    if model["e0_note"]:
+        lines.append(f"  {model['e0_note']}")
+    if not baseline:
+        lines += ["", "No baseline."]
+    for term in baseline:
+        heading, *facts = term.describe()
+        lines += ["", heading, *[f"  {fact}" for fact in facts]]
+    gate = model["gate"]
+    lines += ["", "Variance gate (on in calculators): local energies give way to a fallback"]
+    lines += [
+        f"  {s}: from a local std of {low:.4f} eV, wholly at "
+        f"{gate['closed_factor'][s] * low:.4f} eV; fallback {gate['fallback'][s]:.3f} eV above "
+        "the free atom and the baseline"
+        for s, low in gate["std_low"].items()
+    ]
+    lines.append(f"  {gate['origin']}")
+    if training["notes"]:
+        lines += ["", "Choices made from the data, and what to know:"]
+        lines += [f"  - {note}" for note in training["notes"]]
+    if "errors" in training:
+        of = training.get("errors_of", "the training data")
+        lines += ["", f"Errors on {of}:", error_table(training["errors"])]
+    return "\n".join(lines)
+
+
+def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:
+    """How noise and prior scales were chosen, before and after."""
+    if not record.get("method"):
+        return []
+    how = {
+        "loo": "leaving one structure out",
+        "evidence": "the evidence",
+    }[record["method"]]
+    changed = [
+        f"{name} {before:.3g} -> {after:.3g}"
+        for name, (before, after) in record["sigmas"].items()
+        if before != after
+    ] + [f"delta of term {t} x {f:.3g}" for t, f in enumerate(record["delta_factors"]) if f != 1.0]
+    lines = [
+        f"  Chosen by {how} ({record['n_structures']} structures): "
+        + (", ".join(changed) if changed else "the defaults are as good as any"),
+        f"  Effective number of parameters: {record['n_parameters']:.0f}",
+    ]
+    before, after = record["loo"]["before"], record["loo"]["after"]
+    shown = (
+        ("energy", 1e3, 2, "meV/atom"),
+        ("forces", 1.0, 4, "eV/Å"),
+        ("stress", 1.0, 5, "eV/Å^3"),
+    )
+    errors = [
+        f"{kind} {scale * before[kind]:.{digits}f} -> {scale * after[kind]:.{digits}f} {unit}"
+        for kind, scale, digits, unit in shown
+        if before[kind] is not None
+    ]
+    lines.append(f"  Error of structures left out (mean absolute): {', '.join(errors)}")
+    return lines

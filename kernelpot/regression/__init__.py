@@ -1,0 +1,1 @@
+"""Gaussian-process regression on matrices; nothing here knows of atoms."""

@@ -1,0 +1,136 @@
+"""The posterior variance of local energies of one species."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from kernelpot.common.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class LocalVariance:
+    r"""Posterior variance of local energies of one species (DTC).
+
+    With :math:`\phi = T^\top k_*` the variance is
+    :math:`v = k_{**} - |\phi|^2 + |S \phi|^2`: what the sparse points do not span
+    (novelty) plus what the data leave open. Here it is written as
+
+    .. math:: v = k_{**} - |G k_*|^2, \qquad
+              G^\top G = T (1 - S^\top S) T^\top ,
+
+    G lower triangular in an order of the sparse points that puts the most
+    representative first (pivoted Cholesky): one triangular product per environment.
+    The leading block of G with the first m points alone gives an upper bound, the
+    variance of the best that m points can explain; it falls to the exact value as m
+    grows.
+
+    Parameters
+    ----------
+    prior : float
+        :math:`k_{**}` [eV^2].
+    order : ndarray of shape (rank,)
+        Sparse points (all terms of the species, one after the other) in that order.
+    reduction : ndarray of shape (rank, rank)
+        G, lower triangular, Fortran order [1/eV].
+    """
+
+    prior: float
+    order: IntArray
+    reduction: FloatArray
+
+    @classmethod
+    def of(
+        cls, prior: float, whitening: Sequence[FloatArray], posterior_factor: FloatArray
+    ) -> LocalVariance:
+        """Build from the whitening of each term and S.
+
+        Parameters
+        ----------
+        prior : float
+        whitening : sequence of ndarray of shape (n_sparse, rank)
+            T of each term; the species' T is block diagonal.
+        posterior_factor : ndarray of shape (rank, rank)
+            S of `TriangularFactor.posterior_factor`.
+        """
+        # coordinates of the sparse points in the whitened basis: P P^T = K_MM
+        T = scipy.linalg.block_diag(*whitening)
+        P = T / np.einsum("mr,mr->r", T, T)
+        pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
+        order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
+        basis, corner = scipy.linalg.qr(P[order].T)
+        # (1 - S^T S) in that basis as F^T F, F lower triangular
+        shrink, vectors = scipy.linalg.eigh(posterior_factor.T @ posterior_factor)
+        half = np.sqrt(np.clip(1.0 - shrink, 0.0, None))[:, None] * (vectors.T @ basis)
+        F = scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1]
+        n = len(order)
+        G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
+        return cls(prior, order, np.asfortranarray(np.tril(G)))
+
+    def __call__(self, k: FloatArray, points: int | None = None) -> FloatArray:
+        """Variance of environments.
+
+        Parameters
+        ----------
+        k : ndarray of shape (n_env, n)
+            Kernel with the sparse points named by `order`, in that order (or the first
+            `points` of them).
+        points : int, optional
+            Use so many points only: an upper bound.
+
+        Returns
+        -------
+        ndarray of shape (n_env,)
+            [eV^2], not negative.
+
+        Raises
+        ------
+        FloatingPointError
+            If a variance is negative beyond rounding (a bug, never clipped silently).
+        """
+        return self.unexplained(self.explain(np.array(k[:, :points], order="C")))
+
+    def explain(self, k: FloatArray) -> FloatArray:
+        """What the sparse points know of environments: :math:`G k_*`, in place.
+
+        Parameters
+        ----------
+        k : ndarray of shape (n_env, n)
+            As for the variance, C-contiguous; destroyed.
+
+        Returns
+        -------
+        ndarray of shape (n_env, n)
+            For `unexplained` and `gradient_of`.
+        """
+        return self._product(k, transpose=False)
+
+    def unexplained(self, explained: FloatArray) -> FloatArray:
+        """Variance of environments from `explain`; see there and `__call__`."""
+        variance = self.prior - np.einsum("em,em->e", explained, explained)
+        # |G k|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
+        if variance.size and variance.min() < -1e-6 * self.prior:
+            raise FloatingPointError(
+                f"negative variance {variance.min():.3g} eV^2 (prior {self.prior:.3g})"
+            )
+        return np.maximum(variance, 0.0)
+
+    def gradient(self, k: FloatArray) -> FloatArray:
+        """Derivative of the variance by `k`, shape (n_env, rank)."""
+        return self.gradient_of(self.explain(np.array(k, order="C")))
+
+    def gradient_of(self, explained: FloatArray) -> FloatArray:
+        """Derivative of the variance by k from what `explain` made of it, in place."""
+        return self._product(explained, transpose=True, factor=-2.0)
+
+    def _product(self, rows: FloatArray, *, transpose: bool, factor: float = 1.0) -> FloatArray:
+        """``rows @ G.T`` (or ``rows @ G``) with the leading block of G, in place."""
+        n = rows.shape[1]
+        block = self.reduction if n == len(self.order) else self.reduction[:n, :n]
+        product = scipy.linalg.blas.dtrmm(
+            factor, block, rows.T, lower=1, trans_a=int(transpose), overwrite_b=1
+        )
+        return product.T

@@ -1,0 +1,1 @@
+"""Where the model does not know: gate, thresholds, width, damping."""

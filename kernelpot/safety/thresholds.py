@@ -1,0 +1,323 @@
+"""What a fit learns of the limits of its data, for the gate (`kernelpot.safety.gate`) to act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from kernelpot.common.types import FloatArray, IntArray, Pair
+from kernelpot.data.neighbors import NeighborList, neighbor_list
+from kernelpot.data.system import species_index
+from kernelpot.gp.local import LocalModel
+from kernelpot.safety.damping import Damping, damping
+
+# The fallback energy lies this far above the largest local energy of the data [eV].
+FALLBACK_MARGIN = 0.1
+# The gate begins to close at this multiple of a high quantile of the std of structures
+# that were left out of the choice of sparse points, ...
+QUANTILE, QUANTILE_FACTOR = 0.999, 2.0
+# ... which is up to so much larger than that of structures the choice was made from; by how
+# much is measured, species taken together, where that many atoms were left out.
+CHOSEN_FROM_FACTOR, ENOUGH_TO_COMPARE = 3.5, 10
+# With fewer atoms left out, up to so many structures the choice was made from count too.
+ENOUGH_ATOMS, MAX_STRUCTURES = 200, 100
+# The gate is closed at this multiple of the std at which it begins to close, or where that
+# is too steep at a larger one (`kernelpot.safety.width`).
+CLOSED_FACTOR = 3.0
+# The gate begins to close at most at this share of the prior std, so that it can close at all.
+LARGEST_SHARE_OF_PRIOR = 0.3
+
+
+@dataclass(frozen=True)
+class SafetyNet:
+    """What a fit learned about the limits of its data.
+
+    Attributes
+    ----------
+    std_low : ndarray of shape (n_species,)
+        Local standard deviation at which the gate begins to close [eV].
+    fallback : ndarray of shape (n_species,)
+        Local energy that takes over, beyond e0 and baseline [eV].
+    d_min : mapping of (Z, Z') to float
+        Distances that scale the damping [Å]; empty without a wall.
+    closed_factor : ndarray of shape (n_species,)
+        Multiple of `std_low` at which the gate is closed.
+    note : str
+        How the thresholds were found.
+    """
+
+    std_low: FloatArray
+    fallback: FloatArray
+    d_min: Mapping[Pair, float]
+    closed_factor: FloatArray
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model file.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "std_low": self.std_low.tolist(),
+            "fallback": self.fallback.tolist(),
+            "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
+            "closed_factor": self.closed_factor.tolist(),
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SafetyNet:
+        """Inverse of `to_dict`.
+
+        Parameters
+        ----------
+        data : mapping
+
+        Returns
+        -------
+        SafetyNet
+        """
+        return cls(
+            np.array(data["std_low"], dtype=float),
+            np.array(data["fallback"], dtype=float),
+            {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
+            # early files have none: it was the same for all
+            np.array(data.get("closed_factor", [CLOSED_FACTOR] * len(data["std_low"]))),
+            data["note"],
+        )
+
+    def raised(
+        self,
+        local: LocalModel,
+        species: Sequence[int],
+        structures: Sequence[Atoms],
+        *,
+        n_threads: int = 1,
+    ) -> SafetyNet:
+        """Return the net for a model that has seen more structures.
+
+        The fallback rises above their local energies where it has to; thresholds stay.
+
+        Parameters
+        ----------
+        local : LocalModel
+            The updated model.
+        species : sequence of int
+            Atomic numbers.
+        structures : sequence of ase.Atoms
+            The new ones.
+        n_threads : int
+
+        Returns
+        -------
+        SafetyNet
+        """
+        largest = np.full(len(species), -np.inf)
+        for atoms in structures:
+            z_index, energies = local_energies(local, species, atoms, n_threads=n_threads)
+            np.maximum.at(largest, z_index, energies)
+        return replace(self, fallback=np.maximum(self.fallback, largest + FALLBACK_MARGIN))
+
+    def damping(
+        self, numbers: IntArray, pairs: NeighborList, distances: FloatArray
+    ) -> Damping | None:
+        """How nearness damps local energies; see `kernelpot.safety.damping.damping`."""
+        return damping(self.d_min, numbers, pairs, distances)
+
+
+def learn_safety_net(
+    local: LocalModel,
+    species: Sequence[int],
+    structures: Sequence[Atoms],
+    held_out: Sequence[int],
+    d_min: Mapping[Pair, float],
+    *,
+    n_threads: int = 1,
+) -> SafetyNet:
+    """Thresholds and fallback energies from the training structures.
+
+    Parameters
+    ----------
+    local : LocalModel
+    species : sequence of int
+        Atomic numbers.
+    structures : sequence of ase.Atoms
+    held_out : sequence of int
+        Those the sparse points were not chosen from.
+    d_min : mapping of (Z, Z') to float
+        Distances that scale the damping [Å].
+    n_threads : int
+
+    Returns
+    -------
+    SafetyNet
+    """
+    largest = np.full(len(species), -np.inf)
+    stds: dict[tuple[bool, int], list[FloatArray]] = {}
+    unseen = set(held_out)
+    sampled = set(unseen)
+    for number in species:
+        holders = [i for i, atoms in enumerate(structures) if number in atoms.numbers]
+        n_unseen = sum(np.sum(structures[i].numbers == number) for i in unseen & set(holders))
+        if n_unseen < ENOUGH_ATOMS:
+            sampled.update(holders[:: max(1, len(holders) // MAX_STRUCTURES)])
+    for index, atoms in enumerate(structures):
+        recorder = _Recorder(len(atoms)) if index in sampled else None
+        z_index, energies = local_energies(
+            local, species, atoms, recorder=recorder, n_threads=n_threads
+        )
+        np.maximum.at(largest, z_index, energies)
+        if recorder is not None:
+            for z in np.unique(z_index):
+                std = np.sqrt(recorder.variances[z_index == z])
+                stds.setdefault((index in unseen, int(z)), []).append(std)
+    left_out, chosen_from = (
+        [np.concatenate(stds.get((is_unseen, z), [np.empty(0)])) for z in range(len(species))]
+        for is_unseen in (True, False)
+    )
+    bias = _bias(left_out, chosen_from)
+    low = np.empty(len(species))
+    notes = []
+    for z, number in enumerate(species):
+        prior_std = float(np.sqrt(local.variances[z].prior))
+        low[z], note = _threshold(left_out[z], chosen_from[z], bias, prior_std)
+        notes.append(f"{chemical_symbols[number]}: {note}")
+    return SafetyNet(
+        low,
+        largest + FALLBACK_MARGIN,
+        dict(d_min),
+        np.full(len(species), CLOSED_FACTOR),
+        "; ".join(notes),
+    )
+
+
+def _bias(left_out: Sequence[FloatArray], chosen_from: Sequence[FloatArray]) -> float:
+    """By what the std of atoms left out exceeds that of the others, of all species together."""
+    ratios = [
+        unseen / np.median(seen)
+        for unseen, seen in zip(left_out, chosen_from, strict=True)
+        if len(unseen) and len(seen) and np.median(seen) > 0
+    ]
+    pooled = np.concatenate([np.empty(0), *ratios])
+    if len(pooled) < ENOUGH_TO_COMPARE:
+        return CHOSEN_FROM_FACTOR
+    return float(np.clip(np.median(pooled), 1.0, CHOSEN_FROM_FACTOR))
+
+
+def _threshold(
+    left_out: FloatArray, chosen_from: FloatArray, bias: float, prior_std: float
+) -> tuple[float, str]:
+    """Local std at which the gate of a species begins to close, and how it was found [eV].
+
+    Parameters
+    ----------
+    left_out, chosen_from : ndarray
+        Standard deviations of atoms that the sparse points were not chosen from, and of
+        such that they were.
+    bias : float
+        By what the former exceed the latter.
+    prior_std : float
+    """
+    # a std of exactly zero (one environment, repeated) would gate rounding noise
+    low = 1e-3 * prior_std
+    found = []
+    if len(left_out):
+        low = max(low, QUANTILE_FACTOR * float(np.quantile(left_out, QUANTILE)))
+        found.append(f"{QUANTILE_FACTOR:g} x that of {len(left_out)} atoms left out of the choice")
+    if len(left_out) < ENOUGH_ATOMS and len(chosen_from):
+        factor = QUANTILE_FACTOR * bias
+        low = max(low, factor * float(np.quantile(chosen_from, QUANTILE)))
+        found.append(f"{factor:.3g} x that of {len(chosen_from)} atoms in the choice")
+    limit = LARGEST_SHARE_OF_PRIOR * prior_std
+    if low > limit:
+        low = limit
+        found.append(
+            f"at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV, which "
+            "this is: the model knows little of its own data"
+        )
+    return low, f"{100 * QUANTILE:g} % quantile of the local std, {', or '.join(found)}"
+
+
+def gate_std(
+    local: LocalModel, species: Sequence[int], atoms: Atoms, *, n_threads: int = 1
+) -> FloatArray:
+    """Standard deviations the gate compares with its thresholds.
+
+    Parameters
+    ----------
+    local : LocalModel
+    species : sequence of int
+        Atomic numbers.
+    atoms : ase.Atoms
+    n_threads : int
+
+    Returns
+    -------
+    ndarray of shape (n_atoms,)
+        [eV], exact everywhere; with several species given the mean local energy of each.
+    """
+    recorder = _Recorder(len(atoms))
+    local_energies(local, species, atoms, recorder=recorder, n_threads=n_threads)
+    return np.sqrt(recorder.variances)
+
+
+class _Recorder:
+    """The energy as it is; remembers the variances the gate would see."""
+
+    gauge_fixed = True
+
+    def __init__(self, n_atoms: int) -> None:
+        self.variances = np.zeros(n_atoms)
+
+    def irrelevant_below(self, species: int) -> float:
+        return -np.inf
+
+    def __call__(
+        self, atoms: slice, energies: FloatArray, variances: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        self.variances[atoms] = variances
+        return energies, np.ones_like(energies), np.zeros_like(energies)
+
+
+def local_energies(
+    local: LocalModel,
+    species: Sequence[int],
+    atoms: Atoms,
+    *,
+    recorder: _Recorder | None = None,
+    n_threads: int = 1,
+) -> tuple[IntArray, FloatArray]:
+    """Species index and local energy of every atom [eV].
+
+    Parameters
+    ----------
+    local : LocalModel
+    species : sequence of int
+        Atomic numbers.
+    atoms : ase.Atoms
+    recorder : _Recorder, optional
+        Is shown the variances.
+    n_threads : int
+
+    Returns
+    -------
+    z_index, energies : ndarray of shape (n_atoms,)
+    """
+    z_index = species_index(atoms.numbers, species)
+    pairs = neighbor_list(atoms, max(term.soap.term.r_cut for term in local.terms))
+    found = local.evaluate(
+        z_index,
+        pairs,
+        pairs.displacements(atoms.positions),
+        gradient=False,
+        blend=recorder,
+        n_threads=n_threads,
+    )
+    return z_index, found.energies

@@ -1,0 +1,1 @@
+"""What kernels compare: one file a kind of term."""

@@ -1,0 +1,613 @@
+"""Compiled SOAP loops: expansion, power spectrum, adjoint and Jacobian.
+
+Arrays in, caller-allocated arrays out; no checks (``descriptors.py`` has them).
+Suffixes name the dimensions: ``p`` pair, ``c`` Cartesian, ``f`` feature, ``n``
+radial function, ``q`` the combined index ``l * l + l + m``.
+
+The density of atoms of one channel (a species, or all of them for ``mu2``) around
+a center is expanded as ``c_qn = sum_p w_p Y_q(r_p) R_ln(|r_p|)`` with real solid
+harmonics ``Y_q`` (degree ``l`` homogeneous) and a tabulated radial function, and
+``p = scale_l sum_m c_qn c_qn'`` is the power spectrum.
+
+The number of radial functions is passed as an integer (any size, one compilation)
+or as a tuple of that length: its length is then a compile-time constant and the
+innermost loops are unrolled for this size. The two loops over pairs that matter most,
+`expand` and `pair_gradients`, exist a second time in vector code for such fixed sizes
+(`expand_vector`, `pair_gradients_vector`); the plain ones are what these must equal.
+"""
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
+from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pair
+
+# No nnan/ninf: a NaN position must stay visible in the result.
+_OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+# Functions that others call are compiled into these. As symbols of their own they would exist
+# several times, optimized differently, and it would depend on what was loaded first (so on
+# whether the cache was filled) which of them runs: results differed in the last bit.
+_INLINED = {**_OPTIONS, "forceinline": True}
+
+
+def extent(size):
+    """Return the integer that ``size`` (an int, or a tuple of that length) means."""
+    return len(size) if isinstance(size, tuple) else size
+
+
+@overload(extent, inline="always")
+def _extent_overload(size):
+    if isinstance(size, numba.types.BaseTuple):
+        return lambda size: len(size)
+    return lambda size: size
+
+
+@numba.njit(**_INLINED)
+def solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, values_q):
+    """Real solid harmonics ``r^l Y_lm`` by the recursions of [1]_, section 2.
+
+    ``legendre`` ((l_max + 1)^2 scratch) receives the modified associated Legendre
+    polynomials Q_l^m at ``l * (l_max + 1) + m``; ``azimuth`` (2, l_max + 1) the
+    real and imaginary parts of ``(x + i y)^m``.
+
+    .. [1] Bigi, Fraux, Browning, Ceriotti, J. Chem. Phys. 159, 064802 (2023).
+    """
+    r2 = x * x + y * y + z * z
+    width = l_max + 1
+    azimuth[0, 0] = 1.0
+    azimuth[1, 0] = 0.0
+    legendre[0] = 1.0
+    for m in range(1, l_max + 1):
+        azimuth[0, m] = x * azimuth[0, m - 1] - y * azimuth[1, m - 1]
+        azimuth[1, m] = x * azimuth[1, m - 1] + y * azimuth[0, m - 1]
+        legendre[m * width + m] = (2 * m - 1) * legendre[(m - 1) * width + m - 1]
+    for m in range(l_max):
+        legendre[(m + 1) * width + m] = (2 * m + 1) * z * legendre[m * width + m]
+    for l in range(2, l_max + 1):
+        for m in range(l - 1):
+            legendre[l * width + m] = (
+                (2 * l - 1) * z * legendre[(l - 1) * width + m]
+                - (l + m - 1) * r2 * legendre[(l - 2) * width + m]
+            ) / (l - m)
+    for l in range(l_max + 1):
+        center = l * l + l
+        values_q[center] = prefactor_q[center] * legendre[l * width]
+        for m in range(1, l + 1):
+            q = prefactor_q[center + m] * legendre[l * width + m]
+            values_q[center + m] = q * azimuth[0, m]
+            values_q[center - m] = q * azimuth[1, m]
+
+
+@numba.njit(**_INLINED)
+def solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq):
+    """Cartesian gradients from the scratch that `solid_harmonics` left behind."""
+    width = l_max + 1
+    for l in range(l_max + 1):
+        center = l * l + l
+        for m in range(l + 1):
+            pre = prefactor_q[center + m]
+            value = pre * legendre[l * width + m]
+            # dQ_l^m/dx = -x Q_{l-1}^{m+1}, dQ_l^m/dz = (l + m) Q_{l-1}^m
+            transverse = 0.0
+            along = 0.0
+            if m + 1 <= l - 1:
+                transverse = -pre * legendre[(l - 1) * width + m + 1]
+            if m <= l - 1:
+                along = pre * (l + m) * legendre[(l - 1) * width + m]
+            cos, sin = azimuth[0, m], azimuth[1, m]
+            grad_cq[0, center + m] = x * transverse * cos
+            grad_cq[1, center + m] = y * transverse * cos
+            grad_cq[2, center + m] = along * cos
+            if m > 0:
+                cos1, sin1 = m * azimuth[0, m - 1], m * azimuth[1, m - 1]
+                grad_cq[0, center + m] += value * cos1
+                grad_cq[1, center + m] -= value * sin1
+                grad_cq[0, center - m] = x * transverse * sin + value * sin1
+                grad_cq[1, center - m] = y * transverse * sin + value * cos1
+                grad_cq[2, center - m] = along * sin
+
+
+@numba.njit(**_INLINED)
+def _knot(r, per_length, n_knots):
+    """Table interval that holds the distance ``r``, and the position in it (0 to 1)."""
+    position = r * per_length
+    k = min(int(position), n_knots - 2)
+    return k, position - k
+
+
+@numba.njit(**_INLINED)
+def _hermite(t):
+    """Cubic Hermite weights of value and slope at this knot, value and slope at the next."""
+    return (
+        (2.0 * t - 3.0) * t * t + 1.0,
+        ((t - 2.0) * t + 1.0) * t,
+        (3.0 - 2.0 * t) * t * t,
+        (t - 1.0) * t * t,
+    )
+
+
+@numba.njit(**_INLINED)
+def _hermite_slope(t, per_length):
+    """Derivatives of `_hermite` with respect to the distance."""
+    d_value = 6.0 * t * (t - 1.0) * per_length
+    return (
+        d_value,
+        ((3.0 * t - 4.0) * t + 1.0) * per_length,
+        -d_value,
+        (3.0 * t - 2.0) * t * per_length,
+    )
+
+
+@numba.njit(**_INLINED)
+def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
+    """Collect up to LANES pairs within the cutoff; return how many, and where to go on."""
+    lanes = 0
+    while p < last and lanes < LANES:
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        r = np.sqrt(x * x + y * y + z * z)
+        if r < r_cut:
+            xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
+            distance[lanes], pair[lanes] = r, p
+            lanes += 1
+        p += 1
+    return lanes, p
+
+
+@numba.njit(**_OPTIONS)
+def expand(
+    first,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    start,
+    stop,
+    center_channel,
+    center_n,
+    sum_channel,
+    r_cut,
+    table,
+    size,
+    l_max,
+    prefactor_q,
+    coefficients,
+):
+    """Fill ``coefficients[i - start, channel, q, n]`` for centers start..stop.
+
+    ``table[k, 0, l, n]`` and ``table[k, 1, l, n]`` hold the radial function and its
+    derivative times the knot spacing; between knots it is a cubic Hermite polynomial.
+    ``center_n[i]`` is the l = 0 contribution of the central atom itself. With
+    ``sum_channel >= 0`` that channel receives the sum of all others.
+    """
+    n_max = extent(size)
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    n_q = (l_max + 1) ** 2
+    legendre = np.zeros(n_q)
+    azimuth = np.zeros((2, l_max + 1))
+    y_q = np.zeros(n_q)
+    radial = np.zeros(n_max)
+    coefficients[:] = 0.0
+    for i in range(start, stop):
+        c = coefficients[i - start]
+        for n in range(n_max):
+            c[center_channel[i], 0, n] = center_n[i, n]
+        for p in range(first[i], first[i + 1]):
+            x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+            r = np.sqrt(x * x + y * y + z * z)
+            if r >= r_cut:
+                continue
+            k, t = _knot(r, per_length, n_knots)
+            value0, slope0, value1, slope1 = _hermite(t)
+            weight = weight_p[p]
+            solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
+            c_z = c[channel_p[p]]
+            for l in range(l_max + 1):
+                for n in range(n_max):
+                    radial[n] = weight * (
+                        value0 * table[k, 0, l, n]
+                        + slope0 * table[k, 1, l, n]
+                        + value1 * table[k + 1, 0, l, n]
+                        + slope1 * table[k + 1, 1, l, n]
+                    )
+                for q in range(l * l, (l + 1) * (l + 1)):
+                    y_value = y_q[q]
+                    for n in range(n_max):
+                        c_z[q, n] += y_value * radial[n]
+        if sum_channel >= 0:
+            for channel in range(sum_channel):
+                for q in range(n_q):
+                    for n in range(n_max):
+                        c[sum_channel, q, n] += c[channel, q, n]
+
+
+@numba.njit(**_OPTIONS)
+def expand_vector(
+    first,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    start,
+    stop,
+    center_channel,
+    center_n,
+    sum_channel,
+    r_cut,
+    table,
+    size,
+    degrees,
+    coefficients,
+):
+    """`expand` in vector code; ``size`` and ``degrees`` are tuples of n_max and l_max + 1."""
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    xyz = np.zeros((3, LANES))
+    values = np.empty((n_q, LANES))
+    distance = np.empty(LANES)
+    pair = np.empty(LANES, dtype=np.int64)
+    coefficients[:] = 0.0
+    for i in range(start, stop):
+        c = coefficients[i - start]
+        for n in range(n_max):
+            c[center_channel[i], 0, n] = center_n[i, n]
+        p, last = first[i], first[i + 1]
+        while p < last:
+            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
+            if lanes == 0:
+                break
+            harmonics(xyz, values, None, degrees)
+            for lane in range(lanes):
+                k, t = _knot(distance[lane], per_length, n_knots)
+                weight = weight_p[pair[lane]]
+                value0, slope0, value1, slope1 = _hermite(t)
+                weights = (weight * value0, weight * slope0, weight * value1, weight * slope1)
+                row = ((i - start) * coefficients.shape[1] + channel_p[pair[lane]]) * n_q * n_max
+                knot = k * 2 * n_l * n_max
+                scatter_pair(coefficients, row, values, lane, table, knot, weights, size, degrees)
+        if sum_channel >= 0:
+            for channel in range(sum_channel):
+                for q in range(n_q):
+                    for n in range(n_max):
+                        c[sum_channel, q, n] += c[channel, q, n]
+
+
+@numba.njit(**_OPTIONS)
+def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
+    """Fill ``features[i, f]``: per block ``scale_l sum_m c_a c_b``.
+
+    ``blocks[b] = (channel a, channel b, first feature)``. A block with a = b lists
+    n <= n' with off-diagonal entries times sqrt(2); one with a != b lists all n, n'.
+    ``block_factor`` multiplies a block (the off-diagonal entries if a = b).
+    """
+    n_max = extent(size)
+    n_l = scale_l.shape[0]
+    gram = np.zeros((n_max, n_max))
+    for i in range(coefficients.shape[0]):
+        for b in range(blocks.shape[0]):
+            c_a = coefficients[i, blocks[b, 0]]
+            c_b = coefficients[i, blocks[b, 1]]
+            symmetric = blocks[b, 0] == blocks[b, 1]
+            f = blocks[b, 2]
+            for l in range(n_l):
+                gram[:] = 0.0
+                for q in range(l * l, (l + 1) * (l + 1)):
+                    for n in range(n_max):
+                        left = c_a[q, n]
+                        for k in range(n_max):
+                            gram[n, k] += left * c_b[q, k]
+                scale = scale_l[l]
+                factor = scale * block_factor[b]
+                for n in range(n_max):
+                    if symmetric:
+                        features[i, f] = scale * gram[n, n]
+                        f += 1
+                        for k in range(n + 1, n_max):
+                            features[i, f] = factor * gram[n, k]
+                            f += 1
+                    else:
+                        for k in range(n_max):
+                            features[i, f] = factor * gram[n, k]
+                            f += 1
+
+
+@numba.njit(**_OPTIONS)
+def power_spectrum_adjoint(
+    coefficients, cotangent, blocks, block_factor, scale_l, size, sum_channel, adjoint
+):
+    """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape)."""
+    n_max = extent(size)
+    n_l = scale_l.shape[0]
+    gram = np.zeros((n_max, n_max))
+    adjoint[:] = 0.0
+    for i in range(coefficients.shape[0]):
+        for b in range(blocks.shape[0]):
+            a_channel, b_channel = blocks[b, 0], blocks[b, 1]
+            symmetric = a_channel == b_channel
+            c_a = coefficients[i, a_channel]
+            c_b = coefficients[i, b_channel]
+            d_a = adjoint[i, a_channel]
+            d_b = adjoint[i, b_channel]
+            f = blocks[b, 2]
+            for l in range(n_l):
+                scale = scale_l[l]
+                factor = scale * block_factor[b]
+                for n in range(n_max):
+                    if symmetric:
+                        gram[n, n] = 2.0 * scale * cotangent[i, f]
+                        f += 1
+                        for k in range(n + 1, n_max):
+                            gram[n, k] = factor * cotangent[i, f]
+                            gram[k, n] = gram[n, k]
+                            f += 1
+                    else:
+                        for k in range(n_max):
+                            gram[n, k] = factor * cotangent[i, f]
+                            f += 1
+                for q in range(l * l, (l + 1) * (l + 1)):
+                    for n in range(n_max):
+                        value = c_a[q, n]
+                        for k in range(n_max):
+                            d_b[q, k] += gram[n, k] * value
+                    if not symmetric:
+                        for n in range(n_max):
+                            total = 0.0
+                            for k in range(n_max):
+                                total += gram[n, k] * c_b[q, k]
+                            d_a[q, n] += total
+        if sum_channel >= 0:
+            for channel in range(sum_channel):
+                for q in range(n_l * n_l):
+                    for n in range(n_max):
+                        adjoint[i, channel, q, n] += adjoint[i, sum_channel, q, n]
+
+
+@numba.njit(**_OPTIONS)
+def pair_gradients(
+    first,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    start,
+    stop,
+    r_cut,
+    table,
+    size,
+    l_max,
+    prefactor_q,
+    adjoint,
+    gradient_pc,
+):
+    """Add ``sum_qn adjoint dc_qn/d displacement`` to ``gradient_pc`` of each pair."""
+    n_max = extent(size)
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    n_q = (l_max + 1) ** 2
+    legendre = np.zeros(n_q)
+    azimuth = np.zeros((2, l_max + 1))
+    y_q = np.zeros(n_q)
+    grad_cq = np.zeros((3, n_q))
+    value_n = np.zeros(n_max)
+    grad_x = np.zeros(n_max)
+    grad_y = np.zeros(n_max)
+    grad_z = np.zeros(n_max)
+    for i in range(start, stop):
+        for p in range(first[i], first[i + 1]):
+            x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+            r = np.sqrt(x * x + y * y + z * z)
+            if r >= r_cut:
+                continue
+            k, t = _knot(r, per_length, n_knots)
+            value0, slope0, value1, slope1 = _hermite(t)
+            d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
+            solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
+            solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq)
+            d_z = adjoint[i - start, channel_p[p]]
+            along = 0.0
+            total_x = 0.0
+            total_y = 0.0
+            total_z = 0.0
+            for l in range(l_max + 1):
+                value_n[:] = 0.0
+                grad_x[:] = 0.0
+                grad_y[:] = 0.0
+                grad_z[:] = 0.0
+                for q in range(l * l, (l + 1) * (l + 1)):
+                    y_value = y_q[q]
+                    gx, gy, gz = grad_cq[0, q], grad_cq[1, q], grad_cq[2, q]
+                    for n in range(n_max):
+                        d = d_z[q, n]
+                        value_n[n] += y_value * d
+                        grad_x[n] += gx * d
+                        grad_y[n] += gy * d
+                        grad_z[n] += gz * d
+                for n in range(n_max):
+                    f0 = table[k, 0, l, n]
+                    g0 = table[k, 1, l, n]
+                    f1 = table[k + 1, 0, l, n]
+                    g1 = table[k + 1, 1, l, n]
+                    radial = value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1
+                    d_radial = d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1
+                    along += d_radial * value_n[n]
+                    total_x += radial * grad_x[n]
+                    total_y += radial * grad_y[n]
+                    total_z += radial * grad_z[n]
+            weight = weight_p[p]
+            along /= r
+            gradient_pc[p, 0] += weight * (total_x + along * x)
+            gradient_pc[p, 1] += weight * (total_y + along * y)
+            gradient_pc[p, 2] += weight * (total_z + along * z)
+
+
+@numba.njit(**_OPTIONS)
+def pair_gradients_vector(
+    first,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    start,
+    stop,
+    r_cut,
+    table,
+    size,
+    degrees,
+    adjoint,
+    gradient_pc,
+):
+    """`pair_gradients` in vector code; sizes as in `expand_vector`."""
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    xyz = np.zeros((3, LANES))
+    values = np.empty((n_q, LANES))
+    gradients = np.empty((3, n_q, LANES))
+    distance = np.empty(LANES)
+    pair = np.empty(LANES, dtype=np.int64)
+    for i in range(start, stop):
+        p, last = first[i], first[i + 1]
+        while p < last:
+            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
+            if lanes == 0:
+                break
+            harmonics(xyz, values, gradients, degrees)
+            for lane in range(lanes):
+                k, t = _knot(distance[lane], per_length, n_knots)
+                weights, slopes = _hermite(t), _hermite_slope(t, per_length)
+                q = pair[lane]
+                row = ((i - start) * adjoint.shape[1] + channel_p[q]) * n_q * n_max
+                knot = k * 2 * n_l * n_max
+                along, gx, gy, gz = gather_pair(
+                    adjoint, row, values, gradients, lane, table, knot, weights, slopes, size,
+                    degrees,
+                )  # fmt: skip
+                along /= distance[lane]
+                gradient_pc[q, 0] += weight_p[q] * (gx + along * xyz[0, lane])
+                gradient_pc[q, 1] += weight_p[q] * (gy + along * xyz[1, lane])
+                gradient_pc[q, 2] += weight_p[q] * (gz + along * xyz[2, lane])
+
+
+@numba.njit(**_OPTIONS)
+def jacobian(
+    pairs,
+    center_p,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    r_cut,
+    table,
+    size,
+    l_max,
+    prefactor_q,
+    coefficients,
+    blocks,
+    block_factor,
+    scale_l,
+    sum_channel,
+    jacobian_pcf,
+):
+    """Fill ``jacobian_pcf[a, c, f] = d features / d displacement`` of ``pairs[a]``.
+
+    ``center_p[a]`` is the row of ``coefficients`` of the pair's center. A pair moves
+    the coefficients ``c_qn`` of its own channel by ``R'_n Y_q r_c/r + R_n dY_q/dr_c``
+    (rank two in (q, c) against n), so only the contractions of ``Y_q`` and ``dY_q``
+    with each partner channel are formed, never ``dc_qn`` itself.
+    """
+    n_max = extent(size)
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    n_q = (l_max + 1) ** 2
+    legendre = np.zeros(n_q)
+    azimuth = np.zeros((2, l_max + 1))
+    y_q = np.zeros(n_q)
+    grad_cq = np.zeros((3, n_q))
+    radial = np.zeros(n_max)
+    d_radial = np.zeros(n_max)
+    u_n = np.zeros(n_max)
+    v_cn = np.zeros((3, n_max))
+    unit = np.zeros(3)
+    for a in range(pairs.shape[0]):
+        p = pairs[a]
+        out = jacobian_pcf[a]
+        out[:] = 0.0
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        r = np.sqrt(x * x + y * y + z * z)
+        if r >= r_cut:
+            continue
+        unit[0], unit[1], unit[2] = x / r, y / r, z / r
+        k, t = _knot(r, per_length, n_knots)
+        value0, slope0, value1, slope1 = _hermite(t)
+        d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
+        weight = weight_p[p]
+        solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
+        solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq)
+        channel = channel_p[p]
+        c_i = coefficients[center_p[a]]
+        n_pairs_l = n_max * (n_max + 1) // 2
+        for b in range(blocks.shape[0]):
+            symmetric = blocks[b, 0] == blocks[b, 1]
+            per_l = n_pairs_l if symmetric else n_max * n_max
+            for side in range(2):
+                mover, partner = blocks[b, side], blocks[b, 1 - side]
+                if mover != channel and mover != sum_channel:
+                    continue
+                if symmetric and side == 1:
+                    continue
+                c_b = c_i[partner]
+                for l in range(l_max + 1):
+                    for n in range(n_max):
+                        f0 = table[k, 0, l, n]
+                        g0 = table[k, 1, l, n]
+                        f1 = table[k + 1, 0, l, n]
+                        g1 = table[k + 1, 1, l, n]
+                        radial[n] = weight * (value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1)
+                        d_radial[n] = weight * (d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1)
+                    u_n[:] = 0.0
+                    v_cn[:] = 0.0
+                    for q in range(l * l, (l + 1) * (l + 1)):
+                        y_value = y_q[q]
+                        gx, gy, gz = grad_cq[0, q], grad_cq[1, q], grad_cq[2, q]
+                        for n in range(n_max):
+                            c_value = c_b[q, n]
+                            u_n[n] += y_value * c_value
+                            v_cn[0, n] += gx * c_value
+                            v_cn[1, n] += gy * c_value
+                            v_cn[2, n] += gz * c_value
+                    scale = scale_l[l]
+                    factor = scale * block_factor[b]
+                    f_start = blocks[b, 2] + l * per_l
+                    for c in range(3):
+                        f = f_start
+                        if symmetric:
+                            for n in range(n_max):
+                                left = d_radial[n] * unit[c]
+                                out[c, f] = 2.0 * scale * (left * u_n[n] + radial[n] * v_cn[c, n])
+                                f += 1
+                                for m in range(n + 1, n_max):
+                                    out[c, f] = factor * (
+                                        left * u_n[m]
+                                        + radial[n] * v_cn[c, m]
+                                        + d_radial[m] * unit[c] * u_n[n]
+                                        + radial[m] * v_cn[c, n]
+                                    )
+                                    f += 1
+                        elif side == 0:
+                            for n in range(n_max):
+                                left = factor * d_radial[n] * unit[c]
+                                right = factor * radial[n]
+                                for m in range(n_max):
+                                    out[c, f + m] += left * u_n[m] + right * v_cn[c, m]
+                                f += n_max
+                        else:
+                            for n in range(n_max):
+                                for m in range(n_max):
+                                    out[c, f + m] += factor * (
+                                        d_radial[m] * unit[c] * u_n[n] + radial[m] * v_cn[c, n]
+                                    )
+                                f += n_max

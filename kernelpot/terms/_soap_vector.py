@@ -1,0 +1,269 @@
+"""Vector code for the innermost SOAP loops, generated for one (n_max, l_max) at a time.
+
+numba cannot be led to keep a row of radial functions in a vector register across the loops
+over (l, m), nor to evaluate harmonics of several pairs at once; it spends most of its time on
+loads and stores instead. These intrinsics emit that code as LLVM vectors, unrolled for sizes
+that are known from the types (tuples, see `_soap`). LLVM splits the vectors for whatever the
+processor has. Everything here has a plain counterpart in `_soap` that tests compare with.
+
+numba's cache does not notice edits of this file: change `_soap.py` too, or clear the cache.
+"""
+
+import math
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+# Pairs whose harmonics are evaluated together.
+LANES = 8
+_DOUBLE = ir.DoubleType()
+_FLAGS = ("reassoc", "contract", "nsz", "arcp")
+
+
+class _Vectors:
+    """Arithmetic on vectors of one length, through an IR builder."""
+
+    def __init__(self, builder, length):
+        self.builder = builder
+        self.length = length
+        self.type = ir.VectorType(_DOUBLE, length)
+
+    def constant(self, value):
+        return ir.Constant(self.type, [float(value)] * self.length)
+
+    def broadcast(self, scalar):
+        vector = ir.Constant(self.type, ir.Undefined)
+        index = ir.IntType(32)
+        vector = self.builder.insert_element(vector, scalar, ir.Constant(index, 0))
+        mask = ir.Constant(ir.VectorType(index, self.length), [0] * self.length)
+        return self.builder.shuffle_vector(vector, vector, mask)
+
+    def pointer(self, base, offset):
+        """Address of element ``base[offset]`` as a pointer to a vector."""
+        if isinstance(offset, int):
+            offset = ir.Constant(ir.IntType(64), offset)
+        element = self.builder.gep(base, [offset])
+        return self.builder.bitcast(element, self.type.as_pointer())
+
+    def load(self, base, offset):
+        return self.builder.load(self.pointer(base, offset), align=8)
+
+    def store(self, vector, base, offset):
+        self.builder.store(vector, self.pointer(base, offset), align=8)
+
+    def add(self, a, b):
+        return self.builder.fadd(a, b, flags=_FLAGS)
+
+    def sub(self, a, b):
+        return self.builder.fsub(a, b, flags=_FLAGS)
+
+    def mul(self, a, b):
+        return self.builder.fmul(a, b, flags=_FLAGS)
+
+    def scaled(self, a, value):
+        return self.mul(a, self.constant(value))
+
+    def madd(self, a, b, c):
+        return self.add(self.mul(a, b), c)
+
+    def total(self, a):
+        """Sum of the elements."""
+        index = ir.IntType(32)
+        parts = [self.builder.extract_element(a, ir.Constant(index, k)) for k in range(self.length)]
+        while len(parts) > 1:
+            pairs = [
+                self.builder.fadd(x, y, flags=_FLAGS)
+                for x, y in zip(parts[::2], parts[1::2], strict=False)
+            ]
+            parts = pairs + ([parts[-1]] if len(parts) % 2 else [])
+        return parts[0]
+
+
+def _data(context, builder, array_type, array):
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def _offset(builder, start, extra):
+    return builder.add(start, ir.Constant(ir.IntType(64), extra))
+
+
+def _scalar(builder, base, offset):
+    return builder.load(builder.gep(base, [offset]))
+
+
+def prefactor(degree, order):
+    """Normalization of real solid harmonics."""
+    ratio = math.factorial(degree - order) / math.factorial(degree + order)
+    norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * ratio)
+    return norm * (math.sqrt(2.0) if order else 1.0)
+
+
+def _emit_harmonics(v, xyz, values, gradients, l_max):
+    """Values (and gradients) of all harmonics of LANES pairs; recursions as in `_soap`."""
+    x, y, z = (v.load(xyz, axis * LANES) for axis in range(3))
+    r2 = v.madd(x, x, v.madd(y, y, v.mul(z, z)))
+    cos, sin = [v.constant(1.0)], [v.constant(0.0)]
+    for _ in range(l_max):
+        cos.append(v.sub(v.mul(x, cos[-1]), v.mul(y, sin[-1])))
+        sin.append(v.madd(x, sin[-1], v.mul(y, cos[-2])))
+    legendre = {}
+    double_factorial = 1.0
+    for m in range(l_max + 1):
+        if m:
+            double_factorial *= 2 * m - 1
+        legendre[m, m] = v.constant(double_factorial)
+        if m < l_max:
+            legendre[m + 1, m] = v.scaled(z, (2 * m + 1) * double_factorial)
+        for l in range(m + 2, l_max + 1):
+            legendre[l, m] = v.sub(
+                v.mul(v.scaled(z, (2 * l - 1) / (l - m)), legendre[l - 1, m]),
+                v.mul(v.scaled(r2, (l + m - 1) / (l - m)), legendre[l - 2, m]),
+            )
+    n_q = (l_max + 1) ** 2
+    for l in range(l_max + 1):
+        for m in range(l + 1):
+            norm = prefactor(l, m)
+            value = v.scaled(legendre[l, m], norm)
+            plus, minus = (l * l + l + m) * LANES, (l * l + l - m) * LANES
+            v.store(v.mul(value, cos[m]), values, plus)
+            if m:
+                v.store(v.mul(value, sin[m]), values, minus)
+            if gradients is None:
+                continue
+            zero = v.constant(0.0)
+            transverse = v.scaled(legendre[l - 1, m + 1], -norm) if m + 1 <= l - 1 else zero
+            along = v.scaled(legendre[l - 1, m], norm * (l + m)) if m <= l - 1 else zero
+            across_x, across_y = v.mul(x, transverse), v.mul(y, transverse)
+            cos1 = v.scaled(cos[m - 1], m) if m else zero
+            sin1 = v.scaled(sin[m - 1], m) if m else zero
+            row = n_q * LANES
+            v.store(v.madd(across_x, cos[m], v.mul(value, cos1)), gradients, plus)
+            v.store(v.sub(v.mul(across_y, cos[m]), v.mul(value, sin1)), gradients, row + plus)
+            v.store(v.mul(along, cos[m]), gradients, 2 * row + plus)
+            if m:
+                v.store(v.madd(across_x, sin[m], v.mul(value, sin1)), gradients, minus)
+                v.store(v.madd(across_y, sin[m], v.mul(value, cos1)), gradients, row + minus)
+                v.store(v.mul(along, sin[m]), gradients, 2 * row + minus)
+
+
+@intrinsic
+def harmonics(typingctx, xyz, values, gradients, degrees):
+    """Harmonics of LANES pairs.
+
+    ``xyz`` (3, LANES); ``values`` ((l_max + 1)^2, LANES); ``gradients`` (3, (l_max + 1)^2,
+    LANES), or ``None`` where they are not wanted; ``degrees`` a tuple of length l_max + 1.
+    """
+    l_max = len(degrees) - 1
+    wanted = not isinstance(gradients, types.NoneType)
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, LANES)
+        data = [
+            _data(context, builder, t, a)
+            for t, a in zip(signature.args[:2], arguments[:2], strict=True)
+        ]
+        out = _data(context, builder, signature.args[2], arguments[2]) if wanted else None
+        _emit_harmonics(v, data[0], data[1], out, l_max)
+        return context.get_dummy_value()
+
+    return types.none(xyz, values, gradients, degrees), codegen
+
+
+def _emit_radial(v, table, offset, l, n_l, weights):
+    """Cubic Hermite combination of the four table rows of one degree."""
+    n = v.length
+    total = None
+    for row, weight in enumerate(weights):
+        # rows: value and slope of this knot, value and slope of the next
+        term = v.mul(weight, v.load(table, _offset(v.builder, offset, (row * n_l + l) * n)))
+        total = term if total is None else v.add(total, term)
+    return total
+
+
+@intrinsic
+def scatter_pair(typingctx, c, c_start, values, lane, table, knot, weights, size, degrees):
+    """Add ``Y_q R_ln`` of one pair to the coefficients ``c`` (flat, from ``c_start``).
+
+    ``weights`` is a tuple of the four Hermite weights of value, slope, value, slope.
+    """
+    n_max, n_l = len(size), len(degrees)
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, n_max)
+        types_ = signature.args
+        c_data = _data(context, builder, types_[0], arguments[0])
+        y_data = _data(context, builder, types_[2], arguments[2])
+        t_data = _data(context, builder, types_[4], arguments[4])
+        c_offset, lane_value, t_offset = arguments[1], arguments[3], arguments[5]
+        hermite = [
+            v.broadcast(s) for s in cgutils.unpack_tuple(builder, arguments[6], len(weights))
+        ]
+        for l in range(n_l):
+            radial = _emit_radial(v, t_data, t_offset, l, n_l, hermite)
+            for q in range(l * l, (l + 1) ** 2):
+                y = v.broadcast(_scalar(builder, y_data, _offset(builder, lane_value, q * LANES)))
+                at = _offset(builder, c_offset, q * n_max)
+                v.store(v.madd(y, radial, v.load(c_data, at)), c_data, at)
+        return context.get_dummy_value()
+
+    return (
+        types.none(c, c_start, values, lane, table, knot, weights, size, degrees),
+        codegen,
+    )
+
+
+@intrinsic
+def gather_pair(
+    typingctx, d, d_start, values, gradients, lane, table, knot, weights, slopes, size, degrees
+):
+    """Contract an adjoint ``d`` with the derivatives of one pair's ``Y_q R_ln``.
+
+    Returns ``(radial, x, y, z)``: the derivative with respect to the distance through R, and
+    the gradient through Y. ``slopes`` are the derivatives of the Hermite ``weights``.
+    """
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, n_max)
+        types_ = signature.args
+        d_data = _data(context, builder, types_[0], arguments[0])
+        y_data = _data(context, builder, types_[2], arguments[2])
+        g_data = _data(context, builder, types_[3], arguments[3])
+        t_data = _data(context, builder, types_[5], arguments[5])
+        d_offset, lane_value, t_offset = arguments[1], arguments[4], arguments[6]
+        hermite, d_hermite = (
+            [v.broadcast(s) for s in cgutils.unpack_tuple(builder, arguments[k], len(weights))]
+            for k in (7, 8)
+        )
+        totals = [v.constant(0.0)] * 4
+        for l in range(n_l):
+            parts = [v.constant(0.0)] * 4
+            for q in range(l * l, (l + 1) ** 2):
+                adjoint = v.load(d_data, _offset(builder, d_offset, q * n_max))
+                y = _scalar(builder, y_data, _offset(builder, lane_value, q * LANES))
+                factors = [y] + [
+                    _scalar(builder, g_data, _offset(builder, lane_value, (axis * n_q + q) * LANES))
+                    for axis in range(3)
+                ]
+                parts = [
+                    v.madd(v.broadcast(f), adjoint, part)
+                    for f, part in zip(factors, parts, strict=True)
+                ]
+            radial = _emit_radial(v, t_data, t_offset, l, n_l, hermite)
+            d_radial = _emit_radial(v, t_data, t_offset, l, n_l, d_hermite)
+            rows = [d_radial, radial, radial, radial]
+            totals = [
+                v.madd(row, part, total)
+                for row, part, total in zip(rows, parts, totals, strict=True)
+            ]
+        result = [v.total(total) for total in totals]
+        return context.make_tuple(builder, signature.return_type, result)
+
+    return (
+        types.UniTuple(types.float64, 4)(
+            d, d_start, values, gradients, lane, table, knot, weights, slopes, size, degrees
+        ),
+        codegen,
+    )

@@ -1,0 +1,42 @@
+"""README, notebook and quickstart are run as a newcomer would."""
+
+import doctest
+import json
+import pathlib
+
+import pytest
+
+import kernelpot as kp
+from kernelpot.cli.verbs import main
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.slow
+def test_the_readme_runs_as_shown(tmp_path, monkeypatch):
+    if not README.exists():
+        pytest.skip("README.md is not beside the tests (installed package)")
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(str(README), module_relative=False)
+    assert result.attempted > 8
+    assert result.failed == 0
+
+
+@pytest.mark.slow
+def test_quickstart_does_the_main_job(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    assert main(["quickstart", "--folder", str(tmp_path), "--quiet", "--json", str(report)]) == 0
+    shown = capsys.readouterr().out
+    for text in ("Errors on the training", "Errors on the test", "drift", "std", "wrote"):
+        assert text in shown
+    result = json.loads(report.read_text())
+    assert abs(result["dynamics"]["drift_ev_per_atom"]) < 1e-3
+    assert (tmp_path / "silicon.png").stat().st_size > 10_000
+    # the std of the torn crystal and of the dimer exceeds that of the dynamics
+    assert max(row[2] for row in result["scans"]["stretch"]) > 0.1
+    assert kp.load(tmp_path / "silicon.kpot").predict is not None
+
+
+def test_quickstart_refuses_a_missing_folder(tmp_path, capsys):
+    assert main(["quickstart", "--folder", str(tmp_path / "absent")]) == 2
+    assert "there is no directory" in capsys.readouterr().err

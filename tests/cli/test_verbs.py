@@ -1,0 +1,372 @@
+"""The command line: real runs, JSON promises, and one sentence for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+
+import kernelpot as kp
+from kernelpot.cli.console import read_config
+from kernelpot.cli.verbs import main
+from tests.conftest import label, rattled_alloy
+from tests.data.test_reading import BAD, spoil
+
+CONFIG = """
+sigma_forces = 0.08
+memory = "3GB"
+
+[[terms]]
+r_cut = 3.6
+n_max = 4
+l_max = 3
+n_sparse = 40
+
+[[terms]]
+r_cut = 5.0
+n_max = 4
+l_max = 3
+zeta = 3
+n_sparse = 40
+
+[config_type_sigma.cluster]
+energy = 0.01
+forces = "search"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, labelled):
+    folder = tmp_path_factory.mktemp("cli")
+    ase.io.write(folder / "train.xyz", labelled, format="extxyz")
+    test = [label(rattled_alloy(900 + s, (1, 1, 1)), f"group{s % 2}") for s in range(4)]
+    ase.io.write(folder / "test.xyz", test, format="extxyz")
+    ase.io.write(folder / "start.xyz", rattled_alloy(5, (1, 1, 1), 0.02), format="extxyz")
+    (folder / "fit.toml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(folder):
+    status = main(
+        ["fit", str(folder / "train.xyz"), "-o", str(folder / "model.kpot"), "--quiet",
+         "--config", str(folder / "fit.toml"), "--json", str(folder / "fit.json")]
+    )  # fmt: skip
+    assert status == 0
+    return folder / "model.kpot"
+
+
+def test_fit_reports_what_it_did(fitted, folder):
+    report = json.loads((folder / "fit.json").read_text())
+    assert report["n_structures"] == 24
+    assert report["n_rows"] > 300
+    assert report["n_sparse"]["0"].keys() == {"Al", "Cu"}
+    assert sum(report["n_sparse"]["1"].values()) == 40
+    assert report["wall_seconds"] > 0
+    assert report["peak_memory_bytes"] > 1e7
+    assert report["hyperparameters"]["sigma_forces"] == 0.08
+    assert report["hyperparameters"]["terms"][1]["zeta"] == 3
+    # "search" leaves it to the fit
+    assert report["hyperparameters"]["config_type_sigma"]["cluster"]["forces"] > 0
+    assert "sigma_forces of cluster" in report["training"]["hyperparameters"]["sigmas"]
+
+
+def test_a_configuration_file_is_the_python_interface(fitted, folder, labelled):
+    parameters = read_config(str(folder / "fit.toml"))
+    memory = parameters.pop("memory")
+    pot = kp.KernelPotential(**parameters).fit(folder / "train.xyz", memory=memory)
+    loaded = kp.load(fitted)
+    atoms = rattled_alloy(3)
+    assert loaded.predict(atoms).energy == pot.predict(atoms).energy
+
+
+def test_evaluate_prints_a_table_and_json(fitted, folder, capsys):
+    assert main(["evaluate", str(fitted), str(folder / "test.xyz"), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    expected = kp.evaluate(kp.load(fitted), folder / "test.xyz")
+    names = {
+        "energy_mae_mev_per_atom", "energy_rmse_mev_per_atom", "forces_mae_ev_per_ang",
+        "forces_rmse_ev_per_ang", "stress_mae_gpa", "n_structures", "n_atoms",
+    }  # fmt: skip
+    for name in names:
+        assert report[name] == pytest.approx(expected[name])
+    assert set(report["by_config_type"]) == {"group0", "group1"}
+    assert names <= set(report["by_config_type"]["group0"])
+    assert report["n_structures"] == 4
+    assert "group1" in captured.err
+
+
+def test_evaluate_judges_uncertainty(fitted, folder, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    arguments = ["evaluate", str(fitted), str(folder / "test.xyz"), "--uncertainty"]
+    assert main([*arguments, "--quiet", "--json", str(path)]) == 0
+    assert "within 95 %" in capsys.readouterr().out
+    judged = json.loads(path.read_text())["uncertainty"]["forces"]
+    assert 0 <= judged["coverage_68"] <= judged["coverage_95"] <= 1
+
+
+def test_check_ranks_frames_against_a_model(fitted, folder, tmp_path, capsys):
+    path = tmp_path / "out.json"
+    arguments = ["check", str(folder / "train.xyz"), "--model", str(fitted), "--quiet"]
+    assert main([*arguments, "--json", str(path)]) == 0
+    assert "fitted and left out one at a time" in capsys.readouterr().out
+    suspects = json.loads(path.read_text())["suspects"]
+    assert len(suspects) == 24
+    assert all(s["left_out"] for s in suspects)
+
+
+def test_the_choice_of_noise_is_an_option(folder, tmp_path):
+    fit = ["fit", str(folder / "train.xyz"), "-o", str(tmp_path / "m.kpot"), "--quiet",
+           "--config", str(folder / "fit.toml"), "--json", str(tmp_path / "fit.json")]  # fmt: skip
+    for name, method in (("none", None), ("loo", "loo")):
+        assert main([*fit, "--optimize", name]) == 0
+        record = json.loads((tmp_path / "fit.json").read_text())["training"]["hyperparameters"]
+        assert record["method"] == method
+
+
+def test_errors_are_plain_statistics(fitted, folder):
+    pot = kp.load(fitted)
+    data = kp.read_dataset(folder / "test.xyz")
+    found = kp.evaluate(pot, data)
+    predictions = [pot.predict(f.atoms) for f in data]
+    forces = np.concatenate(
+        [(p.forces - f.forces).ravel() for p, f in zip(predictions, data, strict=True)]
+    )
+    assert found["forces_mae_ev_per_ang"] == pytest.approx(np.abs(forces).mean())
+    assert found["forces_rmse_ev_per_ang"] == pytest.approx(np.sqrt((forces**2).mean()))
+    energy = [1e3 * abs(p.energy - f.energy) / 4 for p, f in zip(predictions, data, strict=True)]
+    assert found["energy_mae_mev_per_atom"] == pytest.approx(np.mean(energy))
+    stress = [np.abs(p.stress - f.stress) for p, f in zip(predictions, data, strict=True)]
+    assert found["stress_mae_gpa"] == pytest.approx(np.mean(stress) * 160.21766, rel=1e-6)
+
+
+def test_update_is_the_python_interface(fitted, folder, tmp_path, capsys):
+    arguments = [
+        "update", str(fitted), str(folder / "test.xyz"), "-o", str(tmp_path / "new.kpot"),
+        "--quiet", "--json", str(tmp_path / "update.json"),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert "updated with 4 structures" in capsys.readouterr().out
+    report = json.loads((tmp_path / "update.json").read_text())
+    assert report["training"]["n_structures"] == 28
+    expected = kp.load(fitted)
+    expected.update(folder / "test.xyz")
+    atoms = rattled_alloy(1, (1, 1, 1))
+    assert kp.load(tmp_path / "new.kpot").predict(atoms).energy == expected.predict(atoms).energy
+    more = [*arguments, "--add-sparse", "3"]
+    refused(more, capsys, "`add_sparse` needs `data`")
+    assert main([*more, "--data", str(folder / "train.xyz")]) == 0
+    report = json.loads((tmp_path / "update.json").read_text())
+    assert sum(report["n_sparse"]["1"].values()) == 43
+
+
+def test_an_interrupted_fit_says_how_to_continue(folder, tmp_path, capsys, monkeypatch):
+    from kernelpot.fit import checkpoint
+
+    monkeypatch.setattr("kernelpot.fit.plan.BATCH_BYTES", 1e5)
+    command = [
+        "fit", str(folder / "train.xyz"), "-o", str(tmp_path / "m.kpot"), "--quiet",
+        "--config", str(folder / "fit.toml"), "--checkpoint", str(tmp_path / "state"),
+    ]  # fmt: skip
+    save = checkpoint.Checkpoint.save
+
+    def save_and_interrupt(self, state):
+        save(self, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save_and_interrupt)
+    assert main(command) == 130
+    assert f"the same command continues from {tmp_path / 'state'}" in capsys.readouterr().err
+    assert not (tmp_path / "m.kpot").exists()
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+    assert main(command) == 0
+    assert "the fit needs about" in capsys.readouterr().out
+    assert not (tmp_path / "state").exists()
+    assert (tmp_path / "m.kpot").exists()
+
+
+def test_evaluate_says_null_without_labels(fitted, folder, tmp_path, capsys):
+    atoms = label(rattled_alloy(1, (1, 1, 1)))
+    del atoms.info["REF_virial"], atoms.arrays["REF_forces"]
+    ase.io.write(tmp_path / "e.xyz", atoms, format="extxyz")
+    assert main(["evaluate", str(fitted), str(tmp_path / "e.xyz"), "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["stress_mae_gpa"] is None
+    assert report["forces_mae_ev_per_ang"] is None
+    assert report["energy_mae_mev_per_atom"] is not None
+
+
+def test_md_can_stop_at_the_gate_or_go_without(fitted, tmp_path, capsys):
+    apart = Atoms("CuAl", [[0, 0, 0], [0, 0, 1.2]])
+    ase.io.write(tmp_path / "apart.xyz", apart)
+    arguments = ["md", str(fitted), str(tmp_path / "apart.xyz"), "--steps", "2", "--quiet"]
+    assert main([*arguments, "--on-gate", "stop"]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "atoms are outside the training data" in message
+    report = tmp_path / "md.json"
+    assert main([*arguments, "--no-gate", "--json", str(report)]) == 0
+    assert json.loads(report.read_text())["max_gate_weight"] == 0
+
+
+def test_evaluation_through_the_gate(fitted, folder, tmp_path):
+    results = []
+    for options in ([], ["--gated"]):
+        report = tmp_path / "errors.json"
+        arguments = ["evaluate", str(fitted), str(folder / "train.xyz"), "--json", str(report)]
+        assert main([*arguments, *options]) == 0
+        results.append(json.loads(report.read_text()))
+    assert results[0]["forces_mae_ev_per_ang"] == pytest.approx(
+        results[1]["forces_mae_ev_per_ang"], rel=0.05
+    )
+
+
+def test_md_runs_and_logs(fitted, folder, tmp_path, capsys):
+    log, trajectory, report = (tmp_path / n for n in ("md.csv", "md.traj", "md.json"))
+    status = main(
+        ["md", str(fitted), str(folder / "start.xyz"), "--supercell", "2", "2", "1", "--steps",
+         "20", "--interval", "5", "--log", str(log), "--trajectory", str(trajectory), "--json",
+         str(report)]
+    )  # fmt: skip
+    assert status == 0
+    assert "drift of the total energy" in capsys.readouterr().out
+    result = json.loads(report.read_text())
+    assert result["n_atoms"] == 16
+    assert result["time_ps"] == pytest.approx(0.02)
+    rows = np.loadtxt(log, delimiter=",", skiprows=1)
+    assert rows.shape == (5, 10)
+    assert len(ase.io.read(trajectory, ":")) == 5
+
+
+def test_info_explains(fitted, capsys):
+    assert main(["info", str(fitted), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["species"] == ["Al", "Cu"]
+    assert "kernelpot potential for Al, Cu" in captured.err
+
+
+def test_other_label_names(folder, tmp_path, labelled):
+    frames = []
+    for frame in labelled:
+        copy = frame.copy()
+        copy.info["dft_energy"] = copy.info.pop("REF_energy")
+        copy.arrays["dft_forces"] = copy.arrays.pop("REF_forces")
+        copy.info.pop("REF_virial", None)
+        frames.append(copy)
+    path, out = tmp_path / "named.xyz", tmp_path / "named.kpot"
+    ase.io.write(path, frames, format="extxyz")
+    arguments = ["fit", str(path), "-o", str(out), "--n-sparse", "20", "--quiet"]
+    keys = ["--energy-key", "dft_energy", "--forces-key", "dft_forces"]
+    assert main(arguments + keys) == 0
+    assert kp.load(out).fitted_.training["sources"]["energy"] == {"dft_energy": 24}
+
+
+# ---- mistakes: one sentence, status 2, nothing written ------------------------------
+
+
+def refused(arguments, capsys, message, output=None):
+    assert main([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("kernelpot: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    if output is not None:
+        assert not output.exists()
+
+
+@pytest.mark.parametrize("what", [w for w in BAD if w not in ("no atoms", "forces shape")])
+def test_every_bad_frame_is_refused(what, tmp_path, capsys):
+    atoms = spoil(label(rattled_alloy(0, (1, 1, 1)), "bulk"), what)
+    # .traj keeps no arrays of other names, .xyz no lists of odd shapes
+    suffix = "xyz" if "force" in what else "traj"
+    path, out = tmp_path / f"bad.{suffix}", tmp_path / "model.kpot"
+    ase.io.write(path, atoms)
+    refused(["fit", path, "-o", out], capsys, "", out)
+
+
+def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
+    train, out = folder / "train.xyz", tmp_path / "model.kpot"
+    refused(["fit", tmp_path / "absent.xyz", "-o", out], capsys, "no file matches", out)
+    (tmp_path / "empty.xyz").write_text("")
+    refused(["fit", tmp_path / "empty.xyz", "-o", out], capsys, "is empty", out)
+    (tmp_path / "cut.xyz").write_text(train.read_text()[:-300])
+    refused(["fit", tmp_path / "cut.xyz", "-o", out], capsys, "cannot be read", out)
+    refused(["fit", train, "-o", tmp_path / "no" / "m.kpot"], capsys, "there is no directory")
+    refused(["fit", train, "-o", tmp_path], capsys, "it is a directory")
+    refused(
+        ["fit", train, "-o", out, "--energy-key", "wrong", "--forces-key", "w", "--virial-key",
+         "w", "--stress-key", "w"],
+        capsys, "use --energy-key REF_energy", out,
+    )  # fmt: skip
+    refused(["fit", train, "-o", out, "--memory", "1MB"], capsys, "the memory budget is", out)
+    refused(["fit", train, "-o", out, "--n-sparse", "99999"], capsys, "exceeds the", out)
+    refused(["fit", train, "-o", out, "--threads", "0"], capsys, "`n_threads` must be", out)
+    for text, message in (
+        ("sigma_energie = 1.0", "unknown sigma_energie; known are checkpoint, config_type_sigma"),
+        ("[[terms]]\nrcut = 3", "[[terms]]: "),
+        ("[[terms]]\nr_cut = 0.5", "`r_cut` must be larger"),
+        ("a = = 1", "is not valid TOML"),
+        ("[config_type_sigma.cluster]\nforces = 'seek'", "or 'search' (or None) to let the fit"),
+        ("[keys]\nenergie = 'a'", "[keys]: "),
+    ):
+        (tmp_path / "bad.toml").write_text(text)
+        refused(["fit", train, "-o", out, "--config", tmp_path / "bad.toml"], capsys, message, out)
+    refused(
+        ["fit", train, "-o", out, "--json", tmp_path / "no" / "a.json"], capsys, "cannot write", out
+    )
+    refused(
+        ["fit", train, "-o", out, "--config", folder / "fit.toml", "--n-sparse", "30"],
+        capsys, "`n_sparse` has no effect", out,
+    )  # fmt: skip
+    foreign = label(rattled_alloy(0, (1, 1, 1)))
+    foreign.numbers[2] = 79
+    ase.io.write(
+        tmp_path / "gold.xyz", [label(rattled_alloy(0, (1, 1, 1))), foreign], format="extxyz"
+    )
+    refused(["evaluate", fitted, tmp_path / "gold.xyz"], capsys, "gold.xyz:1: unknown species Au")
+    refused(["evaluate", train, train], capsys, "is not a kernelpot model file")
+    refused(["evaluate", tmp_path / "absent.kpot", train], capsys, "absent.kpot")
+    refused(["info", tmp_path / "absent.kpot"], capsys, "absent.kpot")
+    refused(["md", fitted, folder / "start.xyz", "--steps", "0"], capsys, "`steps`")
+    refused(["md", fitted, folder / "start.xyz", "--supercell", "0", "1", "1"], capsys, "positive")
+    ase.io.write(tmp_path / "oxide.xyz", label_free("CuO"), format="extxyz")
+    refused(["md", fitted, tmp_path / "oxide.xyz"], capsys, "unknown species O")
+
+
+def label_free(symbols):
+    from ase import Atoms
+
+    return Atoms(symbols, [[0, 0, 0], [0, 0, 2.0]])
+
+
+def test_wrong_words_exit_with_two(capsys):
+    with pytest.raises(SystemExit) as info:
+        main(["fit"])
+    assert info.value.code == 2
+    with pytest.raises(SystemExit) as info:
+        main(["--version"])
+    assert info.value.code == 0
+    assert kp.__version__ in capsys.readouterr().out
+
+
+def test_the_command_is_installed(tmp_path):
+    script = os.path.join(os.path.dirname(sys.executable), "kernelpot")
+    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    for verb in ("fit", "evaluate", "md", "info"):
+        assert verb in shown.stdout
+
+
+def test_importing_is_light():
+    code = (
+        "import sys, kernelpot; "
+        "heavy = {'numba', 'scipy', 'dscribe', 'sklearn', 'ase', 'matplotlib'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -1,0 +1,183 @@
+"""The label doctor finds what was planted, and keeps quiet otherwise."""
+
+import json
+import re
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.constraints import FixAtoms
+
+from kernelpot import read_dataset
+from kernelpot.cli.verbs import main
+from tests.conftest import label, rattled_alloy
+
+
+@pytest.fixture
+def strained():
+    """Copies of one crystal under small strains, with exact labels."""
+    rng = np.random.default_rng(3)
+    frames = []
+    for k in range(10):
+        atoms = bulk("Cu", cubic=True, a=3.6)
+        strain = 0.005 * rng.normal(size=(3, 3)) + 0.002 * (k - 5) * np.eye(3)
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True)
+        frames.append(label(atoms, "strained"))
+        if k:
+            frames[-1].arrays["REF_forces"][:] = 0.0  # rounding off
+    return frames
+
+
+@pytest.fixture
+def rattled():
+    return [label(rattled_alloy(s, (1, 1, 1)), "rattled") for s in range(6)]
+
+
+def warnings_of(frames):
+    return read_dataset(frames).check().warnings
+
+
+def test_sound_data_raise_no_warning(strained, rattled):
+    report = read_dataset([*strained, *rattled]).check()
+    assert report.warnings == []
+    assert "Nothing suspicious." in str(report)
+    facts = report.facts
+    assert facts["n_structures"] == 16
+    assert facts["sources"]["energy"] == {"REF_energy": 16}
+    assert facts["species"].keys() == {"Al", "Cu"}
+    assert facts["without_isolated_atom"] == ["Al", "Cu"]
+    assert set(facts["groups"]) == {"strained", "rattled"}
+    assert facts["zero_force_frames"] == 9  # perfect crystals, nothing wrong with them
+    json.dumps(report.to_dict())
+
+
+def test_exact_virials_pass_their_test(strained):
+    found = read_dataset(strained).check().facts["virial_test"]
+    assert found["slope"] == pytest.approx(1.0, abs=0.02)
+    assert found["offset_ev_per_atom"] == pytest.approx(0.0, abs=0.01)
+    assert found["explained"] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (-1.0, "virials have the wrong sign"),
+        (1602.1766, "another unit or scale.*kbar taken for"),
+        (1 / 160.21766, "another unit or scale.*GPa taken for"),
+    ],
+)
+def test_virials_of_wrong_sign_or_unit_are_found(strained, factor, message):
+    for frame in strained:
+        frame.info["REF_virial"] = frame.info["REF_virial"] * factor
+    (warning,) = warnings_of(strained)
+    assert re.search(message, warning)
+
+
+def test_a_constant_offset_of_virials_is_found(strained):
+    for frame in strained:
+        frame.info["REF_virial"] = frame.info["REF_virial"] + 0.2 * len(frame) * np.eye(3)
+    (warning,) = warnings_of(strained)
+    assert "disagree by a constant +0.2" in warning
+
+
+def test_many_strained_cells_are_compared_with_their_neighbors():
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(150):
+        atoms = bulk("Cu", a=3.6)
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))))
+        atoms.set_scaled_positions([[0, 0, 0]])
+        frames.append(label(atoms))
+        frames[-1].arrays["REF_forces"][:] = 1e-6
+    test = read_dataset(frames).check().facts["virial_test"]
+    assert test["slope"] == pytest.approx(1.0, abs=0.03)
+    assert test["n_pairs"] > 100
+
+
+def test_shuffled_virials_are_found(strained):
+    virials = [f.info["REF_virial"] for f in strained]
+    for frame, virial in zip(strained, virials[3:] + virials[:3], strict=True):
+        frame.info["REF_virial"] = virial
+    assert any("do not explain the energies" in w for w in warnings_of(strained))
+
+
+def test_forces_that_are_not_the_gradient_are_found(rattled):
+    near = []
+    for frame in rattled:
+        moved = frame.copy()
+        moved.positions[0] += [0.02, -0.01, 0.015]
+        near.append(label(moved, "rattled"))
+    good = [*rattled, *near]
+    report = read_dataset(good).check()
+    assert report.facts["gradient_test"] == {"n_pairs": 6, "n_wrong": 0}
+    for frame in good:
+        frame.arrays["REF_forces"] *= -1.0
+    assert any("not the gradient of the energy" in w for w in warnings_of(good))
+
+
+def test_duplicates_and_contradictions_are_found(rattled):
+    again = rattled[0].copy()
+    assert any("1 frames repeat another" in w for w in warnings_of([*rattled, again]))
+    again.info["REF_energy"] += 1.0
+    found = warnings_of([*rattled, again])
+    assert any("identical structures with different energies" in w for w in found)
+
+
+def test_zeroed_and_net_forces_are_found(rattled):
+    rattled[2].arrays["REF_forces"][:2] = 0.0
+    found = warnings_of(rattled)
+    assert any(
+        "forces of some atoms are exactly zero in 1 frames (structure 2)" in w for w in found
+    )
+    assert any("forces do not sum to zero in 1 frames (structure 2)" in w for w in found)
+
+
+def test_constraints_are_reported(rattled):
+    rattled[0].set_constraint(FixAtoms([0]))
+    report = read_dataset(rattled).check()
+    assert report.facts["constrained_frames"] == 1
+    assert any("1 frames have constrained atoms" in w for w in report.warnings)
+
+
+def test_an_energy_of_another_zero_is_found(rattled):
+    more = [label(rattled_alloy(20 + s, (1, 1, 1)), "rattled") for s in range(12)]
+    more[4].info["REF_energy"] += 300.0
+    found = warnings_of([*rattled, *more])
+    assert any("far from what the composition suggests in 1 frames" in w for w in found)
+
+
+def test_mixed_sources_are_reported(rattled):
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    other = rattled_alloy(99, (1, 1, 1))
+    other.calc = SinglePointCalculator(other, energy=1.0, forces=np.ones((4, 3)) - 1.0 + 1e-3)
+    assert any("energy was read from several places" in w for w in warnings_of([*rattled, other]))
+
+
+def test_isolated_atoms_are_listed(rattled):
+    free = label(Atoms("Cu"), "free")
+    facts = read_dataset([*rattled, free]).check().facts
+    assert facts["isolated_atoms"].keys() == {"Cu"}
+    assert facts["without_isolated_atom"] == ["Al"]
+
+
+def test_the_command_prints_and_writes(rattled, tmp_path, capsys):
+    path = tmp_path / "data.xyz"
+    ase.io.write(path, rattled, format="extxyz")
+    assert main(["check", str(path)]) == 0
+    shown = capsys.readouterr().out
+    for text in ("Labels were read from", "REF_energy in 6 frames", "Shortest distances"):
+        assert text in shown
+    assert main(["check", str(path), "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["n_structures"] == 6
+    assert report["warnings"] == []
+
+
+def test_check_needs_labels(tmp_path, capsys):
+    path = tmp_path / "bare.xyz"
+    ase.io.write(path, rattled_alloy(0, (1, 1, 1)), format="extxyz")
+    assert main(["check", str(path)]) == 2
+    assert "has no label" in capsys.readouterr().err

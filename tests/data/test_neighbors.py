@@ -1,0 +1,109 @@
+"""Neighbor lists against ASE's, and the skin that keeps them."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.neighborlist import neighbor_list as ase_neighbor_list
+
+from kernelpot.data import _pairs
+from kernelpot.data.neighbors import SkinList, neighbor_list, pair_forces, pair_virial
+from tests.conftest import rattled_alloy, structures
+
+
+def as_sorted(i, j, vectors):
+    rows = np.column_stack([i, j, np.round(vectors, 7)])
+    return rows[np.lexsort(rows.T[::-1])]
+
+
+@pytest.mark.parametrize("name", list(structures()))
+@pytest.mark.parametrize("cutoff", [2.9, 6.0])
+def test_pairs_are_ases(name, cutoff):
+    atoms = structures()[name]
+    found = neighbor_list(atoms, cutoff)
+    i, j, vectors = ase_neighbor_list("ijD", atoms, cutoff)
+    ours = as_sorted(found.centers, found.neighbors, found.displacements(atoms.positions))
+    np.testing.assert_allclose(ours, as_sorted(i, j, vectors), atol=2e-7)
+    assert found.first[-1] == found.n_pairs == len(i)
+
+
+def test_several_structures_are_numbered_through():
+    parts = [structures()["cluster"], Atoms("Cu"), structures()["crystal"]]
+    together = neighbor_list(parts, 4.0)
+    counts = [neighbor_list(p, 4.0).n_pairs for p in parts]
+    assert together.n_pairs == sum(counts)
+    assert together.first[4] == together.first[5] == counts[0]
+    alone = neighbor_list(parts[2], 4.0)
+    np.testing.assert_array_equal(together.neighbors[counts[0] :] - 5, alone.neighbors)
+    np.testing.assert_array_equal(together.shifts[counts[0] :], alone.shifts)
+
+
+def test_compiled_sums_over_pairs_are_numpys(rng):
+    """Displacements, forces, virial, and pairs added to what is there, in any order."""
+    atoms = structures()["crystal"]
+    pairs = neighbor_list(atoms, 6.0)
+    n_atoms, centers, neighbors = len(atoms), pairs.centers, pairs.neighbors
+    found = pairs.displacements(atoms.positions)
+    np.testing.assert_allclose(
+        found, atoms.positions[neighbors] - atoms.positions[centers] + pairs.shifts, atol=1e-14
+    )
+    gradient = rng.normal(size=(pairs.n_pairs, 3))
+    expected = np.zeros((n_atoms, 3))
+    np.add.at(expected, centers, gradient)
+    np.subtract.at(expected, neighbors, gradient)
+    np.testing.assert_allclose(pair_forces(pairs, gradient), expected, atol=1e-12)
+    np.testing.assert_allclose(pair_virial(found, gradient), -found.T @ gradient, rtol=1e-12)
+    chosen = np.flatnonzero(rng.random(pairs.n_pairs) < 0.3)
+    value, slope = rng.normal(size=(2, len(chosen)))
+    energies, summed = rng.normal(size=n_atoms), gradient.copy()
+    expected = energies + np.bincount(centers[chosen], value, n_atoms)
+    gradient[chosen] += slope[:, None] * found[chosen]
+    _pairs.add(chosen, centers, found, value, slope, energies, summed)
+    np.testing.assert_allclose(energies, expected, rtol=1e-12)
+    np.testing.assert_allclose(summed, gradient, rtol=1e-12)
+
+
+def distances(pairs, atoms, cutoff):
+    d = np.linalg.norm(pairs.displacements(atoms.positions), axis=1)
+    return np.sort(d[d < cutoff])
+
+
+def test_the_skin_list_is_complete_while_atoms_move_and_the_cell_strains(rng):
+    atoms = rattled_alloy(1)
+    cutoff = 4.5
+    kept = SkinList(cutoff, skin=0.6)
+    for step in range(40):
+        found = distances(kept.update(atoms), atoms, cutoff)
+        expected = distances(neighbor_list(atoms, cutoff), atoms, cutoff)
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+        atoms.positions += 0.02 * rng.normal(size=atoms.positions.shape)
+        if step % 3 == 0:
+            strain = np.eye(3) + 0.004 * rng.normal(size=(3, 3))
+            atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+        if step == 20:
+            atoms.wrap()
+    assert 1 < kept.n_builds < 25
+
+
+def test_the_skin_list_is_rebuilt_when_it_must_be():
+    atoms = rattled_alloy(1)
+    kept = SkinList(4.0, skin=0.5)
+    kept.update(atoms)
+    kept.update(atoms)
+    assert kept.n_builds == 1
+    atoms.positions[0, 0] += 0.26  # more than half the skin
+    kept.update(atoms)
+    assert kept.n_builds == 2
+    atoms.pbc = (True, True, False)
+    kept.update(atoms)
+    assert kept.n_builds == 3
+    atoms.numbers[0] = 13 if atoms.numbers[0] == 29 else 29
+    kept.update(atoms)
+    assert kept.n_builds == 4
+    atoms.set_cell(atoms.cell.array * 1.2, scale_atoms=True)
+    kept.update(atoms)
+    assert kept.n_builds == 5
+
+
+def test_a_negative_skin_is_refused():
+    with pytest.raises(ValueError, match="`skin` must not be negative"):
+        SkinList(4.0, -0.1)

@@ -1,0 +1,176 @@
+"""Streaming labels into factors: parts, trees, several processes."""
+
+import signal
+
+import numpy as np
+import pytest
+
+import kernelpot as kp
+from kernelpot.fit import accumulation
+from kernelpot.fit.accumulation import FactorTree, Labels, accumulate
+from kernelpot.fit.pipeline import select
+from kernelpot.fit.problem import prepare
+from kernelpot.fit.settings import Settings
+from kernelpot.gp.design import Design
+from kernelpot.regression import _lapack
+
+# so small that the data of the tests make many batches and parts
+BATCH_BYTES = 2e4
+
+
+@pytest.fixture(scope="module")
+def labels(labelled):
+    terms = [kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=40)]
+    settings = Settings(terms=terms, config_type_sigma={"cluster": {"forces": 0.2}})
+    problem = prepare(kp.read_dataset(labelled), settings)
+    design = Design.of(select(problem, settings)[0], problem.species)
+    return Labels(design, problem.frames, problem.references, problem.noise)
+
+
+@pytest.fixture(autouse=True)
+def narrow_branches(monkeypatch):
+    monkeypatch.setattr(accumulation, "BRANCH", 2)
+    monkeypatch.setattr("kernelpot.fit.cluster.BRANCH", 2)
+    monkeypatch.setattr(accumulation, "ROWS_PER_COLUMN", 2)
+
+
+def everything(grouped, noise):
+    """Every number of the grouped factor, in one array."""
+    found = [grouped.posterior(noise.sigma).matrix[np.triu_indices(grouped.n_features + 1)]]
+    found += [np.triu(triangle.matrix).ravel() for triangle in grouped.triangles.values()]
+    found += [rows.ravel() for rows in grouped.rows.values()]
+    return np.concatenate(found)
+
+
+def test_rows_are_annihilated_as_by_scipy(rng):
+    from scipy.linalg.lapack import dtpqrt
+
+    upper = np.asfortranarray(np.triu(rng.normal(size=(9, 9))))
+    rows = np.asfortranarray(rng.normal(size=(14, 9)))
+    expected = dtpqrt(0, 4, upper, rows)[0]
+    lower = np.tril_indices(9, -1)
+    upper[lower] = 7.0  # neither read nor written
+    _lapack.dtpqrt(upper, rows.copy("F"), 4)
+    np.testing.assert_array_equal(np.triu(upper), np.triu(expected))
+    assert (upper[lower] == 7.0).all()
+
+
+def test_parts_are_runs_of_all_frames_with_rows_enough(labels):
+    parts = labels.parts(BATCH_BYTES)
+    assert len(parts) > 4
+    assert [i for part in parts for batch in part for i in batch] == list(range(len(labels.frames)))
+    for part in parts[:-1]:
+        n_rows = sum(7 + 3 * len(labels.frames[i]) for batch in part for i in batch)
+        assert n_rows >= 2 * labels.design.n_columns
+
+
+def test_a_batch_is_bounded_in_atoms_where_columns_are_few(labels, monkeypatch):
+    monkeypatch.setattr(accumulation, "BATCH_ATOMS", 20)
+    found = [batch for part in labels.parts() for batch in part]
+    sizes = [sum(len(labels.frames[i]) for i in batch) for batch in found]
+    assert max(sizes) <= 20
+    assert np.mean(sizes[:-1]) > 12
+    assert [i for batch in found for i in batch] == list(range(len(labels.frames)))
+
+
+def test_the_tree_holds_the_rows_of_all_frames(labels):
+    # oracle: one dense QR of all rows and the prior
+    grouped = accumulate(labels, batch_bytes=BATCH_BYTES)
+    posterior = grouped.posterior(labels.noise.sigma)
+    built = labels.rows(list(range(len(labels.frames))))
+    n = labels.design.n_columns
+    stacked = [np.eye(n, n + 1)]
+    for group, phi, y in built:
+        stacked.append(np.column_stack([phi, y]) / labels.noise.sigma(group))
+    R = np.linalg.qr(np.concatenate(stacked), mode="r")
+    R *= np.sign(np.diag(R))[:, None]
+    found = np.triu(posterior.matrix) * np.sign(np.diag(posterior.matrix))[:, None]
+    np.testing.assert_allclose(found, R, atol=1e-9 * np.abs(R).max())
+    assert grouped.n_rows == sum(frame.n_rows for frame in labels.frames)
+
+
+def test_threads_change_no_bit(labels):
+    one = accumulate(labels, batch_bytes=BATCH_BYTES, n_threads=1)
+    three = accumulate(labels, batch_bytes=BATCH_BYTES, n_threads=3)
+    np.testing.assert_array_equal(everything(one, labels.noise), everything(three, labels.noise))
+
+
+def test_progress_follows_the_work(labels):
+    seen = []
+    accumulate(
+        labels,
+        batch_bytes=BATCH_BYTES,
+        progress=lambda stage, done, total: seen.append(done / total),
+    )
+    assert len(seen) == sum(map(len, labels.parts(BATCH_BYTES)))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    # eight atoms have more neighbors and rows than four, and count for more
+    large = max(labels.frames, key=len)
+    small = min((f for f in labels.frames if f.config_type == "bulk"), key=len)
+    assert labels.design.work(large) > 1.5 * labels.design.work(small)
+
+
+def test_a_continued_stream_changes_no_bit(labels):
+    import copy
+
+    states = []
+    whole = accumulate(
+        labels, batch_bytes=BATCH_BYTES, after_batch=lambda tree: states.append(copy.deepcopy(tree))
+    )
+    for tree in states[:: len(states) // 3]:
+        again = accumulate(labels, batch_bytes=BATCH_BYTES, tree=tree)
+        np.testing.assert_array_equal(
+            everything(whole, labels.noise), everything(again, labels.noise)
+        )
+    assert isinstance(states[0], FactorTree)
+
+
+# ---- several processes -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed", reason="needs the extra kernelpot[dask]")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def test_a_cluster_gives_the_factor_of_one_process_though_a_worker_is_killed(
+    labels, cluster, monkeypatch
+):
+    from kernelpot.fit.cluster import accumulate_on
+
+    alone = accumulate(labels, batch_bytes=BATCH_BYTES)
+    pids = cluster.run(lambda: __import__("os").getpid())
+    seen = []
+
+    def progress(stage, done, total):
+        if not seen:
+            import os
+
+            os.kill(next(iter(pids.values())), signal.SIGKILL)
+        seen.append(done / total)
+
+    together = accumulate_on(cluster, labels, batch_bytes=BATCH_BYTES, progress=progress)
+    np.testing.assert_array_equal(
+        everything(alone, labels.noise), everything(together, labels.noise)
+    )
+    assert seen[-1] == pytest.approx(1.0)
+    cluster.wait_for_workers(1, timeout=60)
+    assert set(cluster.run(lambda: __import__("os").getpid()).values()) != set(pids.values())
+
+
+def test_a_whole_fit_on_a_cluster_is_the_fit_of_one_process(labelled, cluster):
+    term = kp.SOAPTerm(r_cut=3.8, n_max=3, l_max=2, n_sparse=40)
+    alone = kp.KernelPotential([term]).fit(labelled)
+    together = kp.KernelPotential([term]).fit(labelled, client=cluster)
+    for key, weights in alone.fitted_.local.weights.items():
+        np.testing.assert_array_equal(weights, together.fitted_.local.weights[key])
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        kp.KernelPotential([term]).fit(labelled, client=cluster, checkpoint="state")

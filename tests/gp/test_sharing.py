@@ -1,0 +1,129 @@
+"""How the energy is shared among atoms: a weak prior where labels say nothing."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import kernelpot as kp
+from kernelpot.data.system import species_index
+from kernelpot.datasets import load_ethanol
+from kernelpot.gp.design import Design
+from kernelpot.gp.sharing import (
+    ALIKE_POINTS,
+    SIGMA_ALIKE,
+    SIGMA_KNOWN,
+    rows_of_alike_sites,
+    rows_of_known_means,
+)
+from kernelpot.gp.variance import posterior_variances
+from kernelpot.safety.thresholds import gate_std, local_energies
+
+OXYGEN, HYDROXYL = 2, 3  # atoms of the shipped ethanol
+
+
+def test_rows_are_differences_from_the_mean_of_the_species(potential):
+    design = potential.model.design
+    rows = rows_of_alike_sites(design)
+    start = 0
+    for (z, t), T in design.whitening.items():
+        n = min(ALIKE_POINTS, len(T))
+        own = rows[start : start + n]
+        chosen = np.linspace(0, len(T) - 1, n).astype(int)
+        K = design.terms[t].K_mm(z)
+        centered = K - K.mean(axis=0) - K.mean(axis=1)[:, None] + K.mean()
+        expected = centered[np.ix_(chosen, chosen)] / (SIGMA_ALIKE * potential.terms[t].delta) ** 2
+        np.testing.assert_allclose(own @ own.T, expected, atol=1e-8 * np.abs(expected).max())
+        outside = np.ones(design.n_columns, dtype=bool)
+        outside[design.whitened.blocks[z, t]] = False
+        assert not own[:, outside].any()
+        start += n
+    assert start == len(rows)
+
+
+def test_known_means_are_those_of_the_sparse_points(potential):
+    design = potential.model.design
+    columns = {z: design.whitened.species(z) for z in range(2)}
+    rows = rows_of_known_means(design.whitening, columns, design.n_columns)
+    expected = [
+        sum(design.terms[t].K_mm(z).mean() for s, t in design.whitening if s == z) for z in range(2)
+    ]
+    np.testing.assert_allclose(
+        rows @ rows.T,
+        np.diag(expected) / SIGMA_KNOWN**2,
+        atol=1e-8 * max(expected) / SIGMA_KNOWN**2,
+    )
+
+
+def test_one_species_has_nobody_to_share_with(potential):
+    whole = potential.model.design
+    alone = Design.known(
+        whole.terms, whole.species, {key: T for key, T in whole.whitening.items() if key[0] == 0}
+    )
+    assert rows_of_alike_sites(alone).shape == (0, alone.n_columns)
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    """Frames of one molecule, and potentials fitted to them with and without the prior."""
+    data = list(load_ethanol("train"))
+    frames = [f for f in data if len(f) == 9]
+    train = [*(f for f in data if len(f) == 1), *frames[::4][:30]]
+    fitted = kp.KernelPotential(n_sparse=90, baseline=[kp.Wall()]).fit(
+        train, optimize=None, calibrate=False
+    )
+    return fitted.model, train, frames[1::4][:10]
+
+
+def without_prior(model):
+    """The same model, its labels alone: the rows of the prior taken out of the factor."""
+    rows = rows_of_alike_sites(model.design)
+    information = model.factor.matrix.T @ model.factor.matrix
+    information[:-1, :-1] -= rows.T @ rows
+    factor = model.factor.copy()
+    factor.matrix[...] = np.linalg.cholesky(information).T
+    return factor
+
+
+def test_the_local_std_of_a_molecule_tells_the_known_from_the_unknown(molecules):
+    model, _, unseen = molecules
+    terms, species, whitening = model.local.terms, model.species, model.local.whitening
+    columns = {z: model.design.whitened.species(z) for z in range(len(species))}
+    labels_alone = posterior_variances(
+        terms, without_prior(model), whitening, columns, fix_gauge=True
+    )
+    inside = [gate_std(model.local, species, frame.atoms) for frame in unseen]
+    torn = [frame.atoms.copy() for frame in unseen]
+    for atoms in torn:
+        atoms.positions[HYDROXYL] += atoms.positions[HYDROXYL] - atoms.positions[OXYGEN]
+    outside = [gate_std(model.local, species, atoms)[HYDROXYL] for atoms in torn]
+    hydroxyl = np.array([std[HYDROXYL] for std in inside])
+    assert np.min(outside) > 4 * np.max(hydroxyl)
+    before = type(model.local)(terms, model.local.weights, whitening, labels_alone, labels_alone)
+    for frame, std in zip(unseen, inside, strict=True):
+        novelty = model.predict(frame.atoms, return_std="local").spilling * np.array(
+            [model.local.variances[z].prior for z in species_index(frame.atoms.numbers, species)]
+        )
+        alone = gate_std(before, species, frame.atoms) ** 2 - novelty
+        left_open = std**2 - novelty
+        assert np.all(left_open < alone)
+        assert left_open[HYDROXYL] < 0.95 * alone[HYDROXYL]
+
+
+def test_labels_are_explained_as_well_by_sites_more_alike(molecules):
+    model, train, unseen = molecules
+    labels_alone = without_prior(model)
+    solution = np.linalg.solve(labels_alone.R, labels_alone.matrix[:-1, -1])
+    local = dataclasses.replace(model.local, weights=model.design.weights(solution))
+    alone = dataclasses.replace(model, local=local)
+    errors, spreads = [], []
+    for found in (model, alone):
+        errors.append(
+            np.mean([np.abs(found.predict(f.atoms).forces - f.forces).mean() for f in unseen])
+        )
+        energies = [
+            local_energies(found.local, found.species, f.atoms)[1] for f in train if len(f) == 9
+        ]
+        spreads.append(np.ptp(np.mean(energies, axis=0)[3:]))
+    assert errors[0] < 1.03 * errors[1]
+    assert spreads[0] < 0.9 * spreads[1]

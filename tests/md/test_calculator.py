@@ -1,0 +1,223 @@
+"""The ASE calculator: nothing computed twice, and everything ASE does with it."""
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from ase.filters import FrechetCellFilter
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+
+import kernelpot as kp
+from kernelpot.md.dynamics import COLUMNS, energy_drift, run_dynamics
+from tests.conftest import label, rattled_alloy, structures
+
+
+@pytest.fixture(scope="module")
+def copper():
+    """A potential of EMT copper good enough to relax, vibrate and run."""
+    rng = np.random.default_rng(4)
+    frames = []
+    for k in range(16):
+        atoms = bulk("Cu", cubic=True, a=3.6)
+        strain = np.eye(3) + 0.025 * rng.normal(size=(3, 3))
+        atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+        atoms.positions += (0.02 + 0.01 * k) * rng.normal(size=(4, 3))
+        frames.append(label(atoms))
+    term = kp.SOAPTerm(r_cut=5.0, n_max=5, l_max=4, n_sparse=64)
+    return kp.KernelPotential([term]).fit(frames)
+
+
+def test_results_are_the_prediction(potential):
+    atoms = structures()["crystal"]
+    expected = potential.predict(atoms, return_std=True)
+    atoms.calc = potential.calculator(with_std=True, gate=None)
+    assert atoms.get_potential_energy() == pytest.approx(expected.energy, rel=1e-12)
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-10)
+    np.testing.assert_allclose(atoms.get_stress(), expected.stress, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_potential_energies(), expected.energies, atol=1e-10)
+    np.testing.assert_allclose(atoms.calc.results["energies_std"], expected.energies_std, atol=1e-8)
+
+
+def test_nothing_is_computed_twice(potential):
+    atoms = structures()["crystal"]
+    calculator = potential.calculator()
+    atoms.calc = calculator
+    for _ in range(2):
+        atoms.get_potential_energy()
+        atoms.get_forces()
+        atoms.get_stress()
+        atoms.get_potential_energies()
+    assert calculator.n_evaluations == 1
+    atoms.positions[0] += 0.01
+    atoms.get_forces()
+    atoms.get_potential_energy()
+    assert calculator.n_evaluations == 2
+    calculator.get_property("energies_std", atoms)
+    atoms.positions[0] += 0.01
+    atoms.get_forces()
+    calculator.get_property("energies_std", atoms)
+    assert calculator.n_evaluations == 4
+
+
+def test_a_cluster_has_no_stress(potential):
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    atoms = structures()["cluster"]
+    atoms.calc = potential.calculator()
+    atoms.get_potential_energy()
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+
+
+def test_the_neighbor_list_is_kept_while_atoms_move_little(copper):
+    atoms = bulk("Cu", cubic=True).repeat(2)
+    atoms.rattle(0.05, seed=1)
+    calculator = copper.calculator(skin=0.6)
+    atoms.calc = calculator
+    thermalize_momenta(atoms, temperature_K=600, rng=np.random.default_rng(0))
+    energies = []
+    dynamics = VelocityVerlet(atoms, 2 * units.fs)
+    dynamics.attach(lambda: energies.append(atoms.get_potential_energy()))
+    dynamics.run(40)
+    fresh = copper.predict(atoms)
+    assert energies[-1] == pytest.approx(fresh.energy, abs=1e-9)
+    np.testing.assert_allclose(atoms.get_forces(), fresh.forces, atol=1e-9)
+    assert calculator._list.n_builds < 15
+    assert calculator.n_evaluations == 41
+
+
+def test_relaxation_of_positions_and_cell(copper):
+    atoms = bulk("Cu", cubic=True, a=3.7)
+    atoms.rattle(0.1, seed=2)
+    atoms.calc = copper.calculator()
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.002, steps=200)
+    assert np.abs(atoms.get_forces()).max() < 0.011
+    assert np.abs(atoms.get_stress()).max() * atoms.get_volume() < 0.011
+    # EMT copper
+    assert atoms.get_volume() ** (1 / 3) == pytest.approx(3.59, abs=0.03)
+
+
+def test_energy_is_conserved(copper):
+    atoms = bulk("Cu", cubic=True).repeat(2)
+    result = run_dynamics(
+        atoms, copper.calculator(), temperature=600, timestep=2.0, steps=300, interval=5
+    )
+    assert abs(result.summary()["drift_ev_per_atom"]) < 2e-4
+    assert result.rows.shape == (61, len(COLUMNS))
+    assert (result.rows[:, 5] > 0).all()
+
+
+def test_npt_runs(copper):
+    atoms = bulk("Cu", cubic=True).repeat(2)
+    atoms.calc = copper.calculator()
+    thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(1))
+    dynamics = IsotropicMTKNPT(
+        atoms, 2 * units.fs, temperature_K=300, pressure_au=0.0, tdamp=200 * units.fs,
+        pdamp=2000 * units.fs,
+    )  # fmt: skip
+    dynamics.run(50)
+    assert atoms.get_volume() / 32 == pytest.approx(11.6, abs=0.8)
+
+
+@pytest.mark.parametrize("ensemble", ["nvt", "npt"])
+def test_thermostats_hold_the_temperature(copper, ensemble, tmp_path):
+    import ase.io
+
+    trajectory = tmp_path / "run.xyz"
+    for _ in range(2):  # a second run replaces the file
+        result = run_dynamics(
+            bulk("Cu", cubic=True).repeat(2),
+            copper.calculator(),
+            ensemble=ensemble,
+            temperature=300,
+            timestep=2.0,
+            steps=60,
+            interval=20,
+            trajectory=str(trajectory),
+        )
+    assert 100 < result.summary()["mean_temperature_k"] < 600
+    assert result.summary()["drift_ev_per_atom"] is None
+    frames = ase.io.read(trajectory, ":")
+    assert len(frames) == 4
+    assert frames[-1].arrays["energies_std"].shape == (32,)
+
+
+def test_finite_displacement_phonons(copper):
+    from ase.phonons import Phonons
+
+    crystal = bulk("Cu", a=3.6)
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        phonons = Phonons(crystal, copper.calculator(), supercell=(3, 3, 3), name=folder + "/p")
+        phonons.run()
+        phonons.read(acoustic=True)
+        gamma, boundary = phonons.band_structure([[0, 0, 0], [0.5, 0.5, 0]], verbose=False)
+    assert np.abs(gamma).max() < 1e-3
+    assert boundary.min() > 5e-3  # stable, 10-30 meV
+
+
+def test_a_model_file_is_enough(potential, tmp_path):
+    path = tmp_path / "model.kpot"
+    potential.save(path)
+    atoms = structures()["cluster"]
+    atoms.calc = kp.KernelPotCalculator(path)
+    assert atoms.get_potential_energy() == potential.predict(atoms).energy
+
+
+def test_a_later_fit_does_not_change_a_calculator(labelled):
+    pot = kp.KernelPotential([kp.SOAPTerm(r_cut=3.5, n_max=3, l_max=2, n_sparse=40)]).fit(labelled)
+    atoms = structures()["crystal"]
+    before = pot.predict(atoms).energy
+    atoms.calc = pot.calculator()
+    pot.terms = [kp.SOAPTerm(r_cut=5.5, n_max=3, l_max=2, n_sparse=40)]
+    pot.fit(labelled)
+    assert atoms.get_potential_energy() == pytest.approx(before, abs=1e-10)
+    assert pot.predict(atoms).energy != pytest.approx(before, abs=1e-6)
+
+
+def test_unknown_species_are_refused(potential):
+    atoms = Atoms("CuO", [[0, 0, 0], [0, 0, 2]])
+    atoms.calc = potential.calculator()
+    with pytest.raises(ValueError, match="unknown species O"):
+        atoms.get_potential_energy()
+
+
+def test_drift_is_the_slope_of_block_averages():
+    t = np.linspace(0, 10, 1001)
+    assert energy_drift(t, 3.0 + 2e-3 * t + 1e-4 * np.sin(300 * t)) == pytest.approx(2e-2, rel=0.01)
+    assert energy_drift(t[:1], t[:1]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": -1.0}, "`temperature` must be positive"),
+        ({"timestep": 0.0}, "`timestep` must be positive"),
+        ({"steps": 0}, "`steps` must be at least 1"),
+        ({"ensemble": "nph"}, "`ensemble` must be nve, nvt or npt"),
+    ],
+)
+def test_wrong_dynamics_are_refused(copper, change, message):
+    with pytest.raises(ValueError, match=message):
+        run_dynamics(bulk("Cu", cubic=True), copper.calculator(), **change)
+
+
+def test_npt_of_a_cluster_is_refused(potential):
+    with pytest.raises(ValueError, match="npt needs a structure periodic"):
+        run_dynamics(structures()["cluster"], potential.calculator(), ensemble="npt")
+
+
+def test_a_run_that_explodes_ends_with_a_sentence(potential):
+    class Exploding(kp.KernelPotCalculator):
+        def calculate(self, *arguments, **keywords):
+            super().calculate(*arguments, **keywords)
+            if self.n_evaluations > 3:
+                self.results["energy"] = np.nan
+
+    with pytest.raises(ValueError, match="no longer finite after 3 steps"):
+        run_dynamics(rattled_alloy(1, (1, 1, 1)), Exploding(potential), steps=9, interval=1)

@@ -1,0 +1,106 @@
+"""Kernels: NumPy oracles for the compiled steps, finite differences, definiteness."""
+
+import numpy as np
+import pytest
+
+from kernelpot.terms import _dot_product
+from kernelpot.terms.dot_product import DotProductKernel, normalize
+
+KERNELS = [
+    DotProductKernel(1, 0.7),
+    DotProductKernel(2, 1.0),
+    DotProductKernel(3, 0.5),
+    DotProductKernel(4, 2.0),
+    DotProductKernel(2.5, 1.3),
+]
+
+
+@pytest.fixture
+def unit(rng):
+    return normalize(np.abs(rng.normal(size=(12, 7))) + 0.1)[0]
+
+
+def args(kernel):
+    return kernel.zeta, kernel.delta**2
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+class TestEveryKernel:
+    def test_values_and_slopes_are_numpys(self, kernel, unit):
+        zeta, delta2 = args(kernel)
+        cosine = unit @ unit[:5].T
+        np.testing.assert_allclose(kernel.values(cosine), delta2 * cosine**zeta, rtol=1e-13)
+        expected = delta2 * zeta * cosine ** (zeta - 1)
+        np.testing.assert_allclose(kernel.slopes(cosine), expected, rtol=1e-13)
+        np.testing.assert_allclose(kernel(unit, unit[:5]), delta2 * cosine**zeta, rtol=1e-13)
+
+    def test_auto_covariance_is_symmetric_with_the_prior_on_the_diagonal(self, kernel, unit):
+        K = kernel(unit, unit)
+        np.testing.assert_allclose(K, K.T, rtol=1e-13)
+        np.testing.assert_allclose(np.diag(K), kernel.diagonal(), rtol=1e-13)
+        if float(kernel.zeta).is_integer():
+            assert np.linalg.eigvalsh(K).min() > -1e-13 * len(K) * kernel.diagonal()
+
+    def test_fused_steps_are_numpys(self, kernel, unit, rng):
+        zeta, delta2 = args(kernel)
+        cosine = unit @ unit[:5].T
+        slope = delta2 * zeta * cosine ** (zeta - 1)
+        weights = rng.normal(size=5)
+        mean, slopes, along = kernel.mean_and_slopes(cosine, weights)
+        np.testing.assert_allclose(mean, (delta2 * cosine**zeta) @ weights, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(slopes, slope * weights, rtol=1e-12)
+        expected = (slope * weights * cosine).sum(axis=1)
+        np.testing.assert_allclose(along, expected, rtol=1e-11, atol=1e-13)
+        cotangent = rng.normal(size=cosine.shape)
+        weighted = cotangent.copy()
+        along = kernel.weigh_slopes(cosine, weighted)
+        np.testing.assert_allclose(weighted, slope * cotangent, rtol=1e-12)
+        expected = (slope * cotangent * cosine).sum(axis=1)
+        np.testing.assert_allclose(along, expected, rtol=1e-11, atol=1e-13)
+
+    def test_gradient_by_features_is_a_finite_difference(self, kernel, rng):
+        p = np.abs(rng.normal(size=(1, 7))) + 0.1
+        q = normalize(np.abs(rng.normal(size=(4, 7))) + 0.1)[0]
+        weights = rng.normal(size=4)
+        unit, norm = normalize(p)
+        _, slopes, along = kernel.mean_and_slopes(kernel.cosine(unit, q), weights)
+        gradient = (slopes @ q - along[:, None] * unit) / norm[:, None]
+        for f in range(7):
+            step = np.zeros_like(p)
+            step[0, f] = 1e-6
+            sides = [kernel(normalize(p + s * step)[0], q) @ weights for s in (1, -1)]
+            numerical = (sides[0] - sides[1]) / 2e-6
+            assert gradient[0, f] == pytest.approx(numerical[0], rel=1e-6, abs=1e-8)
+
+
+def test_accumulated_rows_are_einsums(rng):
+    n_pairs, n_sparse, n_atoms, n_structures = 9, 4, 6, 2
+    along_sparse = rng.normal(size=(n_pairs, 3, n_sparse))
+    along_self = rng.normal(size=(n_pairs, 3))
+    center = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3])
+    atom = np.array([0, 0, 2, 2, 2, 3, 3, 5, 5])
+    neighbor = np.array([1, 0, 0, 1, 2, 4, 5, 3, 4])  # one atom sees its own image
+    structure = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
+    displacement = rng.normal(size=(n_pairs, 3))
+    cosine, slopes = rng.normal(size=(4, n_sparse)), rng.normal(size=(4, n_sparse))
+    forces = np.zeros((3 * n_atoms, n_sparse))
+    virials = np.zeros((6 * n_structures, n_sparse))
+    _dot_product.accumulate_rows(
+        along_sparse, along_self, center, atom, neighbor, structure, displacement, cosine,
+        slopes, forces, virials,
+    )  # fmt: skip
+    self_part = cosine[center][:, None, :] * along_self[:, :, None]
+    d = slopes[center][:, None, :] * (along_sparse - self_part)
+    expected = np.zeros((n_atoms, 3, n_sparse))
+    np.add.at(expected, atom, d)
+    np.subtract.at(expected, neighbor, d)
+    np.testing.assert_allclose(forces.reshape(expected.shape), expected, rtol=1e-12, atol=1e-14)
+    full = np.zeros((n_structures, 3, 3, n_sparse))
+    np.add.at(full, structure, -np.einsum("pa,pbm->pabm", displacement, d))
+    for k, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
+        np.testing.assert_allclose(virials[k::6], full[:, a, b], rtol=1e-12, atol=1e-14)
+
+
+def test_a_non_integer_exponent_treats_negative_overlap_as_none():
+    kernel = DotProductKernel(2.5, 1.0)
+    assert kernel(np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]]))[0, 0] == 0.0
