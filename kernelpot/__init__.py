@@ -25,7 +25,9 @@ _HOMES = {
     "OnTheFly": "learn.on_the_fly",
     "PairBaseline": "baseline.pairs",
     "Prediction": "model.prediction",
-    "SOAP": "terms.soap",
+    "LinearMap": "terms.linear_map",
+    "PairTerm": "terms.pair",
+    "SOAP": "terms.power_spectrum",
     "SOAPTerm": "terms.soap",
     "VarianceGate": "safety.gate",
     "Tabulated": "baseline.pair_functions",
@@ -64,7 +66,10 @@ if TYPE_CHECKING:
     from kernelpot.model.prediction import Prediction
     from kernelpot.potential import KernelPotential, load
     from kernelpot.safety.gate import VarianceGate
-    from kernelpot.terms.soap import SOAP, SOAPTerm
+    from kernelpot.terms.linear_map import LinearMap
+    from kernelpot.terms.pair import PairTerm
+    from kernelpot.terms.power_spectrum import SOAP
+    from kernelpot.terms.soap import SOAPTerm
 
 
 def __getattr__(name: str) -> Any:

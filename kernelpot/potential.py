@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -17,28 +16,18 @@ from kernelpot.common.parallel import single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import LabelKeys
 from kernelpot.data.neighbors import NeighborList
+from kernelpot.data.order import canonical_order
 from kernelpot.data.reading import read_dataset
-from kernelpot.fit.accumulation import FactorTree
-from kernelpot.fit.calibrate import calibrate as calibrate_fitted
-from kernelpot.fit.checkpoint import Checkpoint, fingerprint
-from kernelpot.fit.left_out import structures_to_leave_out
-from kernelpot.fit.noise import METHODS, choose_hyperparameters, is_searched
-from kernelpot.fit.pipeline import accumulate, select
-from kernelpot.fit.plan import expected_seconds, plan_memory
-from kernelpot.fit.problem import prepare
-from kernelpot.fit.progress import Overall
+from kernelpot.fit.pipeline import Options, fit
 from kernelpot.fit.settings import Settings
-from kernelpot.fit.solution import record_errors, solve
-from kernelpot.fit.state import State
 from kernelpot.fit.update import smaller, update
-from kernelpot.gp.design import Design
 from kernelpot.model import file
 from kernelpot.model.fitted import FittedModel, ReturnStd
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.summary import summary_text
 from kernelpot.model.suspects import Suspects, find_suspects
 from kernelpot.safety.gate import VarianceGate, as_gate
-from kernelpot.terms.soap import SOAPTerm
+from kernelpot.terms.base import Term
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -50,14 +39,15 @@ if TYPE_CHECKING:
 class KernelPotential:
     """A sparse Gaussian-process interatomic potential.
 
-    Local energies are a sum of SOAP kernels (GAP [1]_); what is added to them is the
-    energy of isolated atoms and a short-range repulsive wall. Everything left out is
+    Local energies are a sum of kernels (GAP [1]_); what is added to them is the energy of
+    isolated atoms and a short-range repulsive wall. Everything left out is
     chosen from the training data and explained by `summary`.
 
     Parameters
     ----------
-    terms : sequence of SOAPTerm, optional
-        SOAP kernels to sum; by default two of different range, three with several species.
+    terms : sequence of terms, optional
+        Kernels to sum, such as ``[SOAPTerm(...), PairTerm(...)]``; by default two of SOAP of
+        different range, three with several species.
     preset : {"fast", "default", "accurate"}
         Sparse points per term that names no number: 300, 1,000 or 3,000, or all distinct
         environments if there are fewer.
@@ -103,7 +93,7 @@ class KernelPotential:
 
     def __init__(
         self,
-        terms: Sequence[SOAPTerm] | None = None,
+        terms: Sequence[Term] | None = None,
         *,
         preset: str = "default",
         n_sparse: int | None = None,
@@ -205,75 +195,19 @@ class KernelPotential:
         >>> client = Client("tcp://scheduler:8786")  # doctest: +SKIP
         >>> pot = KernelPotential().fit("train.xyz", client=client)  # doctest: +SKIP
         """
-        started = time.perf_counter()
-        if optimize not in METHODS:
-            raise ValueError(f"`optimize` must be 'loo', 'evidence' or None, got {optimize!r}")
-        if client is not None and checkpoint is not None:
-            raise ValueError(
-                "`checkpoint` is for a fit in one process: with `client` lost workers are "
-                "made up for by the others; leave one of the two out"
-            )
-        settings = self._settings()
-        problem = prepare(read_dataset(data, keys=keys), settings)
-        plan = plan_memory(
-            problem,
-            settings,
-            thread_count(n_threads),
-            memory,
-            searched=is_searched(optimize, problem, settings),
-        )
-        if progress is not None:
-            progress = Overall(progress, expected_seconds(problem, plan))
-
-        saver = None
-        if checkpoint is not None:
-            saver = Checkpoint(
-                checkpoint, fingerprint(problem, settings, plan), checkpoint_interval
-            )
-        state = None if saver is None else saver.load()
-        if state is None:
-            terms, notes, unseen = select(
-                problem, settings, candidate_bytes=plan.candidate_bytes, progress=progress
-            )
-            design = Design.of(terms, problem.species)
-            state = State(design, notes, FactorTree(design.n_columns), unseen)
-        grouped = accumulate(problem, state, plan, saver=saver, client=client, progress=progress)
-        rows = structures_to_leave_out(
-            problem,
-            state,
+        options = Options(
             optimize=optimize,
             calibrate=calibrate,
-            max_bytes=plan.left_out_bytes,
-            n_threads=plan.n_threads,
-        )
-        tuned = choose_hyperparameters(
-            optimize,
-            problem,
-            settings,
-            state,
-            grouped,
-            rows,
-            n_threads=plan.n_threads,
+            memory=memory,
+            n_threads=n_threads,
+            checkpoint=checkpoint,
+            checkpoint_interval=checkpoint_interval,
+            client=client,
             progress=progress,
         )
-        fitted = solve(problem, state, grouped, tuned, n_threads=plan.n_threads)
-        if calibrate:
-            fitted = calibrate_fitted(
-                fitted,
-                problem,
-                rows,
-                state.unseen,
-                tuned.scale(state.design),
-                n_threads=plan.n_threads,
-                progress=progress,
-            )
-        fitted.training["notes"].append(f"the fit {plan}")
-        record_errors(fitted, problem.dataset, n_threads=plan.n_threads, progress=progress)
-        fitted.training["wall_seconds"] = time.perf_counter() - started
-        self.fitted_ = fitted
-        self._golden = file.smallest([frame.atoms for frame in problem.frames])
-        if saver is not None:
-            saver.remove()
+        dataset = read_dataset(data, keys=keys)
+        self.fitted_ = fit(dataset, self._settings(), options)
+        self._golden = file.smallest([frame.atoms for frame in canonical_order(dataset)])
         return self
 
     @single_blas_thread()

@@ -17,7 +17,7 @@ from ase import Atoms
 from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
 from kernelpot.common.types import FloatArray
 from kernelpot.data import _pairs
-from kernelpot.data.dataset import Dataset
+from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.neighbors import by_species
 from kernelpot.data.system import Contribution, System, voigt
 
@@ -211,6 +211,25 @@ class Reference:
         result = self.evaluate(system)
         virial = voigt(system.virials(result)[0])
         return float(result.energies.sum()), system.forces(result), virial
+
+    def remainder(self, frame: Frame) -> Frame:
+        """A frame with labels less what the kernels need not explain.
+
+        Parameters
+        ----------
+        frame : Frame
+
+        Returns
+        -------
+        Frame
+        """
+        energy, forces, virial = self.labels(frame.atoms)
+        return replace(
+            frame,
+            energy=None if frame.energy is None else frame.energy - energy,
+            forces=None if frame.forces is None else frame.forces - forces,
+            virial=None if frame.virial is None else frame.virial - virial,
+        )
 
 
 def fit_terms(

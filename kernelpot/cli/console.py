@@ -94,7 +94,7 @@ def label_keys(arguments: argparse.Namespace, config: Mapping[str, Any] | None =
 def read_config(path: str) -> dict[str, Any]:
     """Read a TOML file of `KernelPotential` parameters.
 
-    Tables ``[[terms]]`` hold the fields of `SOAPTerm`, ``[keys]`` those of
+    Tables ``[[terms]]`` hold the fields of a term and its ``kind``, ``[keys]`` those of
     `LabelKeys`; everything else is a parameter of `KernelPotential` (or ``memory``,
     ``n_threads``, ``optimize`` of `fit`).
 
@@ -110,7 +110,7 @@ def read_config(path: str) -> dict[str, Any]:
     import inspect
 
     from kernelpot.potential import KernelPotential
-    from kernelpot.terms.soap import SOAPTerm
+    from kernelpot.terms.kinds import term_from_dict
 
     try:
         with open(path, "rb") as stream:
@@ -128,7 +128,7 @@ def read_config(path: str) -> dict[str, Any]:
         )
     if "terms" in config:
         try:
-            config["terms"] = [SOAPTerm(**term) for term in config["terms"]]
+            config["terms"] = [term_from_dict(term) for term in config["terms"]]
         except TypeError as error:
             raise ValueError(f"{path}: [[terms]]: {error}") from error
     return config

@@ -46,7 +46,7 @@ def quickstart(
     say(f"Silicon, PBE: {len(train)} structures to fit, {len(test)} to test\n")
     potential = KernelPotential().fit(train, n_threads=n_threads, progress=progress)
     errors = {
-        "train": potential.fitted_.training["errors"],
+        "train": potential.fitted_.training.errors,
         "test": evaluate(potential, test, n_threads=n_threads),
     }
     for name, found in errors.items():

@@ -16,9 +16,11 @@ from kernelpot.common.files import whole_file
 from kernelpot.common.types import Array
 
 FORMAT = "kernelpot"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _HEADER = "header"
 _HEADER_HASH = "header_sha256"
+# In place of an array in a header: where it is.
+_ARRAY = "stored as array"
 
 
 class ModelFileError(ValueError):
@@ -30,6 +32,54 @@ def array_hash(array: Array) -> str:
     h = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     h.update(np.ascontiguousarray(array).tobytes())
     return h.hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Data that JSON can hold: of an array its shape, of a number that is not finite none.
+
+    Parameters
+    ----------
+    value : mapping, sequence, array or number
+
+    Returns
+    -------
+    dict, list, str, number or None
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape)}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _without_arrays(value: Any, arrays: dict[str, Array]) -> Any:
+    """Plain data with every array moved to `arrays`, and its name in its place."""
+    if isinstance(value, Mapping):
+        return {str(k): _without_arrays(v, arrays) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_arrays(v, arrays) for v in value]
+    if isinstance(value, np.ndarray):
+        name = f"header_array_{len(arrays)}"
+        arrays[name] = value
+        return {_ARRAY: name}
+    return plain(value)
+
+
+def _with_arrays(value: Any, arrays: dict[str, Array]) -> Any:
+    """Inverse of `_without_arrays`; takes the arrays out."""
+    if isinstance(value, dict):
+        if set(value) == {_ARRAY}:
+            return arrays.pop(value[_ARRAY])
+        return {k: _with_arrays(v, arrays) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_arrays(v, arrays) for v in value]
+    return value
 
 
 def write(
@@ -45,16 +95,17 @@ def write(
     ----------
     path : path
     header : mapping
-        JSON-serializable; format, version and hashes are added.
+        Plain data, which may hold arrays; format, version and hashes are added.
     arrays : mapping of str to ndarray
         Numeric arrays.
     format : str
         What the file calls itself.
     """
+    arrays = dict(arrays)
     full = {
         "format": format,
         "format_version": FORMAT_VERSION,
-        **header,
+        **_without_arrays(header, arrays),
         "arrays": {name: array_hash(array) for name, array in sorted(arrays.items())},
     }
     text = json.dumps(full, sort_keys=True, allow_nan=False).encode()
@@ -137,7 +188,8 @@ def read(
     for key, expected in header["arrays"].items():
         if array_hash(arrays[key]) != expected:
             raise ModelFileError(f"{name} has been altered: array {key!r} does not match its hash")
-    return header, arrays
+    whole: dict[str, Any] = _with_arrays(header, arrays)
+    return whole, arrays
 
 
 def pack_triangle(matrix: Array) -> Array:

@@ -16,6 +16,9 @@ from ase import Atoms
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data import _pairs
 
+# What an atom of a dense solid or a molecule occupies, about [Å^3].
+VOLUME_PER_ATOM = 10.0
+
 
 @dataclass(frozen=True)
 class NeighborList:
@@ -120,6 +123,23 @@ def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> Neighbo
         part[0] if len(found) == 1 else np.concatenate(part) for part in zip(*found, strict=True)
     )
     return NeighborList(np.append(starts, n_pairs), all_neighbors, all_shifts)
+
+
+def expected_pairs(atoms: Atoms, r_cut: float) -> float:
+    """About how many pairs a structure has, both directions counted, without a search.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+    r_cut : float
+        [Å].
+    """
+    n = len(atoms)
+    volume = VOLUME_PER_ATOM * n
+    if np.all(atoms.pbc):
+        volume = max(volume, float(atoms.get_volume()))
+    found = n * n * (4.0 / 3.0) * np.pi * r_cut**3 / volume
+    return float(found if np.any(atoms.pbc) else min(found, n * (n - 1)))
 
 
 def by_species(

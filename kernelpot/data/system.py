@@ -70,6 +70,66 @@ class System:
             np.sqrt(np.einsum("pc,pc->p", displacements, displacements)),
         )
 
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of all structures."""
+        return len(self.numbers)
+
+    @property
+    def n_structures(self) -> int:
+        """Number of structures."""
+        return len(self.structures)
+
+    @cached_property
+    def _z_index(self) -> dict[tuple[int, ...], IntArray]:
+        return {}
+
+    def z_index(self, species: Sequence[int]) -> IntArray:
+        """Index of each atom's species in an ascending tuple; see `species_index`."""
+        known = self._z_index
+        key = tuple(species)
+        if key not in known:
+            known[key] = species_index(self.numbers, key)
+        return known[key]
+
+    @cached_property
+    def structure_of(self) -> IntArray:
+        """Structure that each atom belongs to, shape (n_atoms,)."""
+        return np.repeat(np.arange(self.n_structures), np.diff(self.first_atom))
+
+    def part(self, index: int) -> System:
+        """One of the structures as a system of its own."""
+        start, stop = (int(a) for a in self.first_atom[index : index + 2])
+        p = slice(self.pairs.first[start], self.pairs.first[stop])
+        pairs = NeighborList(
+            self.pairs.first[start : stop + 1] - p.start,
+            self.pairs.neighbors[p] - start,
+            self.pairs.shifts[p],
+        )
+        return System(
+            [self.structures[index]],
+            self.numbers[start:stop],
+            pairs,
+            self.displacements[p],
+            self.distances[p],
+        )
+
+    def run(self, atoms: slice) -> System:
+        """The same atoms with the pairs of a run of centers only."""
+        start, stop = self.pairs.first[atoms.start], self.pairs.first[atoms.stop]
+        pairs = NeighborList(
+            np.clip(self.pairs.first, start, stop) - start,
+            self.pairs.neighbors[start:stop],
+            self.pairs.shifts[start:stop],
+        )
+        return System(
+            self.structures,
+            self.numbers,
+            pairs,
+            self.displacements[start:stop],
+            self.distances[start:stop],
+        )
+
     @cached_property
     def first_atom(self) -> IntArray:
         """Atoms of structure ``s`` are ``first_atom[s] .. first_atom[s + 1] - 1``."""

@@ -14,20 +14,22 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread
-from kernelpot.common.types import FloatArray, Group, Progress
+from kernelpot.common.types import Progress
 from kernelpot.data.dataset import Frame
-from kernelpot.gp.design import Design, KnownLabels
-from kernelpot.gp.labels import Noise
+from kernelpot.data.neighbors import expected_pairs
+from kernelpot.gp.design import Design
+from kernelpot.gp.labels import ABSOLUTE, Noise
+from kernelpot.gp.sharing import rows_of_alike_sites
 from kernelpot.regression.factors import GroupedFactor
+from kernelpot.regression.rows import Rows
 
 Batch = list[int]
-BuiltRows = list[tuple[Group, FloatArray, FloatArray]]
 # Rows of the design matrix built at a time hold at most about so many bytes.
 BATCH_BYTES = 48e6
 # ... and belong to at most so many atoms (or one larger structure), whose pairs, densities
@@ -48,21 +50,21 @@ class Labels:
     ----------
     design : Design
     frames : sequence of Frame
-    references : sequence of KnownLabels
-        What the kernels need not explain of each frame.
+        Labels less what the kernels need not explain (`Reference.remainder`).
     noise : Noise
+    continued : bool
+        Whether they are added to others that were fitted before, and with them the rows of
+        the design's own prior (`kernelpot.gp.sharing`).
     """
 
     design: Design
     frames: Sequence[Frame]
-    references: Sequence[KnownLabels]
     noise: Noise
+    continued: bool = False
 
-    def rows(self, batch: Batch) -> BuiltRows:
-        """Whitened rows and targets of some frames, group by group."""
-        return self.design.rows(
-            [self.frames[i] for i in batch], [self.references[i] for i in batch], self.noise
-        )
+    def rows(self, batch: Batch) -> Rows:
+        """Whitened rows and targets of some frames."""
+        return self.design.rows([self.frames[i] for i in batch], self.noise)
 
     def parts(self, batch_bytes: float = BATCH_BYTES) -> list[list[Batch]]:
         """Cut the frames into parts of batches."""
@@ -78,12 +80,19 @@ class Labels:
 
     def take(self, indices: Sequence[int]) -> Labels:
         """Labels of some of the frames."""
-        return Labels(
-            self.design,
-            [self.frames[i] for i in indices],
-            [self.references[i] for i in indices],
-            self.noise,
-        )
+        return replace(self, frames=[self.frames[i] for i in indices])
+
+    def work(self, batch: Batch) -> float:
+        """Floating-point operations to make and annihilate the rows of a batch, about."""
+        r_cut = self.design.r_cut
+        frames = [self.frames[i] for i in batch]
+        return sum(self.design.work(f, expected_pairs(f.atoms, r_cut)) for f in frames)
+
+    def add_prior(self, grouped: GroupedFactor) -> None:
+        """Add the rows that the design itself asks for, unless they were fitted before."""
+        rows = rows_of_alike_sites(self.design)
+        if len(rows) and not self.continued:
+            grouped.update(ABSOLUTE, rows, np.zeros(len(rows)))
 
 
 def _max_rows(frame: Frame) -> int:
@@ -125,10 +134,10 @@ class FactorTree:
     n_batches: int = 0
     n_parts: int = 0
 
-    def add(self, built: BuiltRows, *, closes_part: bool) -> None:
+    def add(self, built: Rows, *, closes_part: bool) -> None:
         """Annihilate the rows of the next batch; merge the part if this was its last."""
         part = self.levels[0] or GroupedFactor(self.n_features)
-        for group, phi, y in built:
+        for group, phi, y in built.by_group():
             part.update(group, phi, y)
         self.levels[0] = part
         self.n_batches += 1
@@ -181,12 +190,11 @@ def accumulate(
     -------
     GroupedFactor
     """
-    design = labels.design
-    tree = tree or FactorTree(design.n_columns)
+    tree = tree or FactorTree(labels.design.n_columns)
     parts = labels.parts(batch_bytes)
     last = {id(part[-1]) for part in parts}
     stream = [batch for part in parts for batch in part]
-    work = np.cumsum([0.0, *(sum(design.work(labels.frames[i]) for i in b) for b in stream)])
+    work = np.cumsum([0.0, *map(labels.work, stream)])
     ahead = stream[tree.n_batches :]
     with single_blas_thread():
         for batch, built in zip(ahead, map_in_order(labels.rows, ahead, n_threads), strict=True):
@@ -196,4 +204,6 @@ def accumulate(
                 after_batch(tree)
             if progress is not None:
                 progress("labels", work[tree.n_batches], work[-1])
-        return tree.result()
+        grouped = tree.result()
+        labels.add_prior(grouped)
+        return grouped

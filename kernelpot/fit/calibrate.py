@@ -11,21 +11,21 @@ from ase import Atoms
 
 from kernelpot.common.parallel import map_in_order, thread_count
 from kernelpot.common.types import KINDS, FloatArray, Progress
-from kernelpot.data.neighbors import neighbor_list
-from kernelpot.data.system import species_index
+from kernelpot.data.system import System
 from kernelpot.fit.noise import MINIMUM_STRUCTURES
 from kernelpot.fit.problem import Problem
-from kernelpot.gp.posterior import novelty
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.fitted import FittedModel
-from kernelpot.regression.leave_one_out import StructureRows, leave_one_out
+from kernelpot.regression.leave_one_out import leave_one_out
+from kernelpot.regression.novelty import novelty
+from kernelpot.regression.rows import StructureRows
 
 # So many structures at least, not seen by the choice of sparse points, tell the weight of
 # novelty: one alone may be odd.
 MINIMUM_UNSEEN = 3
 
 
-def calibrate(
+def calibrated(
     model: FittedModel,
     problem: Problem,
     structures: Sequence[StructureRows],
@@ -127,16 +127,13 @@ def label_novelty(
     phi = rows.phi[:, :columns] * rows.unit[:, None]
     if scale is not None:
         phi *= scale[:columns]
-    pairs = neighbor_list(atoms, model.r_cut)
+    system = System.of([atoms], model.local.r_cut)
     prior, largest = model.posterior.prior(
-        species_index(atoms.numbers, model.species),
-        pairs,
-        pairs.displacements(atoms.positions),
-        virial=bool(np.any(rows.kind == KINDS.index("stress"))),
+        system, virial=bool(np.any(rows.kind == KINDS.index("stress")))
     )
     # rows are sums over pairs: where these cancel by symmetry, what rounding leaves is
     # relative to one pair (about the prior per Å)
-    largest = np.maximum(largest, max(v.prior for v in model.local.variances.values()))
+    largest = np.maximum(largest, model.local.prior(system).max())
     # labels in the order of the rows: energy, forces, virial
     start = np.array([0, 1, 1 + 3 * len(atoms)])
     count = np.array([1, 3 * len(atoms), 6])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -22,11 +21,8 @@ from kernelpot.fit.plan import Plan
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.state import State
-from kernelpot.gp.covariance import KernelTerm
 from kernelpot.gp.design import Design
 from kernelpot.regression.factors import GroupedFactor, TriangularFactor
-from kernelpot.terms.dot_product import DotProductKernel
-from kernelpot.terms.soap import SOAP, SOAPTerm
 
 FORMAT = "kernelpot checkpoint"
 # Writing takes at most this share of the time of a fit.
@@ -47,9 +43,17 @@ def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
             else:
                 h.update(repr(value).encode())
 
-    for frame, known in zip(problem.frames, problem.references, strict=True):
+    def add_all(values: Mapping[str, Any]) -> None:
+        for name, value in sorted(values.items()):
+            add(name)
+            if isinstance(value, Mapping):
+                add_all(value)
+            else:
+                add(value)
+
+    for frame in problem.frames:
         add(frame.atoms, frame.energy, frame.forces, frame.virial, frame.config_type)
-        add(sorted(frame.sigmas.items()), *known)
+        add(sorted(frame.sigmas.items()))
     add(
         plan.batch_bytes,
         plan.candidate_bytes,
@@ -59,7 +63,7 @@ def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
     )
     add(problem.species, problem.noise, settings.seed, settings.default_n_sparse)
     for term in problem.terms:
-        add(json.dumps(term.to_dict(), sort_keys=True))
+        add_all(term.to_dict())
     for given in settings.sparse_points or ():
         for atoms, center in given or ():
             add(atoms, int(center))
@@ -105,25 +109,25 @@ class Checkpoint:
             )
         self._written = time.monotonic()
         return State(
-            _design(header, arrays), header["notes"], _tree(header, arrays), header["unseen"]
+            Design.from_arrays(header, arrays),
+            header["notes"],
+            _tree(header, arrays),
+            header["unseen"],
         )
 
     def save(self, state: State) -> None:
         """Write the state under a temporary name and rename it into place."""
         started = time.monotonic()
-        design = state.design
-        header, arrays = _packed(state.tree)
-        header |= {
+        tree_header, tree_arrays = _packed(state.tree)
+        design_header, design_arrays = state.design.to_arrays()
+        header = {
+            **design_header,
+            **tree_header,
             "fingerprint": self.fingerprint,
             "notes": list(state.notes),
             "unseen": [int(index) for index in state.unseen],
-            "species": [int(z) for z in design.species],
-            "terms": [term.soap.term.to_dict() for term in design.terms],
-            "blocks": sorted([int(z), int(t)] for z, t in design.whitening),
         }
-        for (z, t), whitening in design.whitening.items():
-            arrays[f"whitening_{z}_{t}"] = whitening
-            arrays[f"sparse_{z}_{t}"] = design.terms[t].sparse[z]
+        arrays = {**design_arrays, **tree_arrays}
         archive.write(self.path, header, arrays, format=FORMAT)
         self._written = time.monotonic()
         self._cost = self._written - started
@@ -137,18 +141,6 @@ class Checkpoint:
         """Delete the file: the fit is complete."""
         if os.path.exists(self.path):
             os.unlink(self.path)
-
-
-def _design(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Design:
-    species = tuple(header["species"])
-    blocks = [(int(z), int(t)) for z, t in header["blocks"]]
-    terms = []
-    for t, fields in enumerate(header["terms"]):
-        term = SOAPTerm(**fields)
-        sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
-        kernel = DotProductKernel(term.zeta, term.delta)
-        terms.append(KernelTerm(SOAP(term, species), kernel, sparse))
-    return Design.known(terms, species, {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks})
 
 
 def _packed(tree: FactorTree) -> tuple[dict[str, Any], dict[str, Array]]:

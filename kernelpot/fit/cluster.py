@@ -51,7 +51,7 @@ def accumulate_on(
     """
     design = client.scatter(labels.design, broadcast=True)
     parts = labels.parts(batch_bytes)
-    total = sum(labels.design.work(frame) for frame in labels.frames)
+    total = sum(labels.work(batch) for part in parts for batch in part)
     done = 0.0
 
     def finished(work: float) -> Any:
@@ -69,10 +69,10 @@ def accumulate_on(
         own = labels.take(indices)
         sizes = list(map(len, part))
         factor = client.submit(
-            part_factor, design, own.frames, own.references, own.noise, sizes,
+            part_factor, design, own.frames, own.noise, sizes,
             pure=False, retries=RETRIES,
         )  # fmt: skip
-        factor.add_done_callback(finished(sum(labels.design.work(f) for f in own.frames)))
+        factor.add_done_callback(finished(sum(map(labels.work, part))))
         branch = _merged_on(client, branch, factor)
         if index % BRANCH == 0:
             trunk, branch = _merged_on(client, trunk, branch), None
@@ -82,6 +82,7 @@ def accumulate_on(
         del branch
     assert trunk is not None
     result: GroupedFactor = deepcopy(trunk.result())  # arrays from the wire may be read-only
+    labels.add_prior(result)
     return result
 
 
@@ -91,11 +92,9 @@ def _merged_on(client: Client, left: Any, right: Any) -> Any:
     return client.submit(merged, left, right, pure=False, retries=RETRIES)
 
 
-def part_factor(
-    design: Design, frames: Any, references: Any, noise: Any, sizes: list[int]
-) -> GroupedFactor:
+def part_factor(design: Design, frames: Any, noise: Any, sizes: list[int]) -> GroupedFactor:
     """Factor of one part from zero; its batches are consecutive, of `sizes` frames."""
-    labels = Labels(design, frames, references, noise)
+    labels = Labels(design, frames, noise)
     tree = FactorTree(design.n_columns)
     start = 0
     with single_blas_thread():

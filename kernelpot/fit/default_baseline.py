@@ -25,15 +25,14 @@ from kernelpot.baseline.reference import BaselineTerm, Reference
 from kernelpot.baseline.repulsion import assemble
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.parallel import single_blas_thread
-from kernelpot.common.types import FloatArray
+from kernelpot.common.types import KINDS, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.fit.defaults import length_scale
 from kernelpot.fit.sparse_points import choose_sparse_points
-from kernelpot.gp.covariance import covariance_rows
-from kernelpot.gp.labels import Noise
-from kernelpot.regression.layout import Layout
-from kernelpot.regression.whitening import whitening
-from kernelpot.terms.soap import SOAPTerm
+from kernelpot.gp.blocks import BoundTerm
+from kernelpot.gp.design import Design
+from kernelpot.gp.labels import Noise, observe
+from kernelpot.terms.base import Term
 
 # Reach of the pair functions in units of `defaults.length_scale`: that of the shorter
 # default kernel, about 1.75 bond lengths of a solid.
@@ -81,7 +80,7 @@ def choose_baseline(
     data: Dataset,
     species: tuple[int, ...],
     e0: AtomicEnergies,
-    terms: Sequence[SOAPTerm],
+    terms: Sequence[Term],
     noise: Noise,
     *,
     seed: int = 0,
@@ -94,7 +93,7 @@ def choose_baseline(
         Training structures in canonical order.
     species : tuple of int
     e0 : AtomicEnergies
-    terms : sequence of SOAPTerm
+    terms : sequence of Term
         Kernels of the model; the comparison is made with the longest-ranged.
     noise : Noise
     seed : int
@@ -191,7 +190,7 @@ def some_frames(data: Dataset) -> list[Frame]:
 def left_out_errors(
     frames: Sequence[Frame],
     references: Sequence[Reference],
-    term: SOAPTerm,
+    term: Term,
     noise: Noise,
     *,
     seed: int = 0,
@@ -205,7 +204,7 @@ def left_out_errors(
     ----------
     frames : sequence of Frame
     references : sequence of Reference
-    term : SOAPTerm
+    term : Term
         Kernel; its number of sparse points is replaced by a small one.
     noise : Noise
     seed : int
@@ -216,46 +215,34 @@ def left_out_errors(
         One per reference.
     """
     species = tuple(sorted({int(z) for frame in frames for z in frame.atoms.numbers}))
-    small = replace(term, n_sparse=None)
-    kernel, _, _ = choose_sparse_points(
-        small, species, frames, default_n_sparse=N_SPARSE, seed=seed
-    )
-    T = {(z, 0): whitening(kernel.K_mm(z)) for z in kernel.sparse}
-    layout = Layout.of({key: len(block) for key, block in T.items()})
+    bound = BoundTerm.of(term.changed(n_sparse=None), species)
+    chosen = choose_sparse_points(bound, 0, frames, default_n_sparse=N_SPARSE, seed=seed)
+    design = Design.of(species, [bound], chosen.points)
+    # stresses follow from energies, and the noise of all frames of a kind is the same
+    frames = [replace(frame, virial=None, config_type="default", sigmas={}) for frame in frames]
+    plain = replace(noise, config_types={})
     phi, y, fold, is_energy, size = [], [], [], [], []
     with single_blas_thread():
         for index, frame in enumerate(frames):
-            n = len(frame)
-            forces = frame.forces is not None
-            K = covariance_rows([kernel], layout, species, [frame.atoms], derivatives=forces)
-            white = np.concatenate(
-                [K[:, layout.blocks[key]] @ block for key, block in T.items()], axis=1
-            )
-            known = [reference.labels(frame.atoms) for reference in references]
-            if frame.energy is not None:
-                sigma = noise.sigma_energy * np.sqrt(n)
-                phi.append(white[:1] / sigma)
-                y.append(np.array([[frame.energy - k[0] for k in known]]) / sigma)
-                fold.append([index % FOLDS])
-                is_energy.append([True])
-                size.append([sigma / n])
-            if frame.forces is not None:
-                rows = 3 * n
-                phi.append(white[1 : 1 + rows] / noise.sigma_forces)
-                left = np.array([(frame.forces - k[1]).ravel() for k in known]).T
-                y.append(left / noise.sigma_forces)
-                fold.append([index % FOLDS] * rows)
-                is_energy.append([False] * rows)
-                size.append([noise.sigma_forces] * rows)
-        design, targets = np.concatenate(phi), np.concatenate(y)
+            left = [reference.remainder(frame) for reference in references]
+            rows = design.rows(left[:1], plain)
+            sigma = rows.noise(plain.sigma)
+            phi.append(rows.phi[:, :-1] / sigma[:, None])  # the virial offset plays no part
+            others = [observe([f], plain).y / rows.unit for f in left[1:]]
+            y.append(np.stack([rows.y, *others], axis=1) / sigma[:, None])
+            of_energy = rows.kind == KINDS.index("energy")
+            fold.append(np.full(len(rows), index % FOLDS))
+            is_energy.append(of_energy)
+            size.append(np.where(of_energy, rows.unit / len(frame), rows.unit) * sigma)
+        features, targets = np.concatenate(phi), np.concatenate(y)
         folds, energies = np.concatenate(fold), np.concatenate(is_energy)
         errors = np.empty_like(targets)
-        prior = np.eye(design.shape[1])
+        prior = np.eye(features.shape[1])
         for k in range(FOLDS):
             out = folds == k
-            stacked = np.concatenate([design[~out], prior])
+            stacked = np.concatenate([features[~out], prior])
             right = np.concatenate([targets[~out], np.zeros((len(prior), len(references)))])
-            errors[out] = targets[out] - design[out] @ lstsq(stacked, right)[0]
+            errors[out] = targets[out] - features[out] @ lstsq(stacked, right)[0]
     absolute = np.abs(errors) * np.concatenate(size)[:, None]
 
     def mean(rows: npt.NDArray[np.bool_], column: int) -> float | None:

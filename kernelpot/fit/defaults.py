@@ -83,14 +83,15 @@ def length_scale(data: Dataset) -> tuple[float, str]:
     return limit, f"{BONDS_PER_LENGTH:g} x the bond length of {bond:.2f} Å"
 
 
-def sigmas(data: Dataset) -> tuple[dict[str, float], list[str]]:
+def sigmas(data: Dataset) -> tuple[dict[str, float], dict[str, str]]:
     """Default noise of energies, forces and stresses, and why.
 
     Returns
     -------
     sigmas : dict
         ``sigma_energy`` [eV], ``sigma_forces`` [eV/Å], ``sigma_stress`` [eV/Å^3].
-    notes : list of str
+    notes : dict
+        Why, under the same names.
     """
     found = [f.forces.ravel() for f in data if f.forces is not None and not f.is_isolated_atom]
     forces = np.concatenate(found) if found else np.empty(0)
@@ -98,14 +99,14 @@ def sigmas(data: Dataset) -> tuple[dict[str, float], list[str]]:
     if rms < 1e-4:  # no forces, or only rounding: perfect crystals
         rms = 0.0
     sigma_forces = max(FORCES_SHARE * rms, MINIMUM_SIGMA_FORCES) if rms > 0 else 0.05
-    notes = [
-        f"sigma_energy {1e3 * SIGMA_ENERGY:g} meV/atom: the default",
-        f"sigma_forces {sigma_forces:.4f} eV/Å: {FORCES_SHARE:g} x the root mean square "
-        f"force of the data ({rms:.3f} eV/Å)"
+    notes = {
+        "sigma_energy": f"sigma_energy {1e3 * SIGMA_ENERGY:g} meV/atom: the default",
+        "sigma_forces": f"sigma_forces {sigma_forces:.4f} eV/Å: {FORCES_SHARE:g} x the root mean "
+        f"square force of the data ({rms:.3f} eV/Å)"
         if rms > 0
         else f"sigma_forces {sigma_forces:g} eV/Å: the default (no forces in the data)",
-        f"sigma_stress {SIGMA_STRESS:g} eV/Å^3: the default",
-    ]
+        "sigma_stress": f"sigma_stress {SIGMA_STRESS:g} eV/Å^3: the default",
+    }
     return {
         "sigma_energy": SIGMA_ENERGY,
         "sigma_forces": sigma_forces,

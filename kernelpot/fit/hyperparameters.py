@@ -73,7 +73,7 @@ class Tuned:
 
     def scale(self, design: Design) -> FloatArray:
         """Scale of each column of rows by the design before the choice."""
-        return column_scale(design.whitened, self.delta)
+        return design.layout.scale(self.delta)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Candidates:
     @property
     def n_terms(self) -> int:
         """Number of terms."""
-        return 1 + max(t for _, t in self.layout.blocks)
+        return self.layout.n_terms
 
     def noise_at(self, x: FloatArray) -> Noise:
         """Noise of a vector."""
@@ -115,7 +115,7 @@ class Candidates:
 
     def scale_at(self, x: FloatArray) -> FloatArray:
         """Scale of each column."""
-        return column_scale(self.layout, self.delta_at(x))
+        return self.layout.scale(self.delta_at(x))
 
     def posterior(self, x: FloatArray) -> TriangularFactor:
         """Factor of all data."""
@@ -126,11 +126,7 @@ class Candidates:
         noise = self.noise_at(x)
         groups: list[Any] = self.grouped.groups
         sigma = {group: noise.sigma(group) for group in groups}
-        blocks = [
-            np.concatenate([np.arange(s.start, s.stop) for (_, u), s in self.layout.blocks.items()
-                            if u == t])
-            for t in self.free.terms
-        ]  # fmt: skip
+        blocks = [self.layout.of_term(t) for t in self.free.terms]
         found = evidence(self.grouped, sigma, self.scale_at(x), blocks)
         gradient = np.zeros(len(x))
         for group in groups:
@@ -144,16 +140,9 @@ class Candidates:
         if n_columns >= self.layout.size:
             return self
         columns = leading_columns(self.layout, n_columns)
-        sizes = {
-            key: int(np.count_nonzero((columns >= s.start) & (columns < s.stop)))
-            for key, s in self.layout.blocks.items()
-        }
-        return replace(self, grouped=select_columns(self.grouped, columns), layout=Layout.of(sizes))
-
-
-def column_scale(layout: Layout, delta: Sequence[float]) -> FloatArray:
-    """Scale of each whitened column (and the virial offset, which keeps its prior)."""
-    scale = np.ones(layout.size + 1)
-    for (_, t), columns in layout.blocks.items():
-        scale[columns] = delta[t]
-    return scale
+        sizes = [
+            int(np.count_nonzero((columns >= s.start) & (columns < s.stop)))
+            for s in self.layout.columns
+        ]
+        layout = Layout.of(sizes, self.layout.terms)
+        return replace(self, grouped=select_columns(self.grouped, columns), layout=layout)

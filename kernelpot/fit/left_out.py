@@ -10,9 +10,9 @@ from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.data.dataset import Frame
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
-from kernelpot.gp.design import Design, KnownLabels, structure_rows
+from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
-from kernelpot.regression.leave_one_out import StructureRows
+from kernelpot.regression.rows import StructureRows
 
 # Structures, rows and bytes of rows kept in memory.
 MAX_STRUCTURES = 100
@@ -75,7 +75,6 @@ def choose_structures(
 def build_rows(
     design: Design,
     frames: Sequence[Frame],
-    references: Sequence[KnownLabels],
     noise: Noise,
     chosen: Sequence[int],
     *,
@@ -84,7 +83,7 @@ def build_rows(
     """Rows of some of the frames, in threads."""
 
     def build(index: int) -> StructureRows:
-        return structure_rows(design, index, frames[index], references[index], noise)
+        return design.structure_rows(index, frames[index], noise)
 
     with single_blas_thread():
         return list(map_in_order(build, chosen, n_threads))
@@ -110,11 +109,4 @@ def structures_to_leave_out(
     chosen = choose_structures(
         problem.frames, design.n_columns, max_bytes=max_bytes, first=state.unseen
     )
-    return build_rows(
-        design,
-        problem.frames,
-        problem.references,
-        problem.noise,
-        chosen,
-        n_threads=n_threads,
-    )
+    return build_rows(design, problem.frames, problem.noise, chosen, n_threads=n_threads)

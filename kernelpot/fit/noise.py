@@ -25,8 +25,9 @@ from kernelpot.gp.labels import ABSOLUTE, Noise, group_rows
 from kernelpot.regression.evidence import effective_parameters
 from kernelpot.regression.factors import GroupedFactor, TriangularFactor
 from kernelpot.regression.layout import Layout
-from kernelpot.regression.leave_one_out import LeftOut, StructureRows, leave_one_out
+from kernelpot.regression.leave_one_out import LeftOut, leave_one_out
 from kernelpot.regression.leave_one_out_quick import GramFactor, QuickLeaveOneOut
+from kernelpot.regression.rows import StructureRows
 
 METHODS = ("loo", "evidence", None)
 # Fewer structures say too little: the defaults stay.
@@ -326,7 +327,7 @@ def choose_hyperparameters(
     return tune(
         method,
         grouped,
-        state.design.whitened,
+        state.design.layout,
         problem.noise,
         free_parameters(settings, grouped.groups, len(problem.terms)),
         structures,

@@ -1,34 +1,69 @@
-"""The stages of a fit, from labelled frames to a fitted model.
+"""A fit from beginning to end: the stages, and what passes between them.
 
-`preparation.prepare` fixes everything known before the kernels (e0, terms, noise, baseline),
-`select` chooses the sparse points, `accumulation.accumulate` streams the labels into
-triangular factors, `solve` turns these into a model. What passes between stages is immutable.
+`problem.prepare` fixes everything known before the kernels (e0, terms, noise, baseline),
+`select` chooses the sparse points, `accumulate` streams the labels into triangular factors,
+`noise` and `calibrate` leave structures out, `solution.solve` turns the factors into a model.
+What passes between stages is immutable.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 from ase.data import chemical_symbols
 
+from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import Progress
+from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.fit import accumulation
-from kernelpot.fit.accumulation import Labels
-from kernelpot.fit.plan import Plan
-from kernelpot.fit.problem import Problem
+from kernelpot.fit.accumulation import FactorTree, Labels
+from kernelpot.fit.calibrate import calibrated
+from kernelpot.fit.checkpoint import Checkpoint, fingerprint
+from kernelpot.fit.left_out import structures_to_leave_out
+from kernelpot.fit.noise import METHODS, choose_hyperparameters, is_searched
+from kernelpot.fit.plan import Plan, expected_seconds, plan_memory
+from kernelpot.fit.problem import Problem, prepare
+from kernelpot.fit.progress import Overall, nth_of
 from kernelpot.fit.settings import Settings
+from kernelpot.fit.solution import record, solve
 from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES, choose_sparse_points
 from kernelpot.fit.state import State
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.gp.blocks import BoundTerm
 from kernelpot.gp.design import Design
-from kernelpot.gp.labels import ABSOLUTE
-from kernelpot.gp.sharing import rows_of_alike_sites
+from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import GroupedFactor
+from kernelpot.terms.base import Term
 
 if TYPE_CHECKING:
     from distributed import Client
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a fit is made: arguments of `KernelPotential.fit`, which has their meaning."""
+
+    optimize: str | None = "loo"
+    calibrate: bool = True
+    memory: float | str | None = None
+    n_threads: int | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_interval: float = 60.0
+    client: Client | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense before any work starts."""
+        if self.optimize not in METHODS:
+            raise ValueError(f"`optimize` must be 'loo', 'evidence' or None, got {self.optimize!r}")
+        if self.client is not None and self.checkpoint is not None:
+            raise ValueError(
+                "`checkpoint` is for a fit in one process: with `client` lost workers are "
+                "made up for by the others; leave one of the two out"
+            )
 
 
 class Saver(Protocol):
@@ -38,21 +73,89 @@ class Saver(Protocol):
         """Look at the state, and keep it if it is time."""
 
 
-def select(
-    problem: Problem,
-    settings: Settings,
-    *,
-    candidate_bytes: float = MAX_CANDIDATE_BYTES,
-    progress: Progress | None = None,
-) -> tuple[list[KernelTerm], list[str], Sequence[int]]:
-    """Choose the sparse points of every term.
+def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
+    """Fit a model to labelled structures.
+
+    Parameters
+    ----------
+    data : Dataset
+    settings : Settings
+    options : Options
 
     Returns
     -------
-    terms : list of KernelTerm
-    notes : list of str
-    unseen : sequence of int
-        The frames of the problem that no sparse point was chosen from.
+    FittedModel
+
+    Raises
+    ------
+    ValueError
+        If data or parameters are unusable, or the checkpoint belongs to another fit;
+        the message names the remedy.
+    """
+    started = time.perf_counter()
+    problem = prepare(data, settings)
+    searched = is_searched(options.optimize, problem, settings)
+    plan = plan_memory(
+        problem, settings, thread_count(options.n_threads), options.memory, searched=searched
+    )
+    n_threads, progress = plan.n_threads, options.progress
+    if progress is not None:
+        progress = Overall(progress, expected_seconds(problem, plan))
+    saver = None
+    if options.checkpoint is not None:
+        of_this_fit = fingerprint(problem, settings, plan)
+        saver = Checkpoint(options.checkpoint, of_this_fit, options.checkpoint_interval)
+
+    state = None if saver is None else saver.load()
+    if state is None:
+        state = select(problem, settings, plan, progress=progress)
+    grouped = accumulate(
+        problem, state, plan, saver=saver, client=options.client, progress=progress
+    )
+    left_out = structures_to_leave_out(
+        problem,
+        state,
+        optimize=options.optimize,
+        calibrate=options.calibrate,
+        max_bytes=plan.left_out_bytes,
+        n_threads=n_threads,
+    )
+    tuned = choose_hyperparameters(
+        options.optimize,
+        problem,
+        settings,
+        state,
+        grouped,
+        left_out,
+        n_threads=n_threads,
+        progress=progress,
+    )
+    model = solve(problem, state, grouped, tuned, n_threads=n_threads)
+    if options.calibrate:
+        scale = tuned.scale(state.design)
+        model = calibrated(
+            model, problem, left_out, state.unseen, scale, n_threads=n_threads, progress=progress
+        )
+    training = record(
+        model, problem, tuned, state.notes, n_threads=n_threads, progress=progress
+    ).noting(f"the fit {plan}")
+    training = replace(training, wall_seconds=time.perf_counter() - started)
+    if saver is not None:
+        saver.remove()
+    return replace(model, training=training)
+
+
+# ---- stages ------------------------------------------------------------------------
+
+
+def select(
+    problem: Problem,
+    settings: Settings,
+    plan: Plan | None = None,
+    *,
+    progress: Progress | None = None,
+) -> State:
+    """Choose the sparse points of every term; nothing is streamed yet.
 
     Raises
     ------
@@ -60,33 +163,78 @@ def select(
         If more points are asked for than there are environments, or given ones leave
         out a species.
     """
-    kernel_terms, notes = [], []
-    unseen = problem.held_out
-    n_terms = len(problem.terms)
-    for index, term in enumerate(problem.terms):
-        kernel_term, found, chosen_from_all = choose_sparse_points(
+    return chosen_state(
+        problem.terms,
+        problem.species,
+        problem.frames,
+        held_out=problem.held_out,
+        settings=settings,
+        candidate_bytes=MAX_CANDIDATE_BYTES if plan is None else plan.candidate_bytes,
+        progress=progress,
+    )
+
+
+def chosen_state(
+    terms: Sequence[Term],
+    species: tuple[int, ...],
+    frames: Sequence[Frame],
+    *,
+    held_out: Sequence[int] = (),
+    settings: Settings,
+    usual: Sequence[int] | None = None,
+    candidate_bytes: float = MAX_CANDIDATE_BYTES,
+    progress: Progress | None = None,
+) -> State:
+    """Choose the sparse points of some terms among the environments of some frames.
+
+    Parameters
+    ----------
+    terms : sequence of Term
+    species : tuple of int
+    frames : sequence of Frame
+        In canonical order.
+    held_out : sequence of int
+        Frames to choose from only where the others hold too little.
+    settings : Settings
+        Given sparse points, the usual number of them, and the seed.
+    usual : sequence of int, optional
+        That number for each term instead.
+    candidate_bytes : float
+    progress : callable, optional
+
+    Returns
+    -------
+    State
+    """
+    bound = [BoundTerm.of(term, species) for term in terms]
+    points, notes, unseen = [], [], held_out
+    for index, term in enumerate(bound):
+        given = None if settings.sparse_points is None else settings.sparse_points[index]
+        chosen = choose_sparse_points(
             term,
-            problem.species,
-            problem.frames,
-            held_out=problem.held_out,
-            given=None if settings.sparse_points is None else settings.sparse_points[index],
-            default_n_sparse=settings.default_n_sparse,
+            index,
+            frames,
+            held_out=held_out,
+            given=given,
+            default_n_sparse=settings.default_n_sparse if usual is None else usual[index],
             seed=settings.seed,
             candidate_bytes=candidate_bytes,
-            progress=None if progress is None else nth_of(progress, index, n_terms),
+            progress=None if progress is None else nth_of(progress, index, len(bound)),
         )
-        kernel_terms.append(kernel_term)
-        notes += [f"term {index}: {note}" for note in found]
-        unseen = () if chosen_from_all else unseen
-    _check_every_species(kernel_terms, problem.species)
-    return kernel_terms, notes, unseen
+        points += chosen.points
+        notes += [f"term {index}: {note}" for note in chosen.notes]
+        unseen = () if chosen.from_all else unseen
+    design = Design.of(species, bound, points)
+    _check_every_species(design)
+    return State(design, notes, FactorTree(design.n_columns), unseen)
 
 
 def accumulate(
     problem: Problem,
     state: State,
-    plan: Plan,
+    plan: Plan | None = None,
     *,
+    n_threads: int = 1,
     saver: Saver | None = None,
     client: Client | None = None,
     progress: Progress | None = None,
@@ -98,7 +246,10 @@ def accumulate(
     problem : Problem
     state : State
         Where to start or continue.
-    plan : Plan
+    plan : Plan, optional
+        How to use memory and threads.
+    n_threads : int
+        Without a plan.
     saver : Saver, optional
         Is shown the state after each batch.
     client : distributed.Client, optional
@@ -109,45 +260,28 @@ def accumulate(
     -------
     GroupedFactor
     """
-    labels = Labels(state.design, problem.frames, problem.references, problem.noise)
+    labels = Labels(state.design, problem.frames, problem.noise)
+    batch_bytes = accumulation.BATCH_BYTES if plan is None else plan.batch_bytes
     if client is not None:
         from kernelpot.fit.cluster import accumulate_on
 
-        grouped = accumulate_on(client, labels, batch_bytes=plan.batch_bytes, progress=progress)
-    else:
-        grouped = accumulation.accumulate(
-            labels,
-            batch_bytes=plan.batch_bytes,
-            n_threads=plan.n_threads,
-            tree=state.tree,
-            after_batch=None if saver is None else lambda _: saver.save_if_due(state),
-            progress=progress,
-        )
-    ask_for_alike_sites(state.design, grouped)
-    return grouped
+        return accumulate_on(client, labels, batch_bytes=batch_bytes, progress=progress)
+    return accumulation.accumulate(
+        labels,
+        batch_bytes=batch_bytes,
+        n_threads=n_threads if plan is None else plan.n_threads,
+        tree=state.tree,
+        after_batch=None if saver is None else lambda _: saver.save_if_due(state),
+        progress=progress,
+    )
 
 
-def ask_for_alike_sites(design: Design, grouped: GroupedFactor) -> None:
-    """Add the prior on how the energy is shared among atoms (see `kernelpot.gp.sharing`)."""
-    rows = rows_of_alike_sites(design)
-    if len(rows):
-        grouped.update(ABSOLUTE, rows, np.zeros(len(rows)))
-
-
-def nth_of(progress: Progress, index: int, n: int) -> Progress:
-    """Progress of a stage from that of the `index`-th of its `n` equal shares."""
-
-    def report(stage: str, done: float, total: float) -> None:
-        progress(stage, index + (done / total if total else 1.0), n)
-
-    return report
-
-
-def _check_every_species(terms: Sequence[KernelTerm], species: Sequence[int]) -> None:
+def _check_every_species(design: Design) -> None:
+    present = design.present
+    if not all(term.descriptor.has_centers for term in design.terms):
+        return  # whole structures have all species
     missing = [
-        chemical_symbols[number]
-        for z, number in enumerate(species)
-        if not any(z in term.sparse for term in terms)
+        chemical_symbols[number] for z, number in enumerate(design.species) if z not in present
     ]
     if missing:
         raise ValueError(

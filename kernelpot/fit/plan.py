@@ -8,10 +8,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from kernelpot.data.dataset import Frame
-from kernelpot.data.neighbors import neighbor_list
+from kernelpot.data.neighbors import expected_pairs
 from kernelpot.fit.accumulation import BATCH_ATOMS, BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
 from kernelpot.fit.left_out import MAX_BYTES, MAX_ROWS
 from kernelpot.fit.noise import expected_work
@@ -20,7 +18,7 @@ from kernelpot.fit.settings import Settings
 from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES, MAX_CANDIDATES
 from kernelpot.gp.labels import Noise, group_rows
 from kernelpot.regression.leave_one_out import CHUNK_ROWS
-from kernelpot.terms.soap import SOAP, SOAPTerm
+from kernelpot.terms.base import Descriptor, Term
 
 # What a process grows by when compiled loops and descriptors are loaded [bytes].
 _LIBRARIES = 0.4e8
@@ -97,8 +95,8 @@ class Workload:
     @classmethod
     def of(
         cls,
-        terms: Sequence[SOAPTerm],
-        species: tuple[int, ...],
+        terms: Sequence[Term],
+        descriptors: Sequence[Descriptor],
         frames: Sequence[Frame],
         noise: Noise,
         default_n_sparse: int,
@@ -107,11 +105,18 @@ class Workload:
     ) -> Workload:
         """Sizes of a fit of `terms` to `frames`."""
         n_atoms = sum(map(len, frames))
+        points = [
+            term.n_sparse or term.default_n_sparse(default_n_sparse, len(descriptor.keys))
+            for term, descriptor in zip(terms, descriptors, strict=True)
+        ]
         return cls(
-            sum(t.n_sparse or min(default_n_sparse, n_atoms) for t in terms),
-            max(SOAP(term, species).n_features for term in terms),
+            sum(
+                min(n, n_atoms) if term.n_sparse is None and descriptor.one_per_atom else n
+                for n, term, descriptor in zip(points, terms, descriptors, strict=True)
+            ),
+            max(descriptor.n_features for descriptor in descriptors),
             n_atoms,
-            len(species),
+            len(descriptors[0].species),
             len(terms),
             tuple(group_rows(frames, noise).values()),
             resident_bytes(),
@@ -282,7 +287,7 @@ def plan_memory(
     """Plan the memory of the fit, and log it in plain words."""
     workload = Workload.of(
         problem.terms,
-        problem.species,
+        problem.descriptors,
         problem.frames,
         problem.noise,
         settings.default_n_sparse,
@@ -296,18 +301,14 @@ def plan_memory(
 def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
     """What each stage of a fit takes on an ordinary machine; only the ratios matter."""
     w = plan.workload
-    descriptors = [SOAP(term, problem.species) for term in problem.terms]
-    n_features = float(sum(soap.n_features for soap in descriptors))
+    features = [(d.r_cut, d.n_features) for d in problem.descriptors]
+    n_features = float(sum(n for _, n in features))
     n_atoms = sum(map(len, problem.frames))
     share = w.n_sparse / (w.n_terms * w.n_species)
-    r_cut = max(term.r_cut for term in problem.terms)
     flops = 0.0
     for frame in problem.frames:
-        pairs = neighbor_list(frame.atoms, r_cut)
-        distances = np.linalg.norm(pairs.displacements(frame.atoms.positions), axis=1)
-        for soap in descriptors:
-            n_pairs = np.count_nonzero(distances < soap.term.r_cut)
-            flops += 6.0 * n_pairs * soap.n_features * share
+        for r_cut, n in features:
+            flops += 6.0 * expected_pairs(frame.atoms, r_cut) * n * share
         flops += frame.n_rows * w.n_sparse**2 * (2.0 + 2.0 / (w.n_terms * w.n_species))
     gflops = 3e10
     n_rows = sum(w.group_rows)

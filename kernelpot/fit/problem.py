@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from ase import Atoms
@@ -16,14 +17,13 @@ from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
 from kernelpot.baseline.reference import Reference, terms_of, without_terms
 from kernelpot.baseline.repulsion import assemble
 from kernelpot.data.dataset import Dataset, Frame
-from kernelpot.data.order import canonical_order
+from kernelpot.data.order import canonical_order, fingerprint
 from kernelpot.fit import defaults
 from kernelpot.fit.default_baseline import choose_baseline
 from kernelpot.fit.hold_out import hold_out
 from kernelpot.fit.settings import Settings
-from kernelpot.gp.design import KnownLabels
 from kernelpot.gp.labels import SIGMA_ISOLATED, Noise, bulk_volume
-from kernelpot.terms.soap import SOAPTerm
+from kernelpot.terms.base import Descriptor, Term
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,38 @@ class Problem:
     dataset : Dataset
         In canonical order.
     species : tuple of int
-    terms : list of SOAPTerm
+    terms : list of Term
     noise : Noise
     reference : Reference
         What the kernels need not explain.
     frames : list of Frame
-        What is fitted: the data, and one isolated atom per species where e0 is known.
-    references : list of KnownLabels
-        Energy, forces and virial of `reference` for each of `frames`.
+        What is fitted: the data, and one isolated atom per species where e0 is known, with
+        labels less what `reference` explains.
+    fingerprints : list of str
+        Of these frames with their labels as they are.
     notes : list of str
         Choices made, for the user.
+    noise_notes : mapping of str to str
+        Why the defaults of the noise are what they are, by parameter.
     held_out : list of int
         Those of `frames` that sparse points are not chosen from.
     """
 
     dataset: Dataset
     species: tuple[int, ...]
-    terms: Sequence[SOAPTerm]
+    terms: Sequence[Term]
     noise: Noise
     reference: Reference
     frames: Sequence[Frame]
-    references: Sequence[KnownLabels]
+    fingerprints: Sequence[str]
     notes: Sequence[str]
+    noise_notes: Mapping[str, str] = field(default_factory=dict)
     held_out: Sequence[int] = ()
+
+    @cached_property
+    def descriptors(self) -> list[Descriptor]:
+        """Descriptor of each term for the species of the data."""
+        return [term.descriptor(self.species) for term in self.terms]
 
 
 def prepare(data: Dataset, settings: Settings) -> Problem:
@@ -91,9 +100,10 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         terms,
         noise,
         reference,
-        frames,
-        [reference.labels(frame.atoms) for frame in frames],
-        [*notes, *baseline_notes, *found, *_isolated_notes(dataset, e0), *noise_notes],
+        [reference.remainder(frame) for frame in frames],
+        [fingerprint(frame) for frame in frames],
+        [*notes, *baseline_notes, *found, *_isolated_notes(dataset, e0)],
+        noise_notes,
         hold_out([(frame.config_type, frame.atoms.numbers) for frame in frames]),
     )
 
@@ -132,7 +142,7 @@ def _given_e0(e0: Mapping[str, float] | str | None) -> Mapping[int, float] | str
 
 def _choose_terms(
     settings: Settings, data: Dataset, e0: AtomicEnergies
-) -> tuple[list[SOAPTerm], list[str]]:
+) -> tuple[list[Term], list[str]]:
     if settings.preset not in defaults.N_SPARSE:
         raise ValueError(
             f"`preset` must be one of {', '.join(defaults.N_SPARSE)}, got {settings.preset!r}"
@@ -140,10 +150,11 @@ def _choose_terms(
     if settings.terms is None:
         if settings.sparse_points is not None:
             raise ValueError("`sparse_points` needs explicit `terms`")
-        return defaults.terms(data, e0, n_sparse=settings.n_sparse)
+        chosen, notes = defaults.terms(data, e0, n_sparse=settings.n_sparse)
+        return [*chosen], notes
     terms = list(settings.terms)
     if not terms:
-        raise ValueError("`terms` must hold at least one SOAPTerm, got none")
+        raise ValueError("`terms` must hold at least one term, got none")
     if settings.n_sparse is not None:
         if all(t.n_sparse is not None for t in terms):
             raise ValueError(
@@ -151,7 +162,7 @@ def _choose_terms(
                 "the terms, or leave n_sparse out of them"
             )
         terms = [
-            t if t.n_sparse is not None else replace(t, n_sparse=settings.n_sparse) for t in terms
+            t if t.n_sparse is not None else t.changed(n_sparse=settings.n_sparse) for t in terms
         ]
     if settings.sparse_points is not None and len(settings.sparse_points) != len(terms):
         raise ValueError(
@@ -161,13 +172,13 @@ def _choose_terms(
     return terms, []
 
 
-def _choose_noise(settings: Settings, data: Dataset) -> tuple[Noise, list[str]]:
+def _choose_noise(settings: Settings, data: Dataset) -> tuple[Noise, dict[str, str]]:
     sigmas, notes = defaults.sigmas(data)
     for name in ("sigma_energy", "sigma_forces", "sigma_stress"):
         value = getattr(settings, name)
         if value is not None:
             sigmas[name] = float(value)
-            notes = [note for note in notes if not note.startswith(name)]
+            del notes[name]
     config_types = {
         name: {k: sigmas.get(f"sigma_{k}", np.nan) if v is None else v for k, v in own.items()}
         for name, own in settings.own_sigmas.items()

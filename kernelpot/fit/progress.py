@@ -39,3 +39,12 @@ class Overall:
         reached = sum(self.costs[name] * share for name, share in self._finished.items())
         whole = max(sum(self.costs.values()), 1e-3)
         self.progress(stage, round(1e3 * reached), round(1e3 * whole))
+
+
+def nth_of(progress: Progress, index: int, n: int) -> Progress:
+    """Progress of a stage from that of the `index`-th of its `n` equal shares."""
+
+    def report(stage: str, done: float, total: float) -> None:
+        progress(stage, index + (done / total if total else 1.0), n)
+
+    return report

@@ -11,7 +11,7 @@ from ase import Atoms
 
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.fit import defaults
-from kernelpot.terms.soap import SOAPTerm
+from kernelpot.terms.base import Term
 
 # Instead of a number in `config_type_sigma`, where None cannot be written (TOML).
 SEARCH = "search"
@@ -21,7 +21,7 @@ SEARCH = "search"
 class Settings:
     """What the user asked for: the parameters of `KernelPotential`."""
 
-    terms: Sequence[SOAPTerm] | None = None
+    terms: Sequence[Term] | None = None
     preset: str = "default"
     n_sparse: int | None = None
     sigma_energy: float | None = None

@@ -1,27 +1,25 @@
-"""From the factors of a fit to a model."""
+"""From the factors of a fit to a model, and the record of its training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from ase.units import GPa
 
 from kernelpot.baseline.reference import Reference
 from kernelpot.baseline.wall import Wall
-from kernelpot.common.types import Progress
+from kernelpot.common.types import Pair, Progress
 from kernelpot.data.dataset import Dataset, label_sources
-from kernelpot.data.order import fingerprint
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
 from kernelpot.gp.design import Design
-from kernelpot.gp.labels import Noise
 from kernelpot.gp.local import LocalModel
 from kernelpot.gp.variance import posterior_variances
 from kernelpot.model.errors import evaluate
 from kernelpot.model.fitted import FittedModel
+from kernelpot.model.record import TrainingRecord
 from kernelpot.regression.factors import GroupedFactor, TriangularFactor
 from kernelpot.safety.thresholds import learn_safety_net
 from kernelpot.safety.width import widened
@@ -37,8 +35,6 @@ def solve(
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
-    The training record holds what was fitted; `record_errors` adds the errors.
-
     Parameters
     ----------
     problem, state, grouped
@@ -50,29 +46,12 @@ def solve(
     Returns
     -------
     FittedModel
+        Without calibration and training record.
     """
     if tuned is None:
         tuned = Tuned.unchanged(problem.noise, len(problem.terms))
-    noise = tuned.noise
-    factor = grouped.posterior(noise.sigma, tuned.scale(state.design))
+    factor = grouped.posterior(tuned.noise.sigma, tuned.scale(state.design))
     local, offset = solution_of(factor, state.design.rescaled(tuned.delta))
-    dataset = problem.dataset
-    training: dict[str, Any] = {
-        "n_structures": len(dataset),
-        "n_atoms": dataset.n_atoms,
-        "n_rows": sum(frame.n_rows for frame in problem.frames),
-        "config_types": dataset.config_types,
-        "sources": label_sources(dataset),
-        "hyperparameters": tuned.record,
-        # tell whether data are those of the fit (`KernelPotential.suspicious`)
-        "fingerprints": [fingerprint(frame) for frame in problem.frames],
-        "notes": [
-            *_still_true(problem.notes, problem.noise, noise),
-            *state.notes,
-            *tuned.notes,
-            *_virial_note(offset, dataset),
-        ],
-    }
     structures = [frame.atoms for frame in problem.frames]
     safety = learn_safety_net(
         local,
@@ -84,55 +63,91 @@ def solve(
     )
     safety = widened(safety, local, problem.species, structures, n_threads=n_threads)
     return FittedModel(
-        problem.species, problem.reference, local, factor, noise, safety, offset, training
+        problem.species, problem.reference, local, factor, tuned.noise, safety, offset
     )
 
 
 def solution_of(factor: TriangularFactor, design: Design) -> tuple[LocalModel, float]:
     """Posterior mean and variances of a factor, and the virial offset [eV/atom]."""
     solution = factor.solve()
-    present = sorted({z for z, _ in design.whitening})
-    columns = {z: design.whitened.species(z) for z in present}
-    common = (design.terms, factor, design.whitening, columns)
     # one species alone has nobody to share the energy with
-    fixed = posterior_variances(*common, fix_gauge=True) if len(columns) > 1 else None
-    local = LocalModel(
-        design.terms,
-        design.weights(solution),
-        design.whitening,
-        posterior_variances(*common),
-        fixed,
-    )
+    shared = len(design.present) > 1
+    fixed = posterior_variances(design, factor, fix_gauge=True) if shared else None
+    local = LocalModel(design, design.weights(solution), posterior_variances(design, factor), fixed)
     return local, design.virial_offset(solution)
 
 
-def _wall_distances(reference: Reference) -> Mapping[tuple[int, int], float]:
+def _wall_distances(reference: Reference) -> Mapping[Pair, float]:
     """Distances that scale the wall, and with it the damping; empty without a wall."""
     walls = [term for term in reference.baseline if isinstance(term, Wall)]
     return walls[0].d_min or {} if walls else {}
 
 
-def record_errors(
+def record(
+    model: FittedModel,
+    problem: Problem,
+    tuned: Tuned,
+    notes: Sequence[str],
+    *,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> TrainingRecord:
+    """Record of a training, with the errors on its data.
+
+    Parameters
+    ----------
+    model : FittedModel
+        Complete but for the record.
+    problem : Problem
+    tuned : Tuned
+    notes : sequence of str
+        Of the stages of the fit, for the user.
+    n_threads : int, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    TrainingRecord
+    """
+    dataset = problem.dataset
+    kept = [
+        note
+        for name, note in problem.noise_notes.items()
+        if getattr(problem.noise, name) == getattr(tuned.noise, name)
+    ]
+    return TrainingRecord(
+        n_structures=len(dataset),
+        n_atoms=dataset.n_atoms,
+        n_rows=sum(frame.n_rows for frame in problem.frames),
+        config_types=dataset.config_types,
+        sources=label_sources(dataset),
+        hyperparameters=tuned.record,
+        fingerprints=problem.fingerprints,
+        notes=[
+            *problem.notes,
+            *kept,
+            *notes,
+            *tuned.notes,
+            *_virial_note(model.virial_offset, dataset),
+        ],
+        errors=training_errors(model, dataset, n_threads=n_threads, progress=progress),
+    )
+
+
+def training_errors(
     model: FittedModel,
     dataset: Dataset,
     *,
     n_threads: int | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Put the errors on the training data into the model's training record."""
+) -> dict[str, object]:
+    """Errors of a model on the data it was fitted to; see `evaluate`."""
 
     def report(_: str, done: float, total: float) -> None:
         if progress is not None:
             progress("training errors", done, total)
 
-    model.training["errors"] = evaluate(model, dataset, n_threads=n_threads, progress=report)
-
-
-def _still_true(notes: Sequence[str], before: Noise, after: Noise) -> list[str]:
-    """Notes without those on defaults that were replaced."""
-    names = ("sigma_energy", "sigma_forces", "sigma_stress")
-    changed = tuple(n for n in names if getattr(before, n) != getattr(after, n))
-    return [note for note in notes if not (changed and note.startswith(changed))]
+    return evaluate(model, dataset, n_threads=n_threads, progress=report)
 
 
 def _virial_note(offset: float, data: Dataset) -> list[str]:

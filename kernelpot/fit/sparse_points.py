@@ -12,8 +12,8 @@ from ase import Atoms
 from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import FloatArray, IntArray, Progress
 from kernelpot.data.dataset import Frame
-from kernelpot.data.system import species_index
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.data.system import System
+from kernelpot.gp.blocks import BoundTerm, Points
 from kernelpot.regression.selection import (
     MINIMUM_PER_SPECIES,
     environment_keys,
@@ -21,42 +21,42 @@ from kernelpot.regression.selection import (
     quotas,
     select,
 )
-from kernelpot.terms.dot_product import DotProductKernel, normalize
-from kernelpot.terms.soap import SOAP, SOAPTerm
+from kernelpot.terms.base import Environments
 
-# Selection sees at most so many environments per species, and so many bytes of features
-# of all species together.
+# Selection sees at most so many environments of each class, and so many bytes of features
+# of all classes together.
 MAX_CANDIDATES = 50_000
 MAX_CANDIDATE_BYTES = 600e6
 
 
-def candidate_environments(
-    frames: Sequence[Frame],
-    species: int,
-    n_features: int,
-    max_bytes: float,
-    rng: np.random.Generator,
-) -> list[tuple[int, IntArray]]:
-    """Centers among which the sparse points of a species are chosen.
+@dataclass(frozen=True)
+class Chosen:
+    """Sparse points of a term.
 
-    Returns
-    -------
-    list of (frame index, atom indices)
-        All centers of the species, or a random subset where they exceed the limits.
+    Attributes
+    ----------
+    points : list of Points
+        Of each class of environments that the data have.
+    notes : list of str
+        What the user should know (fewer distinct environments than the default).
+    from_all : bool
+        Whether they may come from any frame, those held out included.
     """
-    members = [np.flatnonzero(f.atoms.numbers == species) for f in frames]
-    frame_of = np.repeat(np.arange(len(frames)), [len(m) for m in members])
-    atom_of = np.concatenate(members)
-    limit = max(1, min(MAX_CANDIDATES, int(max_bytes / (8 * n_features))))
-    if len(atom_of) > limit:
-        keep = np.sort(rng.choice(len(atom_of), limit, replace=False))
-        frame_of, atom_of = frame_of[keep], atom_of[keep]
-    return [(int(f), atom_of[frame_of == f]) for f in np.unique(frame_of)]
+
+    points: list[Points]
+    notes: list[str]
+    from_all: bool
+
+
+def all_environments(bound: BoundTerm, atoms: Atoms) -> Environments:
+    """Environments of a whole structure."""
+    system = System.of([atoms], bound.descriptor.r_cut)
+    return bound.descriptor.environments(system, slice(0, len(atoms)))
 
 
 def choose_sparse_points(
-    term: SOAPTerm,
-    species: tuple[int, ...],
+    bound: BoundTerm,
+    index: int,
     frames: Sequence[Frame],
     *,
     held_out: Sequence[int] = (),
@@ -65,20 +65,21 @@ def choose_sparse_points(
     seed: int = 0,
     candidate_bytes: float = MAX_CANDIDATE_BYTES,
     progress: Progress | None = None,
-) -> tuple[KernelTerm, list[str], bool]:
-    """Select the sparse points of one term from dscribe's features.
+) -> Chosen:
+    """Select the sparse points of one term.
 
     Parameters
     ----------
-    term : SOAPTerm
-    species : tuple of int
+    bound : BoundTerm
+    index : int
+        Of the term.
     frames : sequence of Frame
         Training structures in canonical order.
     held_out : sequence of int
         Indices of frames to choose from only where the others hold fewer environments
         than the term asks for.
     given : sequence of (atoms, center), optional
-        Environments to use instead of selecting.
+        Environments to use instead of selecting: all of these centers.
     default_n_sparse : int
         Sparse points where the term names no number; fewer if the data have fewer.
     seed : int
@@ -89,44 +90,34 @@ def choose_sparse_points(
 
     Returns
     -------
-    term : KernelTerm
-    notes : list of str
-        What the user should know (fewer distinct environments than the default).
-    chosen_from_all : bool
-        Whether the points may come from any frame, those held out included.
+    Chosen
 
     Raises
     ------
     ValueError
         If more sparse points are asked for than there are distinct environments.
     """
-    soap = SOAP(term, species)
-    kernel = DotProductKernel(term.zeta, term.delta)
-    notes: list[str] = []
+    term, keys = bound.term, bound.descriptor.keys
     if given is not None:
-        sparse: dict[int, list[FloatArray]] = {}
-        for atoms, center in given:
-            z = int(species_index(atoms.numbers[[center]], species)[0])
-            sparse.setdefault(z, []).append(soap.create(atoms, [center])[0])
-        points = {z: normalize(np.array(rows))[0] for z, rows in sorted(sparse.items())}
-        return KernelTerm(soap, kernel, points), notes, True
-
+        return Chosen(_given(bound, index, given), [], True)
+    notes: list[str] = []
     unseen = set(held_out)
     seen = [index for index in range(len(frames)) if index not in unseen]
-    environments = _distinct_environments(soap, frames, seen, seed, candidate_bytes, progress)
-    chosen_from_all = not unseen
-    if unseen and (term.n_sparse or 0) > sum(len(e.unit) for e in environments.values()):
-        chosen_from_all = True
+    candidates = _distinct_environments(bound, frames, seen, seed, candidate_bytes, progress)
+    from_all = not unseen
+    if unseen and (term.n_sparse or 0) > sum(map(len, candidates.values())):
+        from_all = True
         seen = list(range(len(frames)))
-        environments = _distinct_environments(soap, frames, seen, seed, candidate_bytes, progress)
-    available = {z: len(e.unit) for z, e in environments.items()}
+        candidates = _distinct_environments(bound, frames, seen, seed, candidate_bytes, progress)
+    available = {k: len(found) for k, found in candidates.items()}
     total = sum(available.values())
     wanted = term.n_sparse
     if wanted is None:
-        wanted = min(default_n_sparse, total)
-        if wanted < default_n_sparse:
+        usual = term.default_n_sparse(default_n_sparse, sum(n > 0 for n in available.values()))
+        wanted = min(usual, total)
+        if wanted < usual:
             notes.append(
-                f"{wanted} sparse points instead of {default_n_sparse}: the data have no "
+                f"{wanted} sparse points instead of {usual}: the data have no "
                 "more distinct environments"
             )
     elif wanted > total:
@@ -140,64 +131,113 @@ def choose_sparse_points(
             f"{sum(share.values())} sparse points instead of {wanted}: every species gets at "
             f"least {MINIMUM_PER_SPECIES}"
         )
-    points = {}
-    for z in sorted(available):
-        candidates = environments.pop(z)
+    points = []
+    for k in sorted(available):
+        found = candidates.pop(k)
         with single_blas_thread():  # products too small to share
-            picked = select(candidates.unit, share[z], term.sparse_method, seed=seed)
-        points[z] = np.empty((len(picked), soap.n_features))
-        found_in = candidates.centers[picked]
-        for frame in np.unique(found_in[:, 0]):
-            here = np.flatnonzero(found_in[:, 0] == frame)
-            created = soap.create(frames[frame].atoms, list(found_in[here, 1]))
-            points[z][here] = normalize(created)[0]
+            squares = bound.kernel.squares(found.u.astype(float))
+            picked = select(found.u, share[k], term.sparse_method, squares=squares, seed=seed)
+        if len(picked):
+            chosen = _made_anew(bound, frames, found.places[picked])
+            points.append(Points(index, keys[k], chosen))
         if progress is not None:
-            progress("sparse points", 1 + (z + 1) / len(available), 2)
-    return KernelTerm(soap, kernel, points), notes, chosen_from_all
+            progress("sparse points", 1 + (k + 1) / len(keys), 2)
+    return Chosen(points, notes, from_all)
+
+
+def _given(bound: BoundTerm, index: int, given: Sequence[tuple[Atoms, int]]) -> list[Points]:
+    """Environments of given centers, class by class."""
+    rows: dict[int, list[FloatArray]] = {}
+    for atoms, center in given:
+        found = all_environments(bound, atoms)
+        own = found.center == center % len(atoms) if bound.descriptor.has_centers else slice(None)
+        for k, x in zip(found.key[own], found.x[own], strict=True):
+            rows.setdefault(int(k), []).append(x)
+    keys = bound.descriptor.keys
+    return [
+        Points(index, keys[k], bound.kernel.embed(np.array(x))[0]) for k, x in sorted(rows.items())
+    ]
+
+
+def _made_anew(bound: BoundTerm, frames: Sequence[Frame], places: IntArray) -> FloatArray:
+    """Features of environments named by frame and place, in double precision."""
+    u = np.empty((len(places), bound.descriptor.n_features))
+    for frame in np.unique(places[:, 0]):
+        here = np.flatnonzero(places[:, 0] == frame)
+        found = all_environments(bound, frames[frame].atoms)
+        u[here] = bound.kernel.embed(found.x[places[here, 1]])[0]
+    return u
 
 
 @dataclass(frozen=True)
-class _Environments:
-    """Distinct environments of one species: unit features, and (frame, atom) of each.
+class _Candidates:
+    """Distinct environments of one class: features, and (frame, place) of each.
 
     Single precision is enough to compare them; the chosen ones are made anew.
     """
 
-    unit: npt.NDArray[np.float32]
-    centers: IntArray
+    u: npt.NDArray[np.float32]
+    places: IntArray
+
+    def __len__(self) -> int:
+        return len(self.u)
 
 
 def _distinct_environments(
-    soap: SOAP,
+    bound: BoundTerm,
     frames: Sequence[Frame],
     seen: Sequence[int],
     seed: int,
     max_bytes: float,
     progress: Progress | None,
-) -> dict[int, _Environments]:
-    """Candidates of every species index among the frames named by `seen`."""
+) -> dict[int, _Candidates]:
+    """Candidates of every class of environments among the frames named by `seen`."""
     rng = np.random.default_rng(seed)
-    among = [frames[index] for index in seen]
-    candidates = {
-        z: candidate_environments(
-            among, number, soap.n_features, max_bytes / len(soap.species), rng
-        )
-        for z, number in enumerate(soap.species)
-    }
-    total = sum(len(c) for chosen in candidates.values() for _, c in chosen)
-    done = 0
+    descriptor = bound.descriptor
+    n_keys = len(descriptor.keys)
+    counts = np.array([_count(bound, frames[index].atoms) for index in seen]).reshape(-1, n_keys)
+    limit = max(1, min(MAX_CANDIDATES, int(max_bytes / n_keys / (8 * descriptor.n_features))))
+    chosen = [_some_of(counts[:, k], limit, rng) for k in range(n_keys)]
+    u = [np.empty((len(c), descriptor.n_features), dtype=np.float32) for c in chosen]
+    places = [np.empty((len(c), 2), dtype=np.int64) for c in chosen]
+    tags: list[list[bytes]] = [[] for _ in chosen]
+    for done, index in enumerate(seen):
+        found = None
+        for k, of_key in enumerate(chosen):
+            own = of_key[of_key[:, 0] == done, 1]
+            if not len(own):
+                continue
+            if found is None:
+                found = all_environments(bound, frames[index].atoms)
+            members = np.flatnonzero(found.key == k)[own]
+            rows = bound.kernel.embed(found.x[members])[0]
+            start = len(tags[k])
+            u[k][start : start + len(own)] = rows
+            places[k][start : start + len(own), 0] = index
+            places[k][start : start + len(own), 1] = members
+            tags[k] += environment_keys(rows)
+        if progress is not None:
+            progress("sparse points", done + 1, 2 * len(seen))
     result = {}
-    for z, chosen in candidates.items():
-        rows = np.empty((sum(len(c) for _, c in chosen), soap.n_features), dtype=np.float32)
-        centers = np.array([(seen[f], c) for f, some in chosen for c in some])
-        keys: list[bytes] = []
-        for f, some in chosen:
-            found = normalize(soap.create(among[f].atoms, list(some)))[0]
-            rows[len(keys) : len(keys) + len(found)] = found
-            keys += environment_keys(found)
-            done += len(some)
-            if progress is not None:
-                progress("sparse points", done, 2 * total)
-        keep = first_of_each(keys)
-        result[z] = _Environments(rows if len(keep) == len(rows) else rows[keep], centers[keep])
+    for k, own_tags in enumerate(tags):
+        keep = first_of_each(own_tags)
+        whole = len(keep) == len(own_tags)
+        result[k] = _Candidates(u[k] if whole else u[k][keep], places[k][keep])
     return result
+
+
+def _count(bound: BoundTerm, atoms: Atoms) -> IntArray:
+    """Number of environments of each class in a structure."""
+    r_cut = 0.0 if bound.descriptor.one_per_atom else bound.descriptor.r_cut
+    return bound.descriptor.count(System.of([atoms], r_cut))
+
+
+def _some_of(counts: IntArray, limit: int, rng: np.random.Generator) -> IntArray:
+    """Environments as (frame, number in it): all, or a random subset within the limit."""
+    frame = np.repeat(np.arange(len(counts)), counts)
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    number = np.arange(len(frame)) - first[frame]
+    if len(frame) > limit:
+        keep = np.sort(rng.choice(len(frame), limit, replace=False))
+        frame, number = frame[keep], number[keep]
+    return np.stack([frame, number], axis=1)

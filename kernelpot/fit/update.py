@@ -11,9 +11,8 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -21,19 +20,18 @@ from ase.data import chemical_symbols
 
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.types import FloatArray, Progress
-from kernelpot.data.dataset import Dataset, Frame, label_sources
+from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.distances import shortest_distances
-from kernelpot.data.order import canonical_order, fingerprint
+from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
-from kernelpot.fit.pipeline import ask_for_alike_sites
 from kernelpot.fit.problem import with_isolated_atoms
-from kernelpot.fit.solution import record_errors, solution_of
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.fit.solution import solution_of, training_errors
+from kernelpot.fit.sparse_points import all_environments
+from kernelpot.gp.blocks import Points
 from kernelpot.gp.design import Design
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
-from kernelpot.terms.dot_product import normalize
 
 # Squared distances of unit features in single precision mean nothing below this.
 _SAME = 1e-6
@@ -77,36 +75,34 @@ def update(
     _check_previous(model, data, add_sparse)
     notes = [f"updated with {len(new)} structures; e0, baseline and noise stayed as they were"]
     notes += _closer_than_known(model, new)
-    design = Design.known(model.local.terms, model.species, model.local.whitening)
+    design = model.design
     if add_sparse:
         assert data is not None
-        terms, found = _more_points(model.local.terms, model.species, new, add_sparse)
+        design, found = _with_more_points(design, new, add_sparse)
         notes += found
-        design = Design.of(terms, model.species)
         factor = TriangularFactor(design.n_columns)
         everything = with_isolated_atoms(Dataset([*data, *new]), model.e0)
     else:
         factor = copy.deepcopy(model.factor)
         everything = [f for f in new if not (f.is_isolated_atom and model.e0.absolute)]
-    frames = canonical_order(everything)
-    references = [model.reference.labels(frame.atoms) for frame in frames]
-    labels = Labels(design, frames, references, model.noise)
+    frames = [model.reference.remainder(frame) for frame in canonical_order(everything)]
+    labels = Labels(design, frames, model.noise, continued=not add_sparse)
     grouped = accumulate(labels, n_threads=n_threads, progress=progress)
-    if add_sparse:
-        ask_for_alike_sites(design, grouped)
     grouped.add_to(factor, model.noise.sigma)
-    record = _record(model.training, new, notes)
     local, offset = solution_of(factor, design)
     structures = [frame.atoms for frame in frames]
     safety = model.safety.raised(local, model.species, structures, n_threads=n_threads)
-    updated = replace(
-        model, local=local, factor=factor, safety=safety, virial_offset=offset, training=record
-    )
+    updated = replace(model, local=local, factor=factor, safety=safety, virial_offset=offset)
     known = new if data is None else Dataset([*data, *new])
-    record_errors(updated, known, n_threads=n_threads, progress=progress)
-    record["errors_of"] = "all data" if data is not None else "the frames of the last update"
-    record["wall_seconds"] = time.perf_counter() - started
-    return updated
+    errors = training_errors(updated, known, n_threads=n_threads, progress=progress)
+    training = model.training.continued(
+        new,
+        notes,
+        errors,
+        "all data" if data is not None else "the frames of the last update",
+        time.perf_counter() - started,
+    )
+    return replace(updated, training=training)
 
 
 def _check_species(model: FittedModel, new: Dataset) -> None:
@@ -129,9 +125,9 @@ def _check_previous(model: FittedModel, data: Dataset | None, add_sparse: int) -
             "labels say about a new sparse point is not kept in the model. Without them only "
             "the weights of the present points can be updated (leave add_sparse out)"
         )
-    if data is not None and len(data) != model.training["n_structures"]:
+    if data is not None and len(data) != model.training.n_structures:
         raise ValueError(
-            f"`data` must be the {model.training['n_structures']} structures the model was "
+            f"`data` must be the {model.training.n_structures} structures the model was "
             f"fitted to so far, got {len(data)}"
         )
 
@@ -154,60 +150,36 @@ def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
     return notes
 
 
-def _more_points(
-    terms: Sequence[KernelTerm], species: tuple[int, ...], new: Dataset, n: int
-) -> tuple[list[KernelTerm], list[str]]:
+def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, list[str]]:
     """Add to each term the `n` new environments farthest from its sparse points."""
-    extended, notes = [], []
-    for t, term in enumerate(terms):
-        rows: dict[int, FloatArray] = {}
+    extended: list[Points] = []
+    notes = []
+    for t, bound in enumerate(design.terms):
+        found = [all_environments(bound, frame.atoms) for frame in new]
+        keys = np.concatenate([f.key for f in found])
+        u = bound.kernel.embed(np.concatenate([f.x for f in found]))[0]
+        blocks = [block for block in design.blocks if block.term == t]
+        rows: list[FloatArray] = []
         ranked: list[tuple[float, int, int]] = []
-        for z, points in term.sparse.items():
-            centers = [(f.atoms, np.flatnonzero(f.atoms.numbers == species[z])) for f in new]
-            found = [term.soap.create(a, list(c)) for a, c in centers if len(c)]
-            if not found:
+        for index, block in enumerate(blocks):
+            own = u[keys == bound.descriptor.keys.index(block.key)]
+            own = own[first_of_each(environment_keys(own))]
+            rows.append(own)
+            if not len(own):
                 continue
-            unit = normalize(np.concatenate(found))[0]
-            rows[z] = unit[first_of_each(environment_keys(unit))]
-            order, distance = farthest_from(rows[z], points, min(n, len(rows[z])))
-            new_to_term = distance > _SAME
+            squares, known = bound.kernel.squares(own), bound.kernel.squares(block.points)
+            order, distance = farthest_from(own, block.points, min(n, len(own)), squares, known)
+            unlike = distance > _SAME
             ranked += [
-                (-d, z, int(e))
-                for d, e in zip(distance[new_to_term], order[new_to_term], strict=True)
+                (-d, index, int(e)) for d, e in zip(distance[unlike], order[unlike], strict=True)
             ]
         chosen = sorted(ranked)[:n]
-        sparse = dict(term.sparse)
-        for z in rows:
-            own = [e for _, at, e in chosen if at == z]
-            sparse[z] = np.concatenate([sparse[z], rows[z][own]])
-        extended.append(replace(term, sparse=sparse))
+        for index, block in enumerate(blocks):
+            added = rows[index][[e for _, at, e in chosen if at == index]]
+            extended.append(Points(t, block.key, np.concatenate([block.points, added])))
         fewer = f" instead of {n}: the others are known already" if len(chosen) < n else ""
         notes.append(f"term {t}: {len(chosen)} sparse points added{fewer}")
-    return extended, notes
-
-
-def _record(before: Mapping[str, Any], new: Dataset, notes: Sequence[str]) -> dict[str, Any]:
-    """Training record of the data before and the new ones together."""
-    sources = {kind: dict(found) for kind, found in before["sources"].items()}
-    for kind, found in label_sources(new).items():
-        own = sources.setdefault(kind, {})
-        for name, count in found.items():
-            own[name] = own.get(name, 0) + count
-    config_types = dict(before["config_types"])
-    for name, count in new.config_types.items():
-        config_types[name] = config_types.get(name, 0) + count
-    added = {"n_structures": len(new), "n_atoms": new.n_atoms, "n_rows": new.n_rows}
-    return {
-        **{k: v for k, v in before.items() if k != "errors"},
-        "n_structures": before["n_structures"] + len(new),
-        "n_atoms": before["n_atoms"] + new.n_atoms,
-        "n_rows": before["n_rows"] + new.n_rows,
-        "config_types": config_types,
-        "sources": sources,
-        "notes": [*before["notes"], *notes],
-        "fingerprints": [*before.get("fingerprints", ()), *map(fingerprint, new)],
-        "updates": [*before.get("updates", []), added],
-    }
+    return Design.of(design.species, design.terms, extended), notes
 
 
 def smaller(first: Atoms, frames: Sequence[Frame]) -> Atoms:

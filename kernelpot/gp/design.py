@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from kernelpot.common.types import FloatArray, Group
+from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.dataset import Frame
-from kernelpot.data.neighbors import neighbor_list
-from kernelpot.data.system import species_index
-from kernelpot.gp.covariance import KernelTerm, covariance_rows
+from kernelpot.data.system import System
+from kernelpot.gp.blocks import Block, BoundTerm, Points, lay_out, reach
+from kernelpot.gp.covariance import covariance_rows
 from kernelpot.gp.labels import Noise, observe
 from kernelpot.regression.layout import Layout
-from kernelpot.regression.leave_one_out import StructureRows
+from kernelpot.regression.rows import Rows, StructureRows
 from kernelpot.regression.whitening import whitening
+from kernelpot.terms.kinds import term_from_dict
 
-# energy, forces and virial (Voigt) that the kernels need not explain
-KnownLabels = tuple[float, FloatArray, FloatArray]
 # Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
 # that stresses count, yet overruled by data that contradict it by more.
 VIRIAL_OFFSET_PRIOR = 0.05
@@ -36,46 +36,77 @@ class Design:
 
     Attributes
     ----------
-    terms : list of KernelTerm
     species : tuple of int
-    raw : Layout
-        Columns before whitening (sparse points).
-    whitened : Layout
-        Columns after whitening (ranks).
-    whitening : dict
-        ``(species, term) -> T``.
+        Atomic numbers, ascending.
+    terms : sequence of BoundTerm
+    blocks : sequence of Block
+        Sparse points, their whitening and columns.
     """
 
-    terms: Sequence[KernelTerm]
     species: tuple[int, ...]
-    raw: Layout
-    whitened: Layout
-    whitening: Mapping[tuple[int, int], FloatArray]
+    terms: Sequence[BoundTerm]
+    blocks: Sequence[Block]
 
     @classmethod
-    def of(cls, terms: Sequence[KernelTerm], species: tuple[int, ...]) -> Design:
-        """Whiten the sparse points of every species and term."""
+    def of(
+        cls, species: tuple[int, ...], terms: Sequence[BoundTerm], points: Iterable[Points]
+    ) -> Design:
+        """Whiten the sparse points of every class of environments and term."""
         return cls.known(
-            terms,
-            species,
-            {(z, t): whitening(term.K_mm(z)) for t, term in enumerate(terms) for z in term.sparse},
+            species, terms, [(p, whitening(terms[p.term].kernel.gram(p.points))) for p in points]
         )
 
     @classmethod
     def known(
         cls,
-        terms: Sequence[KernelTerm],
         species: tuple[int, ...],
-        whitening: Mapping[tuple[int, int], FloatArray],
+        terms: Sequence[BoundTerm],
+        points: Iterable[tuple[Points, FloatArray]],
     ) -> Design:
-        """Take over the whitening of a model or a checkpoint."""
-        return cls(
-            terms,
-            species,
-            Layout.of({key: len(T) for key, T in whitening.items()}),
-            Layout.of({key: T.shape[1] for key, T in whitening.items()}),
-            whitening,
-        )
+        """Take over the whitening of each entry of `points`."""
+        return cls(species, terms, lay_out(points))
+
+    @property
+    def layout(self) -> Layout:
+        """Whitened columns of each block."""
+        return Layout([b.columns for b in self.blocks], [b.term for b in self.blocks])
+
+    @property
+    def n_sparse(self) -> int:
+        """Number of sparse points."""
+        return max((b.sparse.stop for b in self.blocks), default=0)
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the regression."""
+        return self.layout.size + 1
+
+    @property
+    def r_cut(self) -> float:
+        """Largest radial cutoff [Å]."""
+        return reach(self.terms)
+
+    def blocks_of(self, number: int) -> Iterator[tuple[int, Block]]:
+        """Blocks that the local energies of a species depend on, with their indices.
+
+        Parameters
+        ----------
+        number : int
+            Atomic number.
+        """
+        for index, block in enumerate(self.blocks):
+            if number in self.terms[block.term].descriptor.center_species(block.key):
+                yield index, block
+
+    def columns_of(self, number: int) -> IntArray:
+        """Whitened columns that the local energies of a species depend on."""
+        own = [np.arange(b.columns.start, b.columns.stop) for _, b in self.blocks_of(number)]
+        return np.concatenate([np.empty(0, dtype=np.int64), *own])
+
+    @property
+    def present(self) -> list[int]:
+        """Indices of the species whose local energies have sparse points."""
+        return [z for z, number in enumerate(self.species) if any(self.blocks_of(number))]
 
     def rescaled(self, factors: Sequence[float]) -> Design:
         """Design with the delta of each term multiplied: same span, same directions.
@@ -93,66 +124,72 @@ class Design:
         if all(f == 1.0 for f in factors):
             return self
         terms = []
-        for term, f in zip(self.terms, factors, strict=True):
-            soap, kernel = term.soap, term.kernel
-            delta = float(kernel.delta * f)
-            terms.append(
-                KernelTerm(
-                    replace(soap, term=replace(soap.term, delta=delta)),
-                    replace(kernel, delta=delta),
-                    term.sparse,
-                )
-            )
-        whiten = {(z, t): T / factors[t] for (z, t), T in self.whitening.items()}
-        return replace(self, terms=terms, whitening=whiten)
+        for bound, f in zip(self.terms, factors, strict=True):
+            term = bound.term.changed(delta=float(bound.term.delta * f))
+            terms.append(BoundTerm(term, bound.descriptor, term.kernel()))
+        blocks = [replace(b, T=b.T / factors[b.term]) for b in self.blocks]
+        return replace(self, terms=terms, blocks=blocks)
 
-    def rows(
-        self, frames: Sequence[Frame], references: Sequence[KnownLabels], noise: Noise
-    ) -> list[tuple[Group, FloatArray, FloatArray]]:
-        """Whitened rows and targets of a batch of frames, in units of their group's sigma."""
+    def rows(self, frames: Sequence[Frame], noise: Noise) -> Rows:
+        """Whitened rows and targets of a batch of frames, in units of their group's sigma.
+
+        Parameters
+        ----------
+        frames : sequence of Frame
+            Labels less what the kernels need not explain (`Reference.remainder`).
+        noise : Noise
+
+        Returns
+        -------
+        Rows
+        """
         derivatives = any(f.forces is not None or f.virial is not None for f in frames)
-        K = covariance_rows(
-            self.terms,
-            self.raw,
-            self.species,
-            [f.atoms for f in frames],
-            derivatives=derivatives,
-        )
-        observed = observe(frames, references, noise)
-        K = K[observed.rows]
-        K /= observed.unit[:, None]
-        phi = np.zeros((len(K), self.n_columns), order="F")
-        phi[:, -1] = self._offset_column(frames)[observed.rows] / observed.unit
-        for key, T in self.whitening.items():
-            phi[:, self.whitened.blocks[key]] = K[:, self.raw.blocks[key]] @ T
-        y = observed.y / observed.unit
-        members = [observed.group == g for g in range(len(observed.groups))]
-        return [(group, phi[m], y[m]) for group, m in zip(observed.groups, members, strict=True)]
+        system = System.of([f.atoms for f in frames], self.r_cut)
+        observed = observe(frames, noise)
+        unit = observed.unit
+        phi = np.zeros((len(unit), self.n_columns), order="F")
+        phi[:, -1] = self._offset_column(frames)[observed.rows] / unit
+        for index, K in covariance_rows(self.terms, self.blocks, system, derivatives=derivatives):
+            block = self.blocks[index]
+            K = K[observed.rows]
+            K /= unit[:, None]
+            phi[:, block.columns] = K @ block.T
+        return Rows(phi, observed.y / unit, unit, observed.kind, observed.groups, observed.group)
 
-    @property
-    def n_columns(self) -> int:
-        """Columns of the regression."""
-        return self.whitened.size + 1
+    def structure_rows(self, index: int, frame: Frame, noise: Noise) -> StructureRows:
+        """Rows of one frame, in the order of its labels.
 
-    def work(self, frame: Frame) -> float:
-        """Floating-point operations to make and annihilate the rows of a frame, about."""
+        Parameters
+        ----------
+        index : int
+            Position of the frame in the list it was taken from.
+        frame : Frame
+        noise : Noise
+
+        Returns
+        -------
+        StructureRows
+        """
+        volume = frame.atoms.get_volume() if frame.virial is not None else 0.0
+        found = self.rows([frame], noise)
+        return StructureRows(**vars(found), index=index, n_atoms=len(frame), volume=volume)
+
+    def work(self, frame: Frame, n_pairs: float) -> float:
+        """Floating-point operations to make and annihilate the rows of a frame, about.
+
+        Parameters
+        ----------
+        frame : Frame
+        n_pairs : float
+            Pairs of its atoms within `r_cut`.
+        """
         has_forces = frame.forces is not None or frame.virial is not None
-        z_index = species_index(frame.atoms.numbers, self.species)
         total = 2.0 * frame.n_rows * self.n_columns**2
-        total += frame.n_rows * sum(T.size for T in self.whitening.values())
-        r_cut = max(term.soap.term.r_cut for term in self.terms)
-        pairs = neighbor_list(frame.atoms, r_cut)
-        distances = np.linalg.norm(pairs.displacements(frame.atoms.positions), axis=1)
-        for term in self.terms:
-            n_neighbors = np.bincount(
-                pairs.centers[distances < term.soap.term.r_cut], minlength=len(frame)
-            )
-            points = np.zeros(len(self.species))
-            for z, rows in term.sparse.items():
-                points[z] = len(rows)
-            per_center = 1.0 + 3.0 * n_neighbors * has_forces
-            total += 2.0 * term.soap.n_features * float(per_center @ points[z_index])
-        return total
+        total += frame.n_rows * sum(b.T.size for b in self.blocks)
+        share = sum(
+            self.terms[b.term].descriptor.n_features * len(b.points) for b in self.blocks
+        ) / len(self.species)
+        return total + 2.0 * share * (len(frame) + 3.0 * n_pairs * has_forces)
 
     def _offset_column(self, frames: Sequence[Frame]) -> FloatArray:
         sizes = np.array([len(f) for f in frames])
@@ -166,40 +203,59 @@ class Design:
         """Isotropic virial per atom of the labels beyond the model's [eV/atom]."""
         return float(VIRIAL_OFFSET_PRIOR * whitened_weights[-1])
 
-    def weights(self, whitened_weights: FloatArray) -> dict[tuple[int, int], FloatArray]:
-        """Weight of each sparse point from the whitened solution."""
-        return {
-            key: T @ whitened_weights[self.whitened.blocks[key]]
-            for key, T in self.whitening.items()
+    def weights(self, whitened_weights: FloatArray) -> FloatArray:
+        """Weight of each sparse point from the whitened solution, shape (n_sparse,) [1/eV]."""
+        found = np.empty(self.n_sparse)
+        for block in self.blocks:
+            found[block.sparse] = block.T @ whitened_weights[block.columns]
+        return found
+
+    # ---- in files ------------------------------------------------------------------
+
+    def to_arrays(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """What the design can be rebuilt from: plain data, and arrays by name.
+
+        Returns
+        -------
+        header : dict
+        arrays : dict of str to ndarray
+        """
+        arrays: dict[str, Array] = {}
+        for index, block in enumerate(self.blocks):
+            arrays[f"points_{index}"], arrays[f"whitening_{index}"] = block.points, block.T
+        constants = []
+        for t, bound in enumerate(self.terms):
+            found = bound.descriptor.to_arrays()
+            constants.append(sorted(found))
+            arrays.update({f"constant_{t}_{name}": array for name, array in found.items()})
+        header = {
+            "species": [int(z) for z in self.species],
+            "terms": [bound.term.to_dict() for bound in self.terms],
+            "constants": constants,
+            "blocks": [[block.term, list(map(int, block.key))] for block in self.blocks],
         }
+        return header, arrays
 
+    @classmethod
+    def from_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Design:
+        """Inverse of `to_arrays`.
 
-def structure_rows(
-    design: Design, index: int, frame: Frame, reference: KnownLabels, noise: Noise
-) -> StructureRows:
-    """Rows of one frame, in the order of its labels.
+        Parameters
+        ----------
+        header : mapping
+        arrays : mapping of str to ndarray
 
-    Parameters
-    ----------
-    design : Design
-    index : int
-        Position of the frame in the list it was taken from.
-    frame : Frame
-    reference : KnownLabels
-    noise : Noise
-
-    Returns
-    -------
-    StructureRows
-    """
-    observed = observe([frame], [reference], noise)
-    phi = np.empty((len(observed.y), design.n_columns))
-    y = np.empty(len(observed.y))
-    for group, rows, targets in design.rows([frame], [reference], noise):
-        members = observed.group == observed.groups.index(group)
-        phi[members], y[members] = rows, targets
-    kind = np.where(observed.rows == 0, 0, np.where(observed.rows <= 3 * len(frame), 1, 2))
-    volume = frame.atoms.get_volume() if frame.virial is not None else 0.0
-    return StructureRows(
-        index, len(frame), volume, phi, y, observed.unit, kind, observed.groups, observed.group
-    )
+        Returns
+        -------
+        Design
+        """
+        species = tuple(header["species"])
+        terms = []
+        for t, (entry, names) in enumerate(zip(header["terms"], header["constants"], strict=True)):
+            constants = {name: arrays[f"constant_{t}_{name}"] for name in names}
+            terms.append(BoundTerm.of(term_from_dict(entry), species, constants))
+        points = [
+            (Points(t, tuple(key), arrays[f"points_{index}"]), arrays[f"whitening_{index}"])
+            for index, (t, key) in enumerate(header["blocks"])
+        ]
+        return cls.known(species, terms, points)

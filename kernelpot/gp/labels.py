@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kernelpot.common.types import KINDS, FloatArray, Group
+from kernelpot.common.types import KINDS, FloatArray, Group, IntArray
 from kernelpot.data.dataset import Frame
 
 # Labels whose noise the frame states itself.
@@ -140,32 +139,30 @@ class Observations:
         Index of each label in the full layout (all energies, then all forces, then
         all virials of the run).
     y, unit : ndarray of shape (n,)
-        Labels minus the reference, and their noise in units of their group's sigma.
+        Labels, and their noise in units of their group's sigma.
+    kind : ndarray of shape (n,)
+        Index in `KINDS`.
     groups : list of Group
         The groups that occur, sorted.
     group : ndarray of shape (n,)
         Index of each label's group in `groups`.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: IntArray
     y: FloatArray
     unit: FloatArray
+    kind: IntArray
     groups: list[Group]
-    group: npt.NDArray[np.int64]
+    group: IntArray
 
 
-def observe(
-    frames: Sequence[Frame],
-    references: Sequence[tuple[float, FloatArray, FloatArray]],
-    noise: Noise,
-) -> Observations:
+def observe(frames: Sequence[Frame], noise: Noise) -> Observations:
     """Collect targets of frames.
 
     Parameters
     ----------
     frames : sequence of Frame
-    references : sequence of (energy, forces, virial)
-        What the model does not have to learn: isolated-atom energies and baseline.
+        Labels less what the kernels need not explain (`Reference.remainder`).
     noise : Noise
 
     Returns
@@ -174,28 +171,30 @@ def observe(
     """
     n_frames = len(frames)
     n_atoms = sum(map(len, frames))
-    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[Any], Group, float]] = []
+    found: list[tuple[IntArray, FloatArray, int, Group, float]] = []
     first_atom = 0
-    for index, (frame, known) in enumerate(zip(frames, references, strict=True)):
+    for index, frame in enumerate(frames):
         forces_start = n_frames + 3 * first_atom
         virial_start = n_frames + 3 * n_atoms + 6 * index
         starts = (index, forces_start, virial_start)
         labels: tuple[Any, ...] = (frame.energy, frame.forces, frame.virial)
-        for start, label, explained, (group, unit) in zip(
-            starts, labels, known, noise.of(frame), strict=True
+        for kind, (start, label, (group, unit)) in enumerate(
+            zip(starts, labels, noise.of(frame), strict=True)
         ):
             if label is not None:
-                y = np.ravel(label - explained)
-                found.append((np.arange(start, start + len(y)), y, group, unit))
+                y = np.ravel(label)
+                found.append((np.arange(start, start + len(y)), y, kind, group, unit))
         first_atom += len(frame)
-    groups = sorted({group for _, _, group, _ in found})
-    sizes = [len(y) for _, y, _, _ in found]
+    rows, targets, kinds, group_of, units = zip(*found, strict=True)
+    groups = sorted(set(group_of))
+    sizes = list(map(len, targets))
     return Observations(
-        np.concatenate([rows for rows, _, _, _ in found]),
-        np.concatenate([y for _, y, _, _ in found]),
-        np.repeat([unit for _, _, _, unit in found], sizes),
+        np.concatenate(rows),
+        np.concatenate(targets),
+        np.repeat(units, sizes),
+        np.repeat(kinds, sizes),
         groups,
-        np.repeat([groups.index(group) for _, _, group, _ in found], sizes),
+        np.repeat([groups.index(group) for group in group_of], sizes),
     )
 
 

@@ -1,8 +1,8 @@
 """Evaluating local energies, their variance, and exact gradients of either.
 
-Per batch of atoms: density expansion, power spectrum, kernel (as a quadratic map for
-zeta = 2 where that is cheaper), then one adjoint pass from a cotangent on the
-features back to the pair displacements. Memory is that of the pairs and one batch.
+Per run of atoms: environments of each term, kernels (or the closed form of their mean where
+that is cheaper), then one adjoint pass from a cotangent on the features back to the pair
+displacements. Memory is that of the pairs and one run.
 """
 
 from __future__ import annotations
@@ -15,19 +15,38 @@ import numpy as np
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import FloatArray, IntArray
-from kernelpot.data.neighbors import NeighborList
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.data.system import Contribution, System
+from kernelpot.gp.blocks import Block, BoundTerm
+from kernelpot.gp.design import Design
+from kernelpot.gp.species_run import Part, SpeciesRun, TermRun, constant_prior
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.terms.dot_product import DotProductKernel, normalize
-from kernelpot.terms.soap import PairBatch
+from kernelpot.terms.base import FastMean
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
 BATCH, VARIANCE_BATCH = 128, 256
-# Of the points that explain most, this share screens: atoms whose variance they already
-# bring below what matters need no more.
-SCREEN_SHARE = 0.2
-SCREEN_MINIMUM = 64
+# In place of a species, for whole structures.
+WHOLE = -1
+
+
+@dataclass(frozen=True)
+class Blended:
+    """Energies of a run of atoms that depend on local energies and variances.
+
+    Attributes
+    ----------
+    energies : ndarray of shape (n_atoms,)
+        [eV].
+    by_energy, by_variance : ndarray of shape (n_atoms,)
+        Their derivatives by local energy and variance.
+    by_keep : ndarray of shape (n_atoms,) or None
+        Their derivatives by what else they depend on (the factors of `Blend.pull`).
+    """
+
+    energies: FloatArray
+    by_energy: FloatArray
+    by_variance: FloatArray
+    by_keep: FloatArray | None = None
 
 
 class Blend(Protocol):
@@ -40,13 +59,31 @@ class Blend(Protocol):
     def irrelevant_below(self, species: int) -> float:
         """Variance of an atom of a species below which its value does not matter [eV^2]."""
 
-    def __call__(
-        self, atoms: slice, energies: FloatArray, variances: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Energies of a run of atoms, and their derivatives by local energy and variance.
+    def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
+        """Energies of a run of atoms, and their derivatives.
 
         Variances are exact, or upper bounds not above `irrelevant_below`.
         """
+
+    def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
+        """Add the derivative through what does not depend on local energies."""
+
+
+class AsItIs:
+    """The energy itself, of which the exact variances a gate would see are wanted."""
+
+    gauge_fixed = True
+
+    def irrelevant_below(self, species: int) -> float:
+        """Nothing is irrelevant."""
+        return -np.inf
+
+    def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
+        """Energies as they are."""
+        return Blended(energies, np.ones_like(energies), np.zeros_like(energies))
+
+    def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
+        """Depends on nothing else."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +92,49 @@ class LocalEvaluation:
 
     Attributes
     ----------
-    energies : ndarray of shape (n_atoms,)
-        Local energies [eV] (blended, if a blend was given).
-    variance, novelty : ndarray of shape (n_atoms,) or None
-        Posterior variance and its novelty part [eV^2].
-    pair_gradient : ndarray of shape (n_pairs, 3) or None
-        Derivative of the summed energies with respect to displacements [eV/Å].
+    result : Contribution
+        Local energies [eV] (blended, if a blend was given), and their derivatives if these
+        were asked for (zero otherwise).
+    variance : ndarray of shape (n_atoms,) or None
+        Posterior variance [eV^2].
+    novelty, prior : ndarray of shape (n_atoms,) or None
+        Its novelty part, and the prior variance [eV^2].
+    by_energy, bound : ndarray of shape (n_atoms,) or None
+        Of a blend: its derivative by the local energies, and the variances it was given.
     """
 
-    energies: FloatArray
+    result: Contribution
     variance: FloatArray | None
     novelty: FloatArray | None
-    pair_gradient: FloatArray | None
+    prior: FloatArray | None
+    by_energy: FloatArray | None
+    bound: FloatArray | None
+
+    @property
+    def energies(self) -> FloatArray:
+        """Local energies [eV], shape (n_atoms,)."""
+        return self.result.energies
 
 
 @dataclass(frozen=True)
-class _Compiled:
-    """The sparse points of one species and term in the order their variance needs them.
+class Compiled:
+    """The sparse points of a block in the order that the variance of a species needs.
 
-    `columns` are their places in the order of the species' `LocalVariance` (ascending;
-    points that repeat others come last and have none). `polynomial` is the exact map of
-    unit features to the mean where that costs less than the kernel: a vector for
-    zeta = 1, a symmetric matrix for zeta = 2, otherwise None.
+    Attributes
+    ----------
+    points : ndarray of shape (n_points, n_features)
+    weights : ndarray of shape (n_points,)
+    columns : ndarray of shape (n_used,)
+        Places of the first of them in the order of the species' `LocalVariance`
+        (ascending; points that repeat others come last and have none).
+    mean : FastMean or None
+        Closed form of the mean where that costs less than the kernel.
     """
 
     points: FloatArray
     weights: FloatArray
     columns: IntArray
-    polynomial: FloatArray | None
+    mean: FastMean | None
 
 
 @dataclass
@@ -91,69 +143,90 @@ class LocalModel:
 
     Parameters
     ----------
-    terms : sequence of KernelTerm
-        Descriptors, kernels and sparse points.
-    weights : mapping of (species, term) to ndarray of shape (n_sparse,)
+    design : Design
+        Terms, sparse points and their whitening.
+    weights : ndarray of shape (n_sparse,)
         Weight of each sparse point [1/eV].
-    whitening : mapping of (species, term) to ndarray of shape (n_sparse, rank)
-        T with ``T.T @ K_mm @ T = I``.
     variances : mapping of species to LocalVariance
-        Posterior of each species.
+        Posterior of each species (an index in `Design.species`).
     gauge_fixed : mapping of species to LocalVariance, optional
         The same, given the mean local energy of each species. Data of one composition
         determine the energy of a molecule, but not how it is shared among species; this
         part of the variance says nothing of how well an environment is known. Default:
         `variances`.
-    polynomial : bool, default=True
-        Use exact polynomial maps where they cost less. False: the kernel always.
+    fast : bool, default=True
+        Use closed forms of the mean where they cost less. False: the kernel always.
     """
 
-    terms: Sequence[KernelTerm]
-    weights: Mapping[tuple[int, int], FloatArray]
-    whitening: Mapping[tuple[int, int], FloatArray]
+    design: Design
+    weights: FloatArray
     variances: Mapping[int, LocalVariance]
     gauge_fixed: Mapping[int, LocalVariance] | None = None
-    polynomial: bool = True
-    _compiled: dict[tuple[int, int], _Compiled] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    fast: bool = True
+    compiled: dict[tuple[int, int], Compiled] = field(default_factory=dict, init=False, repr=False)
 
     @single_blas_thread()  # the same bits after a fit and after loading
     def __post_init__(self) -> None:
-        """Sort the sparse points, and compile polynomial maps where they cost less."""
-        for z in {z for z, _ in self.weights}:
-            found = self.terms_of(z)
-            starts = np.cumsum([0] + [len(self.weights[z, t]) for t in found])
-            order = self.variances[z].order
-            for t, start, stop in zip(found, starts[:-1], starts[1:], strict=True):
-                columns = np.flatnonzero((order >= start) & (order < stop))
-                used = order[columns] - start
+        """Sort the sparse points, and compile closed forms where they cost less."""
+        for z, posterior in self.variances.items():
+            start = 0
+            for index, block in self.blocks_of(z):
+                stop = start + len(block.points)
+                columns = np.flatnonzero((posterior.order >= start) & (posterior.order < stop))
+                used = posterior.order[columns] - start
                 sorting = np.concatenate([used, np.setdiff1d(np.arange(stop - start), used)])
-                self._compiled[z, t] = self._compile(z, t, sorting, columns)
+                self.compiled[z, index] = self._compile(block, sorting, columns)
+                start = stop
+        for index, block in enumerate(self.design.blocks):
+            if not self.terms[block.term].descriptor.has_centers:
+                all_points = np.arange(len(block.points))
+                self.compiled[WHOLE, index] = self._compile(block, all_points, all_points[:0])
 
-    def _compile(self, z: int, t: int, sorting: IntArray, columns: IntArray) -> _Compiled:
-        kernel = self.terms[t].kernel
-        points = self.terms[t].sparse[z][sorting]
-        weights = self.weights[z, t][sorting]
-        polynomial = None
-        if not self.polynomial:
-            pass
-        elif kernel.zeta == 2 and points.shape[1] <= 2 * len(points):
-            # sum_s alpha_s (p.q_s)^2 = p^T B p
-            polynomial = kernel.diagonal() * (points.T * weights) @ points
-        elif kernel.zeta == 1:
-            polynomial = kernel.diagonal() * (weights @ points)
-        return _Compiled(points, weights, columns, polynomial)
+    def _compile(self, block: Block, sorting: IntArray, columns: IntArray) -> Compiled:
+        points = block.points[sorting]
+        weights = self.weights[block.sparse][sorting]
+        kernel = self.terms[block.term].kernel
+        mean = kernel.fast_mean(points, weights) if self.fast else None
+        return Compiled(points, weights, columns, mean)
 
-    def terms_of(self, z: int) -> list[int]:
-        """Indices of the terms that have sparse points of a species."""
-        return [t for t in range(len(self.terms)) if (z, t) in self.weights]
+    @property
+    def terms(self) -> Sequence[BoundTerm]:
+        """Terms of the model."""
+        return self.design.terms
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers, ascending."""
+        return self.design.species
+
+    @property
+    def r_cut(self) -> float:
+        """Largest radial cutoff [Å]."""
+        return self.design.r_cut
+
+    def blocks_of(self, z: int) -> Iterator[tuple[int, Block]]:
+        """Blocks that local energies of a species depend on, with their indices."""
+        return self.design.blocks_of(self.species[z])
+
+    def prior(self, system: System) -> FloatArray:
+        """Prior variance of every local energy [eV^2], shape (n_atoms,)."""
+        z_index = system.z_index(self.species)
+        constant = [
+            constant_prior(self.terms, [block for _, block in self.blocks_of(z)])
+            for z in range(len(self.species))
+        ]
+        if None not in constant:
+            return np.array(constant, dtype=float)[z_index]
+        found = np.empty(system.n_atoms)
+        for start in range(0, system.n_atoms, BATCH):
+            atoms = slice(start, min(start + BATCH, system.n_atoms))
+            for part in self._species_runs(system, atoms)[1]:
+                found[start + part.rows] = part.prior
+        return found
 
     def evaluate(
         self,
-        z_index: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
+        system: System,
         *,
         gradient: bool = True,
         variance: bool = False,
@@ -161,16 +234,12 @@ class LocalModel:
         blend: Blend | None = None,
         n_threads: int = 1,
     ) -> LocalEvaluation:
-        """Evaluate all atoms of a structure.
+        """Evaluate all atoms of a system.
 
         Parameters
         ----------
-        z_index : ndarray of shape (n_atoms,)
-            Species index of each atom.
-        pairs : NeighborList
+        system : System
             All pairs within the largest cutoff (longer ones are skipped).
-        displacements : ndarray of shape (n_pairs, 3)
-            Vectors from center to neighbor [Å].
         gradient, variance, novelty : bool
             What to compute besides the energies.
         blend : Blend, optional
@@ -182,286 +251,154 @@ class LocalModel:
         -------
         LocalEvaluation
         """
-        n_atoms = len(z_index)
-        found = LocalEvaluation(
-            np.empty(n_atoms),
-            np.empty(n_atoms) if variance else None,
-            np.empty(n_atoms) if novelty else None,
-            np.zeros((pairs.n_pairs, 3)) if gradient else None,
-        )
-        batches = [
-            term.soap.pairs(pairs.first, pairs.neighbors, displacements, z_index)
-            for term in self.terms
-        ]
+        n_atoms = system.n_atoms
 
+        def room(wanted: bool) -> FloatArray | None:
+            return np.zeros(n_atoms) if wanted else None
+
+        found = LocalEvaluation(
+            Contribution.zero(system),
+            room(variance),
+            room(novelty),
+            room(novelty),
+            room(blend is not None),
+            room(blend is not None),
+        )
+        by_keep = np.zeros(n_atoms)
         size = VARIANCE_BATCH if variance else BATCH
 
         def work(start: int) -> None:
             atoms = slice(start, min(start + size, n_atoms))
-            self._evaluate_batch(batches, z_index[atoms], atoms, blend, found)
+            self._evaluate_run(system, atoms, blend, found, by_keep if gradient else None)
 
         starts = range(0, n_atoms, size)
         with single_blas_thread():
             for _ in map_in_order(work, starts, min(n_threads, len(starts))):
                 pass
+            for t, term in enumerate(self.terms):
+                if not term.descriptor.has_centers:
+                    self._add_whole(t, system, found.result, gradient)
+        if blend is not None and gradient:
+            blend.pull(system, by_keep, found.result)
         return found
 
-    def _evaluate_batch(
+    def _evaluate_run(
         self,
-        batches: Sequence[PairBatch],
-        z_batch: IntArray,
+        system: System,
         atoms: slice,
         blend: Blend | None,
-        result: LocalEvaluation,
+        found: LocalEvaluation,
+        by_keep: FloatArray | None,
     ) -> None:
-        """Fill the rows of `result` that belong to a run of atoms."""
-        start, stop = atoms.start, atoms.stop
-        expansions, units, norms = [], [], []
-        for term, batch in zip(self.terms, batches, strict=True):
-            coefficients = term.soap.expansion(batch, start, stop)
-            unit, norm = normalize(term.soap.features(coefficients))
-            expansions.append(coefficients)
-            units.append(unit)
-            norms.append(norm)
+        """Fill the rows of `found` that belong to a run of atoms.
 
-        energies = np.zeros(stop - start)
-        variances = np.zeros(stop - start)
-        species: dict[int, _SpeciesBatch] = {}
-        for z in np.unique(z_batch):
-            rows = np.flatnonzero(z_batch == z)
-            whole = len(rows) == stop - start
-            own = [unit if whole else unit[rows] for unit in units]
-            part = species[int(z)] = _SpeciesBatch(self, int(z), rows, own)
+        The gradient is formed where there is room for the blend's own (`by_keep`).
+        """
+        runs, species = self._species_runs(system, atoms)
+        n = atoms.stop - atoms.start
+        energies, variances = np.zeros(n), np.zeros(n)
+        for part in species:
+            rows = part.rows
             energies[rows] = part.mean()
-            if result.variance is not None:
+            if found.variance is not None:
                 variances[rows] = part.variance()
-                result.variance[start + rows] = variances[rows]
+                found.variance[atoms.start + rows] = variances[rows]
             if blend is not None:
                 variances[rows] = part.blend_variance(blend)
-            if result.novelty is not None:
-                result.novelty[start + rows] = part.novelty()
-        by_energy = by_variance = None
-        if blend is not None:
-            energies, by_energy, by_variance = blend(atoms, energies, variances)
-        result.energies[atoms] = energies
-        if result.pair_gradient is None:
+            if found.novelty is not None and found.prior is not None:
+                found.novelty[atoms.start + rows] = part.novelty()
+                found.prior[atoms.start + rows] = part.prior
+        blended = None
+        if blend is not None and found.by_energy is not None and found.bound is not None:
+            blended = blend(atoms, energies, variances)
+            energies, found.by_energy[atoms] = blended.energies, blended.by_energy
+            found.bound[atoms] = variances
+            if by_keep is not None and blended.by_keep is not None:
+                by_keep[atoms] = blended.by_keep
+        found.energies[atoms] = energies
+        if by_keep is None:
             return
-
-        cotangents = [np.zeros_like(unit) for unit in units]
-        for part in species.values():
-            if blend is not None and by_energy is not None and by_variance is not None:
-                found = part.blended_slopes(by_energy[part.rows], by_variance[part.rows], blend)
+        for part in species:
+            if blended is None or blend is None:
+                part.pull_mean()
             else:
-                found = part.slopes()
-            for t, slope, along in found:
-                slope -= along[:, None] * part.units[t]
-                cotangents[t][part.rows] = slope / norms[t][part.rows, None]
-        for t, term in enumerate(self.terms):
-            cotangent = cotangents[t]
-            term.soap.pair_gradients(
-                batches[t], start, stop, expansions[t], cotangent, result.pair_gradient
-            )
+                rows = part.rows
+                part.pull_blend(blended.by_energy[rows], blended.by_variance[rows], blend)
+        for run in runs:
+            if run is not None:
+                run.pull(found.result)
+
+    def _species_runs(
+        self, system: System, atoms: slice
+    ) -> tuple[list[TermRun | None], list[SpeciesRun]]:
+        """Environments of a run of atoms, term by term, and its atoms species by species."""
+        runs = [
+            TermRun(term, system, atoms) if term.descriptor.has_centers else None
+            for term in self.terms
+        ]
+        z_run = system.z_index(self.species)[atoms]
+        species = [
+            SpeciesRun(self, int(z), np.flatnonzero(z_run == z), runs, atoms, z_run)
+            for z in np.unique(z_run)
+        ]
+        return runs, species
+
+    def _add_whole(self, t: int, system: System, result: Contribution, gradient: bool) -> None:
+        """Add a term whose environments are whole structures, shared equally by their atoms."""
+        term = self.terms[t]
+        run = TermRun(term, system, slice(0, system.n_atoms))
+        energies = np.zeros(system.n_structures)
+        for index, block in enumerate(self.design.blocks):
+            if block.term != t:
+                continue
+            key = term.descriptor.keys.index(block.key)
+            members = np.flatnonzero(run.found.key == key)
+            part = Part(block, term.kernel, self.compiled[WHOLE, index], run, members, None)
+            mean = part.evaluate_mean()
+            np.add.at(energies, run.found.structure[members], part.weighted(mean))
+            if gradient:
+                part.pull_mean()
+        sizes = np.diff(system.first_atom)
+        result.energies[:] += np.repeat(energies / sizes, sizes)
+        if gradient:
+            run.pull(result)
 
 
-class _SpeciesBatch:
-    """The environments of one species among a run of atoms.
+def local_features(design: Design, system: System) -> tuple[FloatArray, FloatArray]:
+    """Whitened covariance of every local energy with the sparse points, and its prior.
 
-    Attributes
+    Parameters
     ----------
-    rows : ndarray
-        Which atoms of the run.
-    units : list of ndarray of shape (n_env, n_features)
-        Their unit features, term by term.
+    design : Design
+    system : System
+
+    Returns
+    -------
+    phi : ndarray of shape (n_atoms, n_columns)
+        Without the column of the virial offset; terms without centers have no part.
+    prior : ndarray of shape (n_atoms,)
+        [eV^2].
     """
-
-    def __init__(
-        self, model: LocalModel, z: int, rows: IntArray, units: Sequence[FloatArray]
-    ) -> None:
-        self.rows, self.units = rows, units
-        self._model, self._z = model, z
-        # of the mean by the unit features (polynomials) or by the cosines, and its part
-        # along the former
-        self._slopes: dict[int, tuple[FloatArray, FloatArray]] = {}
-        # dot products with the points, and the environments that have them all
-        self._cosines: dict[int, FloatArray] = {}
-        self._explained: _Explained | None = None
-
-    def _parts(self) -> Iterator[tuple[int, DotProductKernel, _Compiled]]:
-        for t in self._model.terms_of(self._z):
-            yield t, self._model.terms[t].kernel, self._model._compiled[self._z, t]
-
-    def mean(self) -> FloatArray:
-        """Local energies [eV]; remembers their derivative."""
-        energies = np.zeros(len(self.rows))
-        for t, kernel, compiled in self._parts():
-            unit, polynomial = self.units[t], compiled.polynomial
-            if polynomial is None:
-                cosine = self._cosines[t] = kernel.cosine(unit, compiled.points)
-                value, slope, along = kernel.mean_and_slopes(cosine, compiled.weights)
-            elif polynomial.ndim == 1:
-                value = unit @ polynomial
-                slope, along = np.tile(polynomial, (len(unit), 1)), value.copy()
+    phi, prior = np.zeros((system.n_atoms, design.layout.size)), np.zeros(system.n_atoms)
+    for t, term in enumerate(design.terms):
+        if not term.descriptor.has_centers:
+            continue
+        run = TermRun(term, system, slice(0, system.n_atoms))
+        for block in design.blocks:
+            if block.term != t:
+                continue
+            key = term.descriptor.keys.index(block.key)
+            members = np.flatnonzero(run.found.key == key)
+            whole = Compiled(block.points, np.zeros(0), np.arange(len(block.points)), None)
+            center = run.found.center[members]
+            at = None if len(members) == system.n_atoms else center
+            if term.descriptor.one_per_atom:
+                prior[center] += term.kernel.diagonal()
             else:
-                slope = unit @ polynomial
-                value = np.einsum("ef,ef->e", slope, unit)
-                slope *= 2.0
-                along = 2.0 * value
-            energies += value
-            self._slopes[t] = slope, along
-        return energies
-
-    def variance(self) -> FloatArray:
-        """Posterior variances [eV^2]."""
-        return self._exact(self._model.variances[self._z])
-
-    def blend_variance(self, blend: Blend) -> FloatArray:
-        """Variances for a blend, or upper bounds of them that do not matter to it [eV^2]."""
-        irrelevant = blend.irrelevant_below(self._z)
-        if irrelevant == np.inf:
-            return np.zeros(len(self.rows))
-        exact = self._variance_of(blend)
-        if self._explained is not None and self._explained.posterior is exact:
-            return exact.unexplained(self._explained.values)
-        points = max(SCREEN_MINIMUM, int(SCREEN_SHARE * len(exact.order)))
-        if points >= len(exact.order) or irrelevant < 0:
-            return self._exact(exact)
-        k, cosines = self._kernel(points)
-        variances = exact.unexplained(exact.explain(k))
-        open_ = np.flatnonzero(variances > irrelevant)
-        if len(open_):
-            variances[open_] = self._exact(exact, open_, cosines)
-        return variances
-
-    def novelty(self) -> FloatArray:
-        """What the sparse points do not span of the prior variance [eV^2]."""
-        novelty = np.full(len(self.rows), self._model.variances[self._z].prior)
-        for t, kernel, _ in self._parts():
-            k = kernel(self.units[t], self._model.terms[t].sparse[self._z])
-            phi = k @ self._model.whitening[self._z, t]
-            novelty -= np.einsum("em,em->e", phi, phi)
-        return np.maximum(novelty, 0.0)
-
-    def slopes(self) -> Iterator[tuple[int, FloatArray, FloatArray]]:
-        """Derivative of the mean by the unit features of each term, and its part along them."""
-        for t, _, compiled in self._parts():
-            slope, along = self._slopes[t]
-            yield t, slope if compiled.polynomial is not None else slope @ compiled.points, along
-
-    def blended_slopes(
-        self, by_energy: FloatArray, by_variance: FloatArray, blend: Blend
-    ) -> Iterator[tuple[int, FloatArray, FloatArray]]:
-        """The same of a blend, from its derivatives by mean and variance."""
-        rows = np.flatnonzero(by_variance)
-        by_kernel = None
-        cosines: dict[int, FloatArray] = {}
-        if len(rows):
-            by_kernel, cosines = self._by_kernel(self._variance_of(blend), rows)
-            by_kernel *= by_variance[rows, None]
-        for t, kernel, compiled in self._parts():
-            slope, along = self._slopes[t]
-            slope *= by_energy[:, None]
-            along *= by_energy
-            points, cotangent = compiled.points, None
-            if by_kernel is not None:
-                n = len(compiled.columns)
-                cotangent = np.ascontiguousarray(by_kernel[:, compiled.columns])
-                along[rows] += kernel.weigh_slopes(cosines[t][:, :n], cotangent)
-                if compiled.polynomial is None:
-                    slope[rows, :n] += cotangent
-                else:
-                    slope[rows] += cotangent @ points[:n]
-            yield t, slope if compiled.polynomial is not None else slope @ points, along
-
-    def _variance_of(self, blend: Blend) -> LocalVariance:
-        model = self._model
-        fixed = model.gauge_fixed if blend.gauge_fixed else None
-        return (model.variances if fixed is None else fixed)[self._z]
-
-    def _exact(
-        self,
-        posterior: LocalVariance,
-        rows: IntArray | None = None,
-        known: Mapping[int, FloatArray] | None = None,
-    ) -> FloatArray:
-        """Variances of some of the environments; remembers what their gradient needs."""
-        k, cosines = self._kernel(None, rows, known)
-        self._explained = _Explained(
-            posterior,
-            np.arange(len(self.rows)) if rows is None else rows,
-            posterior.explain(k),
-            cosines,
-        )
-        return posterior.unexplained(self._explained.values)
-
-    def _by_kernel(
-        self, posterior: LocalVariance, rows: IntArray
-    ) -> tuple[FloatArray, dict[int, FloatArray]]:
-        """Gradient of the variance of environments by their kernel, and their cosines."""
-        found = self._explained
-        if found is None or found.posterior is not posterior or np.setdiff1d(rows, found.rows).size:
-            self._exact(posterior, rows)
-            found = self._explained
-        assert found is not None
-        self._explained = None  # the gradient takes its place
-        if len(rows) == len(found.rows):
-            return posterior.gradient_of(found.values), found.cosines
-        at = np.searchsorted(found.rows, rows)
-        cosines = {t: cosine[at] for t, cosine in found.cosines.items()}
-        return posterior.gradient_of(found.values[at]), cosines
-
-    def _kernel(
-        self,
-        n_points: int | None,
-        rows: IntArray | None = None,
-        known: Mapping[int, FloatArray] | None = None,
-    ) -> tuple[FloatArray, dict[int, FloatArray]]:
-        """Kernel with the points of the variance, in its order, and the cosines behind it.
-
-        Parameters
-        ----------
-        n_points : int or None
-            The first of the points only.
-        rows : ndarray, optional
-            Some of the environments.
-        known : mapping of term to ndarray, optional
-            Cosines of all environments with the first points of each term.
-        """
-        if n_points is None:
-            n_points = len(self._model.variances[self._z].order)
-        k = np.empty((len(self.rows) if rows is None else len(rows), n_points))
-        cosines: dict[int, FloatArray] = {}
-        for t, kernel, compiled in self._parts():
-            n = int(np.searchsorted(compiled.columns, n_points))
-            if t in self._cosines:
-                cosine = self._cosines[t] if rows is None else self._cosines[t][rows]
-            else:
-                unit = self.units[t] if rows is None else self.units[t][rows]
-                start = None if known is None or rows is None else known[t][rows]
-                n_start = 0 if start is None else start.shape[1]
-                cosine = kernel.cosine(unit, compiled.points[n_start:n])
-                if start is not None:
-                    cosine = np.concatenate([start, cosine], axis=1)
-            kernel.fill(cosine, compiled.columns[:n], k)
-            cosines[t] = cosine
-        return k, cosines
-
-
-@dataclass(frozen=True)
-class _Explained:
-    """What gave the variances of some environments, for their gradient.
-
-    Attributes
-    ----------
-    posterior : LocalVariance
-    rows : ndarray of shape (n_env,)
-        Which environments of the batch, ascending.
-    values : ndarray of shape (n_env, rank)
-        From `LocalVariance.explain`.
-    cosines : dict of term to ndarray
-        Dot products with (at least) the points that the variance uses.
-    """
-
-    posterior: LocalVariance
-    rows: IntArray
-    values: FloatArray
-    cosines: dict[int, FloatArray]
+                at = center
+            part = Part(block, term.kernel, whole, run, members, at)
+            if not term.descriptor.one_per_atom:
+                prior += part.prior(None, system.n_atoms)
+            k = part.weighted(term.kernel(part.u, block.points))
+            phi[:, block.columns] = part.summed(k, at, system.n_atoms) @ block.T
+    return phi, prior

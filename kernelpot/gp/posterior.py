@@ -9,13 +9,14 @@ Let x be a coordinate (of an atom, or a strain), u_i the unit features of enviro
 and :math:`g_i = \partial u_i / \partial x`. A derivative by x has
 
 .. math::
-    \phi = -T^\top \sum_i k'(u_i \cdot q) \, g_i \cdot q, \qquad
-    k_{**} = \sum_{ij} k''(c_{ij}) (g_i \cdot u_j)(u_i \cdot g_j)
-             + k'(c_{ij}) \, g_i \cdot g_j, \quad c_{ij} = u_i \cdot u_j
+    \phi = -T^\top \sum_i k'(s_{iq}) \, \partial_i s_{iq}, \qquad
+    k_{**} = \sum_{ij} k''(s_{ij}) \, \partial_i s_{ij} \, \partial_j s_{ij}
+             + k'(s_{ij}) \, g_i \cdot g_j
 
-over pairs of environments of the same species, and all terms; an energy has
-:math:`k_{**} = \sum_{ij} k(c_{ij})`. Only an atom's own environment and its neighbors'
-depend on its position, all depend on a strain.
+over pairs of environments of the same class, and all terms; s is the similarity of the
+kernel and :math:`\partial_i` its change as environment i moves. An energy has
+:math:`k_{**} = \sum_{ij} k(s_{ij})`. Weights of environments multiply their energies. Only
+an atom's own environments and its neighbors' depend on its position, all depend on a strain.
 
 References
 ----------
@@ -24,32 +25,24 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import FloatArray, IntArray
-from kernelpot.data.neighbors import NeighborList
-from kernelpot.gp.covariance import KernelTerm
-from kernelpot.gp.tangents import Environments
+from kernelpot.data.system import System
+from kernelpot.gp.blocks import Block
+from kernelpot.gp.design import Design
+from kernelpot.gp.tangents import Motion, StructureEnvironments
 from kernelpot.regression.factors import TriangularFactor
-from kernelpot.regression.layout import Layout
-from kernelpot.terms.dot_product import DotProductKernel
+from kernelpot.regression.novelty import novelty
+from kernelpot.terms.base import Kernel
 
 # Atoms whose force rows are under way together, and environments of one Gram block.
 ATOMS = 32
 BLOCK = 256
-# Novelty k** - |phi|^2 below this share of k** (of what k** would be were nothing to cancel)
-# counts as zero. Whitening divides by square roots of eigenvalues down to 1e-12 of the
-# largest and so magnifies rounding, but in directions that explain little: at most 1e-13
-# was seen (silicon and ethanol, up to 3,000 sparse points and rank deficient).
-RESOLUTION = 1e-12
-# Negative beyond this is no rounding. Ten thousand times what was seen, as the worst case
-# (the smallest kept eigenvalues are relatively off by 1e-16 M / 1e-12) is larger.
-ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
@@ -82,44 +75,25 @@ class Posterior:
 
     Parameters
     ----------
-    terms : sequence of KernelTerm
-    whitening : mapping of (species, term) to ndarray of shape (n_sparse, rank)
+    design : Design
     factor : TriangularFactor
         Of all species together: total energies and forces couple them.
     """
 
-    terms: Sequence[KernelTerm]
-    whitening: Mapping[tuple[int, int], FloatArray]
+    design: Design
     factor: TriangularFactor
 
-    @cached_property
-    def layout(self) -> Layout:
-        """Whitened columns of each species and term."""
-        return Layout.of({key: T.shape[1] for key, T in self.whitening.items()})
-
-    def std(
-        self,
-        z_index: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
-        *,
-        virial: bool,
-        n_threads: int = 1,
-    ) -> PredictiveStd:
+    def std(self, system: System, *, virial: bool, n_threads: int = 1) -> PredictiveStd:
         """Standard deviations of energy, forces and virial of one structure.
 
         Memory beyond that of the pairs: features of all atoms, their derivatives by
-        strain if `virial` (48 bytes per atom and feature, one species of one term at a
+        strain if `virial` (48 bytes per environment and feature, one class of one term at a
         time), and some megabytes per thread.
 
         Parameters
         ----------
-        z_index : ndarray of shape (n_atoms,)
-            Species index of each atom.
-        pairs : NeighborList
-            All pairs within the largest cutoff (longer ones are skipped).
-        displacements : ndarray of shape (n_pairs, 3)
-            Vectors from center to neighbor [Å].
+        system : System
+            One structure, with all pairs within the largest cutoff.
         virial : bool
             Whether that of the virial is wanted.
         n_threads : int
@@ -134,20 +108,21 @@ class Posterior:
         FloatingPointError
             If a variance is negative beyond rounding (a bug, never clipped silently).
         """
-        environments = (Environments.of(term, z_index, pairs, displacements) for term in self.terms)
+        environments = (StructureEnvironments.of(term, system) for term in self.design.terms)
+        n_columns = self.design.layout.size
         with single_blas_thread():
             # one term at a time, as the derivatives by strain are large
-            phi = np.zeros((7 if virial else 1, self.layout.size))
+            phi = np.zeros((7 if virial else 1, n_columns))
             whole = np.sqrt(
                 self.variances(phi, *self._whole(environments, n_threads, len(phi), phi))
             )
-            terms = [Environments.of(term, z_index, pairs, displacements) for term in self.terms]
-            n_atoms = len(z_index)
+            terms = [StructureEnvironments.of(term, system) for term in self.design.terms]
+            n_atoms = system.n_atoms
             starts = range(0, n_atoms, ATOMS)
 
             def work(start: int) -> FloatArray:
                 atoms = np.arange(start, min(start + ATOMS, n_atoms))
-                phi = np.zeros((3 * len(atoms), self.layout.size))
+                phi = np.zeros((3 * len(atoms), n_columns))
                 return self.variances(phi, *self._forces(terms, atoms, phi))
 
             parts = list(map_in_order(work, starts, min(n_threads, len(starts))))
@@ -161,14 +136,7 @@ class Posterior:
             whole[1, 1:] if virial else None,
         )
 
-    def prior(
-        self,
-        z_index: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
-        *,
-        virial: bool,
-    ) -> tuple[FloatArray, FloatArray]:
+    def prior(self, system: System, *, virial: bool) -> tuple[FloatArray, FloatArray]:
         """Prior variances of energy, forces and virial of one structure.
 
         What `std` starts from, at a third of its cost, for those who know the covariances
@@ -176,7 +144,7 @@ class Posterior:
 
         Parameters
         ----------
-        z_index, pairs, displacements, virial
+        system, virial
             As in `std`.
 
         Returns
@@ -185,43 +153,52 @@ class Posterior:
             As `novelty` takes them.
         """
         with single_blas_thread():
-            terms = [Environments.of(term, z_index, pairs, displacements) for term in self.terms]
+            terms = [StructureEnvironments.of(term, system) for term in self.design.terms]
             whole = self._whole(terms, 1, 7 if virial else 1)
-            forces = self._forces(terms, np.arange(len(z_index)))
+            forces = self._forces(terms, np.arange(system.n_atoms))
         prior, scale = (
             np.concatenate([w[:1], f, w[1:]]) for w, f in zip(whole, forces, strict=True)
         )
         return prior, scale
 
+    def _blocks(self, t: int) -> list[tuple[int, Block]]:
+        """Blocks of a term, each with the index of its class of environments."""
+        keys = self.design.terms[t].descriptor.keys
+        return [(keys.index(b.key), b) for b in self.design.blocks if b.term == t]
+
     def _forces(
-        self, terms: Sequence[Environments], atoms: IntArray, phi: FloatArray | None = None
+        self,
+        terms: Sequence[StructureEnvironments],
+        atoms: IntArray,
+        phi: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Prior and scale of the force components of some atoms; fills `phi` if it is given."""
         prior, scale = np.zeros(3 * len(atoms)), np.zeros(3 * len(atoms))
         for t, environments in enumerate(terms):
-            term = environments.term
-            rows = {}
+            kernel = environments.term.kernel
+            blocks = self._blocks(t)
+            rows = []
             if phi is not None:
-                rows = {z: np.zeros((len(phi), len(points))) for z, points in term.sparse.items()}
+                rows = [np.zeros((len(phi), len(block.points))) for _, block in blocks]
             for k, atom in enumerate(atoms):
                 own = slice(3 * k, 3 * k + 3)
-                members, tangents = environments.moved_by(int(atom))
-                for z, points in term.sparse.items():
-                    chosen = environments.z_index[members] == z
+                members, motion = environments.moved_by(int(atom))
+                for index, (key, block) in enumerate(blocks):
+                    chosen = environments.found.key[members] == key
                     if chosen.any():
-                        unit, g = environments.unit[members[chosen]], tangents[:, chosen]
+                        part = motion.take(chosen)
                         if phi is not None:
-                            rows[z][own] = -covariance_of_derivative(term.kernel, unit, g, points)
-                        prior[own] += derivative_prior(term.kernel, unit, g)
-                        scale[own] += largest_prior(term.kernel, g)
-            if phi is not None:
-                for z, K in rows.items():
-                    phi[:, self.layout.blocks[z, t]] = K @ self.whitening[z, t]
+                            rows[index][own] = -covariance_of_derivative(kernel, part, block.points)
+                        prior[own] += derivative_prior(kernel, part)
+                        scale[own] += largest_prior(kernel, part)
+            for K, (_, block) in zip(rows, blocks, strict=False):
+                assert phi is not None
+                phi[:, block.columns] = K @ block.T
         return prior, scale
 
     def _whole(
         self,
-        environments: Iterable[Environments],
+        environments: Iterable[StructureEnvironments],
         n_threads: int,
         n_rows: int,
         phi: FloatArray | None = None,
@@ -230,22 +207,24 @@ class Posterior:
         prior, scale = np.zeros(n_rows), np.zeros(n_rows)
         for t, of_term in enumerate(environments):
             kernel = of_term.term.kernel
-            for z in sorted(set(of_term.term.sparse) & set(of_term.z_index.tolist())):
-                members = np.flatnonzero(of_term.z_index == z)
-                unit, points = of_term.unit[members], of_term.term.sparse[z]
-                tangents = of_term.strained(members, n_threads) if n_rows > 1 else None
-                prior[0] += energy_prior(kernel, unit)
-                scale[0] += kernel.diagonal() * len(unit) ** 2
-                if tangents is not None:
-                    prior[1:] += derivative_prior(kernel, unit, tangents)
-                    scale[1:] += largest_prior(kernel, tangents)
+            for key, block in self._blocks(t):
+                members = np.flatnonzero(of_term.found.key == key)
+                if not len(members):
+                    continue
+                u, weight = of_term.u[members], of_term.weight(members)
+                motion = of_term.strained(members, n_threads) if n_rows > 1 else None
+                prior[0] += energy_prior(kernel, u, weight)
+                scale[0] += kernel.diagonal() * len(u) ** 2
+                if motion is not None:
+                    prior[1:] += derivative_prior(kernel, motion)
+                    scale[1:] += largest_prior(kernel, motion)
                 if phi is not None:
-                    K = sum_of_kernels(kernel, unit, points)[None]
-                    if tangents is not None:
+                    K = sum_of_kernels(kernel, u, block.points, weight)[None]
+                    if motion is not None:
                         K = np.concatenate(
-                            [K, -covariance_of_derivative(kernel, unit, tangents, points)]
+                            [K, -covariance_of_derivative(kernel, motion, block.points)]
                         )
-                    phi[:, self.layout.blocks[z, t]] = K @ self.whitening[z, t]
+                    phi[:, block.columns] = K @ block.T
         return prior, scale
 
     def variances(self, phi: FloatArray, prior: FloatArray, scale: FloatArray) -> FloatArray:
@@ -276,50 +255,24 @@ class Posterior:
         return np.array([found + self.factor.open_variance(phi), found])
 
 
-def novelty(phi: FloatArray, prior: FloatArray, scale: FloatArray) -> FloatArray:
-    """The part of prior variances that the sparse points do not span.
-
-    Parameters
-    ----------
-    phi : ndarray of shape (n, n_columns)
-        Whitened covariances with the sparse points.
-    prior, scale : ndarray of shape (n,)
-        As in `Posterior.variances`.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        Not negative; zero below numerical resolution.
-
-    Raises
-    ------
-    FloatingPointError
-        If it is negative beyond rounding.
-    """
-    found = prior - np.einsum("nm,nm->n", phi, phi)
-    if np.any(found < -ROUNDING * scale):
-        worst = int(np.argmin(found + ROUNDING * scale))
-        raise FloatingPointError(
-            f"negative variance {found[worst]:.3g} (prior {prior[worst]:.3g}): the "
-            "whitened features explain more than there is"
-        )
-    found[found < RESOLUTION * scale] = 0.0
-    return found
-
-
 def _chunks(n: int) -> Iterator[slice]:
     for start in range(0, n, BLOCK):
         yield slice(start, min(start + BLOCK, n))
 
 
-def sum_of_kernels(kernel: DotProductKernel, unit: FloatArray, points: FloatArray) -> FloatArray:
-    """Covariance of a sum of local energies with sparse points.
+def sum_of_kernels(
+    kernel: Kernel, u: FloatArray, points: FloatArray, weight: FloatArray | None = None
+) -> FloatArray:
+    """Covariance of a sum of energies of environments with sparse points.
 
     Parameters
     ----------
-    kernel : DotProductKernel
-    unit : ndarray of shape (n_env, n_features)
+    kernel : Kernel
+    u : ndarray of shape (n_env, n_features)
+        Embedded features.
     points : ndarray of shape (n_sparse, n_features)
+    weight : ndarray of shape (n_env,), optional
+        Factors of the energies.
 
     Returns
     -------
@@ -327,22 +280,20 @@ def sum_of_kernels(kernel: DotProductKernel, unit: FloatArray, points: FloatArra
         [eV^2].
     """
     total = np.zeros(len(points))
-    for part in _chunks(len(unit)):
-        total += kernel(unit[part], points).sum(axis=0)
+    for part in _chunks(len(u)):
+        values = kernel(u[part], points)
+        total += values.sum(axis=0) if weight is None else weight[part] @ values
     return total
 
 
-def covariance_of_derivative(
-    kernel: DotProductKernel, unit: FloatArray, tangents: FloatArray, points: FloatArray
-) -> FloatArray:
-    """Covariance of derivatives of summed local energies with sparse points.
+def covariance_of_derivative(kernel: Kernel, motion: Motion, points: FloatArray) -> FloatArray:
+    """Covariance of derivatives of summed energies with sparse points.
 
     Parameters
     ----------
-    kernel : DotProductKernel
-    unit : ndarray of shape (n_env, n_features)
-    tangents : ndarray of shape (n, n_env, n_features)
-        Derivatives of `unit` by n coordinates.
+    kernel : Kernel
+    motion : Motion
+        Environments of one class, and how n coordinates move them.
     points : ndarray of shape (n_sparse, n_features)
 
     Returns
@@ -350,11 +301,17 @@ def covariance_of_derivative(
     ndarray of shape (n, n_sparse)
         [eV^2 / unit of the coordinate].
     """
-    total = np.zeros((len(tangents), len(points)))
-    for part in _chunks(len(unit)):
-        slopes = kernel.slopes(kernel.cosine(unit[part], points))
-        for row, g in zip(total, tangents, strict=True):
-            row += np.einsum("em,em->m", slopes, g[part] @ points.T)
+    total = np.zeros((len(motion.by_u), len(points)))
+    for part in _chunks(len(motion.u)):
+        some = motion.take(part)
+        similarity = kernel.similarity(some.u, points)
+        slopes = kernel.slopes(similarity)
+        if some.weight is not None:
+            slopes *= some.weight[:, None]
+        for row, g in zip(total, some.by_u, strict=True):
+            row += np.einsum("em,em->m", slopes, kernel.directional(g, some.u, points))
+        if some.by_weight is not None:
+            total += some.by_weight @ kernel.values(similarity)
     return total
 
 
@@ -366,77 +323,98 @@ def _block_pairs(n: int) -> Iterator[tuple[slice, slice, float]]:
                 yield a, b, 1.0 if a == b else 2.0
 
 
-def energy_prior(kernel: DotProductKernel, unit: FloatArray) -> float:
-    r"""Prior variance of a sum of local energies of one species.
+def energy_prior(kernel: Kernel, u: FloatArray, weight: FloatArray | None = None) -> float:
+    r"""Prior variance of a sum of energies of environments of one class.
 
-    For zeta = 2 and more environments than features it is
-    :math:`\delta^2 |U^\top U|_F^2`, linear in their number; else Gram blocks.
+    In closed form where the kernel has one, else Gram blocks.
 
     Parameters
     ----------
-    kernel : DotProductKernel
-    unit : ndarray of shape (n_env, n_features)
+    kernel : Kernel
+    u : ndarray of shape (n_env, n_features)
+        Embedded features.
+    weight : ndarray of shape (n_env,), optional
 
     Returns
     -------
     float
         [eV^2].
     """
-    n, n_features = unit.shape
-    if kernel.zeta == 2 and n > n_features:
-        return kernel.diagonal() * float(np.square(unit.T @ unit).sum())
-    return sum(m * float(kernel(unit[a], unit[b]).sum()) for a, b, m in _block_pairs(n))
+    if weight is not None:
+        return sum(
+            m * float(weight[a] @ kernel(u[a], u[b]) @ weight[b])
+            for a, b, m in _block_pairs(len(u))
+        )
+    known = kernel.energy_prior(u)
+    if known is not None:
+        return known
+    return sum(m * float(kernel(u[a], u[b]).sum()) for a, b, m in _block_pairs(len(u)))
 
 
-def derivative_prior(
-    kernel: DotProductKernel, unit: FloatArray, tangents: FloatArray
-) -> FloatArray:
-    r"""Prior variances of derivatives of summed local energies of one species.
+def derivative_prior(kernel: Kernel, motion: Motion) -> FloatArray:
+    r"""Prior variances of derivatives of summed energies of environments of one class.
 
-    For zeta = 2 and more environments than features it is
-    :math:`\delta^2 |\partial_x U^\top U|_F^2`; else Gram blocks of the formula above.
+    In closed form where the kernel has one, else Gram blocks of the formula above.
 
     Parameters
     ----------
-    kernel : DotProductKernel
-    unit : ndarray of shape (n_env, n_features)
-    tangents : ndarray of shape (n, n_env, n_features)
-        Derivatives of `unit` by n coordinates.
+    kernel : Kernel
+    motion : Motion
+        The environments, and how n coordinates move them.
 
     Returns
     -------
     ndarray of shape (n,)
         [eV^2 / unit of the coordinate squared].
     """
-    n, n_features = unit.shape
-    total = np.zeros(len(tangents))
-    if kernel.zeta == 2 and n > n_features:
-        for k, g in enumerate(tangents):
-            moved = unit.T @ g
-            total[k] = kernel.diagonal() * np.square(moved + moved.T).sum()
-        return total
-    for a, b, multiplicity in _block_pairs(n):
-        cosine = kernel.cosine(unit[a], unit[b])
-        slopes, curvatures = kernel.slopes(cosine), kernel.curvatures(cosine)
-        for k, g in enumerate(tangents):
-            part = np.vdot(slopes, g[a] @ g[b].T)
-            if kernel.zeta != 1:
-                part += np.vdot(curvatures, (g[a] @ unit[b].T) * (unit[a] @ g[b].T))
-            total[k] += multiplicity * part
+    if motion.weight is None:
+        known = kernel.derivative_prior(motion.u, motion.by_u)
+        if known is not None:
+            return known
+    total = np.zeros(len(motion.by_u))
+    for a, b, multiplicity in _block_pairs(len(motion.u)):
+        total += multiplicity * _between(kernel, motion.take(a), motion.take(b))
     return total
 
 
-def largest_prior(kernel: DotProductKernel, tangents: FloatArray) -> FloatArray:
-    r"""What `derivative_prior` is at most, :math:`k'(1) (\sum_i |g_i|)^2`.
+def _between(kernel: Kernel, first: Motion, second: Motion) -> FloatArray:
+    """Prior covariances of the derivatives of two sums of energies, coordinate by coordinate."""
+    similarity = kernel.similarity(first.u, second.u)
+    slopes, curvatures = kernel.slopes(similarity), kernel.curvatures(similarity)
+    unweighted, v, w = slopes, first.weight, second.weight
+    if v is not None and w is not None:
+        slopes, curvatures = v[:, None] * slopes * w, v[:, None] * curvatures * w
+    found = np.empty(len(first.by_u))
+    for k, (g, h) in enumerate(zip(first.by_u, second.by_u, strict=True)):
+        left = kernel.directional(g, first.u, second.u)
+        right = kernel.directional(h, second.u, first.u).T
+        part = np.vdot(slopes, g @ h.T)
+        part += np.vdot(curvatures, left * right)
+        if not (v is None or w is None or first.by_weight is None or second.by_weight is None):
+            dv, dw = first.by_weight[k], second.by_weight[k]
+            part += dv @ (unweighted * right) @ w
+            part += v @ (unweighted * left) @ dw
+            part += dv @ kernel.values(similarity) @ dw
+        found[k] = part
+    return found
+
+
+def largest_prior(kernel: Kernel, motion: Motion) -> FloatArray:
+    r"""What `derivative_prior` is at most, :math:`k'(s_{ii}) (\sum_i |g_i|)^2` without weights.
 
     Parameters
     ----------
-    kernel : DotProductKernel
-    tangents : ndarray of shape (n, n_env, n_features)
+    kernel : Kernel
+    motion : Motion
 
     Returns
     -------
     ndarray of shape (n,)
     """
-    lengths = np.sqrt(np.einsum("cef,cef->ce", tangents, tangents))
-    return kernel.diagonal() * kernel.zeta * lengths.sum(axis=1) ** 2
+    lengths = np.sqrt(np.einsum("cef,cef->ce", motion.by_u, motion.by_u))
+    if motion.weight is None:
+        return kernel.largest_slope() * lengths.sum(axis=1) ** 2
+    root = np.sqrt(kernel.largest_slope()) * (lengths @ motion.weight)
+    if motion.by_weight is not None:
+        root += np.sqrt(kernel.diagonal()) * np.abs(motion.by_weight).sum(axis=1)
+    return root**2

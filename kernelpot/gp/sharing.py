@@ -15,12 +15,12 @@ environment is known (`rows_of_known_means`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from kernelpot.common.types import FloatArray
+from kernelpot.gp.blocks import Block
 from kernelpot.gp.design import Design
+from kernelpot.terms.base import Key
 
 # Standard deviation of the difference of a site's local energy from the mean of its
 # species, in units of the term's delta ...
@@ -35,6 +35,8 @@ SIGMA_KNOWN = 1e-3
 def rows_of_alike_sites(design: Design) -> FloatArray:
     """Rows that ask the local energies of each species to be alike, term by term.
 
+    Terms whose environments are not those of single species share no energy among these.
+
     Parameters
     ----------
     design : Design
@@ -46,40 +48,38 @@ def rows_of_alike_sites(design: Design) -> FloatArray:
         nobody to share the energy with.
     """
     rows = [np.empty((0, design.n_columns))]
-    if len({z for z, _ in design.whitening}) > 1:
-        for (z, t), T in design.whitening.items():
-            points = _sparse_rows(T)
+    blocks = _of_single_species(design)
+    if len({block.key for block in blocks}) > 1:
+        for block in sorted(blocks, key=lambda b: b.term):
+            points = _sparse_rows(block.T)
             chosen = np.linspace(0, len(points) - 1, min(ALIKE_POINTS, len(points)))
             own = np.zeros((len(chosen), design.n_columns))
-            own[:, design.whitened.blocks[z, t]] = (points - points.mean(axis=0))[
-                chosen.astype(int)
-            ]
-            rows.append(own / (SIGMA_ALIKE * design.terms[t].kernel.delta))
+            own[:, block.columns] = (points - points.mean(axis=0))[chosen.astype(int)]
+            rows.append(own / (SIGMA_ALIKE * design.terms[block.term].kernel.delta))
     return np.concatenate(rows)
 
 
-def rows_of_known_means(
-    whitening: Mapping[tuple[int, int], FloatArray], columns: Mapping[int, slice], n_columns: int
-) -> FloatArray:
+def rows_of_known_means(design: Design) -> FloatArray:
     """Rows that take the mean local energy of each species as known.
 
     Parameters
     ----------
-    whitening : mapping of (species, term) to ndarray of shape (n_sparse, rank)
-    columns : mapping of species to slice
-        Whitened columns of each.
-    n_columns : int
+    design : Design
 
     Returns
     -------
     ndarray of shape (n_species, n_columns)
         In units of their noise. Only the variance that remains has a meaning.
     """
-    rows = np.zeros((len(columns), n_columns))
-    for row, (species, part) in enumerate(columns.items()):
-        blocks = [whitening[key] for key in sorted(whitening) if key[0] == species]
-        rows[row, part] = np.concatenate([_sparse_rows(T).mean(axis=0) for T in blocks])
-    return rows / SIGMA_KNOWN
+    rows: dict[Key, FloatArray] = {}
+    for block in _of_single_species(design):
+        row = rows.setdefault(block.key, np.zeros(design.n_columns))
+        row[block.columns] = _sparse_rows(block.T).mean(axis=0)
+    return np.array([*rows.values()]).reshape(-1, design.n_columns) / SIGMA_KNOWN
+
+
+def _of_single_species(design: Design) -> list[Block]:
+    return [block for block in design.blocks if len(block.key) == 1]
 
 
 def _sparse_rows(T: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Environments of a structure, and how positions and strain move their features.
+"""How positions and strain move the environments of a structure.
 
 The adjoint pass of a prediction never forms these derivatives; variances of forces and
 stresses need them, an atom or a few at a time.
@@ -12,120 +12,84 @@ import numpy as np
 
 from kernelpot.common.parallel import map_in_order
 from kernelpot.common.types import FloatArray, IntArray
-from kernelpot.data.neighbors import NeighborList
-from kernelpot.gp.covariance import KernelTerm
-from kernelpot.terms.dot_product import normalize
-from kernelpot.terms.soap import SOAP, PairBatch
+from kernelpot.data.system import System
+from kernelpot.gp.blocks import BoundTerm
+from kernelpot.terms.base import Environments, Tangents
 
-# Atoms whose derivatives by strain are formed together.
+# Environments whose derivatives by strain are formed together.
 CHUNK = 32
-# Cartesian axes of the strain components xx yy zz yz xz xy.
-_VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
 
 
 @dataclass(frozen=True)
-class Environments:
-    """The environments of a structure in one term, and what they depend on.
+class Motion:
+    """Environments of one class that n coordinates move.
 
     Attributes
     ----------
-    term : KernelTerm
-    z_index : ndarray of shape (n_atoms,)
-        Species index of each atom.
-    batch : PairBatch
-    coefficients : ndarray
-        Density coefficients of all centers.
-    unit : ndarray of shape (n_atoms, n_features)
-        Unit features.
-    norm : ndarray of shape (n_atoms,)
-        What they were divided by.
-    centers, neighbors : ndarray of shape (n_pairs,)
-    outgoing, incoming : ndarray
-        Pairs within the cutoff, by center and by neighbor.
-    outgoing_first, incoming_first : ndarray of shape (n_atoms + 1,)
-        Where those of each atom start.
+    u : ndarray of shape (n_env, n_features)
+        Embedded features.
+    by_u : ndarray of shape (n, n_env, n_features)
+        Their derivatives.
+    weight : ndarray of shape (n_env,) or None
+        Factors of their energies; None for 1.
+    by_weight : ndarray of shape (n, n_env) or None
+        Derivatives of these; None for 0.
     """
 
-    term: KernelTerm
-    z_index: IntArray
-    batch: PairBatch
-    coefficients: FloatArray
-    unit: FloatArray
+    u: FloatArray
+    by_u: FloatArray
+    weight: FloatArray | None = None
+    by_weight: FloatArray | None = None
+
+    def take(self, part: slice | IntArray) -> Motion:
+        """Some of the environments."""
+        return Motion(
+            self.u[part],
+            self.by_u[:, part],
+            None if self.weight is None else self.weight[part],
+            None if self.by_weight is None else self.by_weight[:, part],
+        )
+
+
+@dataclass(frozen=True)
+class StructureEnvironments:
+    """The environments of one structure in one term, and how they move.
+
+    Attributes
+    ----------
+    term : BoundTerm
+    found : Environments
+    u, norm : ndarray
+        Embedded features, and what their derivatives are divided by.
+    tangents : Tangents
+    """
+
+    term: BoundTerm
+    found: Environments
+    u: FloatArray
     norm: FloatArray
-    centers: IntArray
-    neighbors: IntArray
-    outgoing: IntArray
-    outgoing_first: IntArray
-    incoming: IntArray
-    incoming_first: IntArray
+    tangents: Tangents
 
     @classmethod
-    def of(
-        cls,
-        term: KernelTerm,
-        z_index: IntArray,
-        pairs: NeighborList,
-        displacements: FloatArray,
-    ) -> Environments:
-        """Environments of one structure.
+    def of(cls, term: BoundTerm, system: System) -> StructureEnvironments:
+        """Environments of a system of one structure.
 
         Parameters
         ----------
-        term : KernelTerm
-        z_index : ndarray of shape (n_atoms,)
-        pairs : NeighborList
+        term : BoundTerm
+        system : System
             All pairs within the cutoff of the term (longer ones are skipped).
-        displacements : ndarray of shape (n_pairs, 3)
-            Vectors from center to neighbor [Å].
-
-        Returns
-        -------
-        Environments
         """
-        soap = term.soap
-        n_atoms = len(z_index)
-        batch = soap.pairs(pairs.first, pairs.neighbors, displacements, z_index)
-        coefficients = soap.expansion(batch, 0, n_atoms)
-        unit, norm = normalize(soap.features(coefficients))
-        squared = np.einsum("pc,pc->p", displacements, displacements)
-        outgoing = np.flatnonzero(squared < soap.term.r_cut**2)
-        # stable: those of one neighbor stay sorted by center
-        incoming = outgoing[np.argsort(pairs.neighbors[outgoing], kind="stable")]
-        return cls(
-            term,
-            z_index,
-            batch,
-            coefficients,
-            unit,
-            norm,
-            pairs.centers,
-            pairs.neighbors,
-            outgoing,
-            np.searchsorted(outgoing, pairs.first),
-            incoming,
-            np.searchsorted(pairs.neighbors[incoming], np.arange(n_atoms + 1)),
-        )
+        found = term.descriptor.environments(system, slice(0, system.n_atoms))
+        u, norm = term.kernel.embed(found.x)
+        return cls(term, found, u, norm, term.descriptor.tangents(system, found))
 
-    @property
-    def soap(self) -> SOAP:
-        """Descriptor of the term."""
-        return self.term.soap
+    def weight(self, members: IntArray) -> FloatArray | None:
+        """Factors of the energies of some environments; None for 1."""
+        return None if self.found.weight is None else self.found.weight[members]
 
-    def _jacobian(self, pairs: IntArray) -> FloatArray:
-        return self.soap.jacobian(self.batch, pairs, self.centers[pairs], self.coefficients)
-
-    def _of_unit(self, atoms: IntArray, derivative_ecf: FloatArray) -> FloatArray:
-        """Derivatives of unit features from those of features, shape (c, e, f)."""
-        unit = self.unit[atoms]
-        derivative_ecf -= np.einsum("ecf,ef->ec", derivative_ecf, unit)[:, :, None] * unit[:, None]
-        derivative_ecf /= self.norm[atoms, None, None]
-        return np.ascontiguousarray(derivative_ecf.transpose(1, 0, 2))
-
-    def moved_by(self, atom: int) -> tuple[IntArray, FloatArray]:
+    def moved_by(self, atom: int) -> tuple[IntArray, Motion]:
         """Environments that depend on an atom's position, and how.
-
-        An environment may hold several images of the atom: their derivatives add up.
-        Images of the atom in its own environment move with it.
 
         Parameters
         ----------
@@ -133,50 +97,44 @@ class Environments:
 
         Returns
         -------
-        atoms : ndarray of shape (n_env,)
-            Their centers, the atom itself first.
-        tangents : ndarray of shape (3, n_env, n_features)
-            Derivatives of unit features [1/Å].
+        members : ndarray of shape (n_env,)
+        motion : Motion
+            By the three coordinates [1/Å].
         """
-        out = self.outgoing[self.outgoing_first[atom] : self.outgoing_first[atom + 1]]
-        into = self.incoming[self.incoming_first[atom] : self.incoming_first[atom + 1]]
-        out, into = out[self.neighbors[out] != atom], into[self.centers[into] != atom]
-        others, runs = np.unique(self.centers[into], return_index=True)
-        derivative = np.empty((1 + len(others), 3, self.soap.n_features))
-        derivative[0] = -self._jacobian(out).sum(axis=0)
-        if len(others):
-            derivative[1:] = np.add.reduceat(self._jacobian(into), runs, axis=0)
-        atoms = np.concatenate([[atom], others])
-        return atoms, self._of_unit(atoms, derivative)
+        members, by_x, by_weight = self.tangents.moved_by(atom)
+        u = self.u[members]
+        return members, Motion(
+            u,
+            self.term.kernel.tangent(u, self.norm[members], by_x),
+            self.weight(members),
+            None if by_weight is None else by_weight.T,
+        )
 
-    def strained(self, atoms: IntArray, n_threads: int) -> FloatArray:
-        """Derivatives of unit features by strain.
+    def strained(self, members: IntArray, n_threads: int) -> Motion:
+        """How environments change under strain.
 
         Parameters
         ----------
-        atoms : ndarray of shape (n,)
-            Centers.
+        members : ndarray of shape (n_env,)
         n_threads : int
 
         Returns
         -------
-        ndarray of shape (6, n, n_features)
+        Motion
             By xx yy zz yz xz xy.
         """
-        n_features = self.soap.n_features
-        tangents = np.empty((6, len(atoms), n_features))
+        by_u = np.empty((6, len(members), self.u.shape[1]))
+        by_weight = None if self.found.weight is None else np.zeros((6, len(members)))
 
         def work(start: int) -> None:
-            some = atoms[start : start + CHUNK]
-            derivative = np.empty((len(some), 6, n_features))
-            for k, atom in enumerate(some):
-                out = self.outgoing[self.outgoing_first[atom] : self.outgoing_first[atom + 1]]
-                jacobian = self._jacobian(out).reshape(len(out), 3 * n_features)
-                full = self.batch.displacements[out].T @ jacobian
-                derivative[k] = full.reshape(3, 3, -1)[_VOIGT_ROWS, _VOIGT_COLUMNS]
-            tangents[:, start : start + CHUNK] = self._of_unit(some, derivative)
+            some = slice(start, start + CHUNK)
+            chosen = members[some]
+            by_x, weights = self.tangents.strained(chosen)
+            by_u[:, some] = self.term.kernel.tangent(self.u[chosen], self.norm[chosen], by_x)
+            if by_weight is not None and weights is not None:
+                by_weight[:, some] = weights.T
 
-        starts = range(0, len(atoms), CHUNK)
-        for _ in map_in_order(work, starts, min(n_threads, len(starts))):
+        starts = range(0, len(members), CHUNK)
+        for _ in map_in_order(work, starts, max(1, min(n_threads, len(starts)))):
             pass
-        return tangents
+        return Motion(self.u[members], by_u, self.weight(members), by_weight)

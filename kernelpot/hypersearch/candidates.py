@@ -7,7 +7,7 @@ sparse points from those, and each of those is left out of the fit in closed for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,20 @@ from ase.units import GPa
 
 from kernelpot.common.types import KINDS
 from kernelpot.data.dataset import Frame
-from kernelpot.fit import accumulation
-from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.hyperparameters import Free
 from kernelpot.fit.left_out import build_rows, choose_structures
 from kernelpot.fit.noise import tune
-from kernelpot.fit.pipeline import ask_for_alike_sites
+from kernelpot.fit.pipeline import accumulate, chosen_state
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.scores import Errors, Score
-from kernelpot.fit.sparse_points import choose_sparse_points
+from kernelpot.fit.settings import Settings
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
-from kernelpot.hypersearch.space import PARAMETERS
 from kernelpot.regression.factors import GroupedFactor
 from kernelpot.regression.leave_one_out import leave_one_out
-from kernelpot.terms.soap import SOAPTerm
+from kernelpot.terms.base import Term
 
-Terms = tuple[SOAPTerm, ...]
+Terms = tuple[Term, ...]
 # Sparse points per term while searching.
 N_SPARSE = 300
 # Structures that candidates are judged by: this share of the data, within limits.
@@ -57,7 +54,7 @@ class Candidate:
     @property
     def shape(self) -> list[dict[str, Any]]:
         """What tells candidates apart: the searched parameters of each term."""
-        return [{name: getattr(term, name) for name in PARAMETERS} for term in self.terms]
+        return [{name: term.value(name) for name in term.searched} for term in self.terms]
 
     def to_dict(self, number: int) -> dict[str, Any]:
         """Entry of `Search.results_`."""
@@ -97,7 +94,7 @@ class Judge:
     Parameters
     ----------
     problem : Problem
-    start : tuple of SOAPTerm
+    start : tuple of Term
     given : sequence of str
         Kinds of labels whose noise is not to be chosen.
     seed, n_threads : int
@@ -139,28 +136,18 @@ class Judge:
             If these terms cannot be fitted.
         """
         problem = self.problem
-        kernels = [
-            choose_sparse_points(
-                replace(term, n_sparse=None),
-                problem.species,
-                problem.frames,
-                held_out=self.chosen,
-                default_n_sparse=term.n_sparse or N_SPARSE,
-                seed=self.seed,
-            )[0]
-            for term in terms
-        ]
-        design = Design.of(kernels, problem.species)
-        labels = Labels(design, problem.frames, problem.references, problem.noise)
-        grouped = accumulation.accumulate(labels, n_threads=self.n_threads)
-        ask_for_alike_sites(design, grouped)
-        rows = build_rows(
-            design,
+        state = chosen_state(
+            [term.changed(n_sparse=None) for term in terms],
+            problem.species,
             problem.frames,
-            problem.references,
-            problem.noise,
-            self.chosen,
-            n_threads=self.n_threads,
+            held_out=self.chosen,
+            settings=Settings(seed=self.seed),
+            usual=[term.n_sparse or N_SPARSE for term in terms],
+        )
+        design = state.design
+        grouped = accumulate(problem, state, n_threads=self.n_threads)
+        rows = build_rows(
+            design, problem.frames, problem.noise, self.chosen, n_threads=self.n_threads
         )
         if self.noise is None:
             self.noise = self._choose_noise(design, grouped, rows)
@@ -170,7 +157,10 @@ class Judge:
         for kind in KINDS:
             found = [left_out.of(kind) for left_out in left]
             errors[kind] = [float(np.abs(e).mean()) if len(e) else None for e in found]
-        return errors, [sum(map(len, kernel.sparse.values())) for kernel in kernels]
+        counts = [0] * len(terms)
+        for block in design.blocks:
+            counts[block.term] += len(block.points)
+        return errors, counts
 
     def _choose_noise(self, design: Design, grouped: GroupedFactor, rows: Any) -> Noise:
         """Noise that the start predicts best with; the same for all candidates."""
@@ -181,7 +171,7 @@ class Judge:
         return tune(
             "loo",
             grouped,
-            design.whitened,
+            design.layout,
             self.problem.noise,
             free,
             rows,

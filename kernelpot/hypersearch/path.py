@@ -131,7 +131,7 @@ class Path:
         terms = self._space.move(best.terms, axis, sign, refinement)
         if terms is None or any(c.terms == terms for c in self.tried):
             return False
-        words = axis.words(sign, self._space.step(axis, refinement), len(terms))
+        words = self._space.words(axis, sign, refinement)
         found = self._try(terms, words)
         if found.failure is not None:
             return False

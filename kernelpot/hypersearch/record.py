@@ -7,6 +7,8 @@ import json
 import os
 from dataclasses import replace
 
+import numpy as np
+
 from kernelpot._version import __version__
 from kernelpot.common.files import write_text
 from kernelpot.common.types import KINDS
@@ -50,7 +52,7 @@ class Record:
             identity, sigmas, stored = (content[k] for k in ("search", "sigmas", "candidates"))
             known = [
                 Candidate(
-                    tuple(replace(t, **s) for t, s in zip(start, c["terms"], strict=True)),
+                    tuple(t.changed(**s) for t, s in zip(start, c["terms"], strict=True)),
                     c["errors"],
                     c["n_sparse"],
                     c["seconds"],
@@ -94,12 +96,11 @@ def identity_of(judge: Judge, space: Space) -> str:
     """SHA-256 of all that the scores of a search depend on: data, parameters, version."""
     problem = judge.problem
     h = hashlib.sha256(__version__.encode())
-    for frame, (energy, forces, virial) in zip(problem.frames, problem.references, strict=True):
+    for frame in problem.frames:
         h.update(
             f"{fingerprint(frame)} {frame.config_type} {sorted(frame.sigmas.items())}".encode()
         )
-        h.update(repr((frame.atoms.pbc.tolist(), energy)).encode())
-        h.update(forces.tobytes() + virial.tobytes())
+        h.update(repr(frame.atoms.pbc.tolist()).encode())
     h.update(repr((problem.species, problem.noise, judge.seed, judge.chosen)).encode())
-    h.update(json.dumps(space.to_dict(), sort_keys=True).encode())
+    h.update(json.dumps(space.to_dict(), sort_keys=True, default=np.ndarray.tolist).encode())
     return h.hexdigest()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -212,7 +212,7 @@ def search(
     dataset = read_dataset(data, keys=keys)
     problem = prepare(dataset, settings)
     start = tuple(
-        replace(term, n_sparse=min(term.n_sparse or settings.default_n_sparse, int(n_sparse)))
+        term.changed(n_sparse=min(term.n_sparse or settings.default_n_sparse, int(n_sparse)))
         for term in problem.terms
     )
     space = Space(start, parameters, bounds)
@@ -229,7 +229,7 @@ def search(
     if best > 0:
         # numbers of sparse points are those of the user unless they were searched
         best_params["terms"] = [
-            term if "n_sparse" in space.parameters else replace(term, n_sparse=original.n_sparse)
+            term if "n_sparse" in space.parameters else term.changed(n_sparse=original.n_sparse)
             for term, original in zip(path.tried[best].terms, problem.terms, strict=True)
         ]
         if all(term.n_sparse is not None for term in best_params["terms"]):

@@ -182,7 +182,7 @@ class OnTheFly:
         self.folder = os.fspath(folder)
         self.potential = copy.copy(potential)
         self.data = read_dataset(data)
-        n_known = potential.model.training["n_structures"]
+        n_known = potential.model.training.n_structures
         if len(self.data) != n_known:
             raise ValueError(
                 f"`data` must be the {n_known} structures the potential was fitted to, "
@@ -263,7 +263,7 @@ class OnTheFly:
         if np.all(self.threshold >= model.safety.std_low):
             std = self.atoms.calc.results["std_bound"]  # exact above the gate's threshold
         else:
-            std = gate_std(model.local, model.species, self.atoms)
+            std = gate_std(model.local, model.system(self.atoms))
         above = std > low
         if not above.any():
             return False
@@ -318,7 +318,7 @@ class OnTheFly:
         self.data = Dataset([*self.data, frame])
         model = self.potential.model
         record |= {
-            "std_after": float(gate_std(model.local, model.species, self.atoms)[atom]),
+            "std_after": float(gate_std(model.local, model.system(self.atoms))[atom]),
             "n_added": self._n_points() - n_points,
         }
         self.log.append(record)
@@ -343,7 +343,7 @@ class OnTheFly:
         except PropertyNotImplementedError:
             energy = work.get_potential_energy()
         virial = None
-        sources = self.potential.model.training["sources"]
+        sources = self.potential.model.training.sources
         if np.all(work.pbc) and {"virial", "stress"} & set(sources):
             try:
                 virial = voigt(-work.get_stress(voigt=False) * work.get_volume())
@@ -363,13 +363,11 @@ class OnTheFly:
         model = self.potential.model
         spilling = model.predict(self.atoms, return_std="local", n_threads=self.n_threads).spilling
         assert spilling is not None
-        z = int(species_index(self.atoms.numbers[[atom]], model.species)[0])
-        return float(min(1.0, spilling[atom] * model.local.variances[z].prior / std**2))
+        prior = model.local.prior(model.system(self.atoms))[atom]
+        return float(min(1.0, spilling[atom] * prior / std**2))
 
     def _n_points(self) -> int:
-        return sum(
-            len(p) for term in self.potential.model.local.terms for p in term.sparse.values()
-        )
+        return self.potential.model.design.n_sparse
 
     # ---- state ---------------------------------------------------------------------
 

@@ -42,18 +42,18 @@ from ase import Atoms
 from kernelpot.common.parallel import map_in_order, single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray, IntArray, Progress
 from kernelpot.data.dataset import Frame
-from kernelpot.data.neighbors import neighbor_list
 from kernelpot.data.reading import read_structures
-from kernelpot.data.system import species_index
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.data.system import System, species_index
+from kernelpot.gp.blocks import Points
 from kernelpot.gp.design import Design
-from kernelpot.gp.variance import prior_variance
+from kernelpot.gp.local import local_features
 from kernelpot.model.fitted import FittedModel
 from kernelpot.potential import KernelPotential
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.layout import Layout
+from kernelpot.regression.novelty import novelty
 from kernelpot.regression.optimal_design import choose_for_the_mean
-from kernelpot.terms.dot_product import normalize
+from kernelpot.terms.base import Kernel
 
 # Novelty of the local energies of a structure that its own sparse points need not span,
 # relative to their largest variance. Less costs columns and changes little.
@@ -244,10 +244,8 @@ class _State:
 
     @classmethod
     def of(cls, model: FittedModel) -> _State:
-        local = model.local
-        design = Design.known(local.terms, model.species, local.whitening)
-        fitted_to = set(model.training["sources"])
-        return cls(model, design, model.factor, bool({"virial", "stress"} & fitted_to))
+        fitted_to = set(model.training.sources)
+        return cls(model, model.design, model.factor, bool({"virial", "stress"} & fitted_to))
 
     def score(self, atoms: Atoms, kind: str) -> float:
         """Standard deviation of a structure's forces [eV/Å] or energy [eV/atom]."""
@@ -271,69 +269,52 @@ class _State:
         """Noise-scaled rows of energy, forces and virial, and the noise of each."""
         virial = np.zeros(6) if self.with_virial and np.all(atoms.pbc) else None
         frame = Frame(atoms, 0.0, np.zeros((len(atoms), 3)), virial)
-        nothing = (0.0, np.zeros((len(atoms), 3)), np.zeros(6))
         noise = self.model.noise
-        found = {
-            group: phi / noise.sigma(group)
-            for group, phi, _ in self.design.rows([frame], [nothing], noise)
-        }
-        groups = noise.of(frame)[: 2 if virial is None else 3]
-        rows = np.concatenate([found[group] for group, _ in groups])
-        sizes = [1, 3 * len(atoms), 6][: len(groups)]
-        sigmas = [noise.sigma(group) * unit for group, unit in groups]
-        return rows, np.repeat(sigmas, sizes)
-
-    def _largest_variance(self, atoms: Atoms, z_index: IntArray) -> float:
-        """Largest posterior variance of a local energy [eV^2]."""
-        phi = np.zeros((len(atoms), self.design.whitened.size))
-        for t, term in enumerate(self.design.terms):
-            unit = unit_features(term, atoms, z_index)
-            for z, points in term.sparse.items():
-                rows = np.flatnonzero(z_index == z)
-                if len(rows):
-                    K = term.kernel(unit[rows], points)
-                    block = self.design.whitened.blocks[z, t]
-                    phi[rows, block] = K @ self.design.whitening[z, t]
-        prior = np.array([prior_variance(self.design.terms, int(z)) for z in z_index])
-        novelty = np.maximum(prior - np.einsum("em,em->e", phi, phi), 0.0)
-        return float((novelty + self.factor.open_variance(phi)).max())
+        found = self.design.rows([frame], noise)
+        sigma = found.noise(noise.sigma)
+        return found.phi / sigma[:, None], sigma * found.unit
 
     def _with_points_of(self, atoms: Atoms) -> _State:
         """Add the environments of a structure as sparse points, where they are new."""
-        z_index = species_index(atoms.numbers, self.model.species)
-        tolerance = UNLEARNED * self._largest_variance(atoms, z_index) / len(self.design.terms)
-        terms, whitening = [], dict(self.design.whitening)
-        for t, term in enumerate(self.design.terms):
-            unit = unit_features(term, atoms, z_index)
-            sparse = dict(term.sparse)
-            for z, points in term.sparse.items():
-                own = unit[z_index == z]
-                if len(own):
-                    added, whitening[z, t] = _extended(
-                        term, points, whitening[z, t], own, tolerance
-                    )
-                    sparse[z] = np.concatenate([points, own[added]])
-            terms.append(replace(term, sparse=sparse))
-        design = Design.known(terms, self.model.species, whitening)
+        design = self.design
+        system = System.of([atoms], design.r_cut)
+        everything = slice(0, len(atoms))
+        found = [term.descriptor.environments(system, everything) for term in design.terms]
+        embedded = [
+            term.kernel.embed(own.x)[0] for term, own in zip(design.terms, found, strict=True)
+        ]
+        tolerance = UNLEARNED * self._largest_variance(system) / len(design.terms)
+        extended = []
+        for block in design.blocks:
+            term = design.terms[block.term]
+            key = term.descriptor.keys.index(block.key)
+            own = embedded[block.term][found[block.term].key == key]
+            points, T = block.points, block.T
+            if len(own):
+                added, T = _extended(term.kernel, points, T, own, tolerance)
+                points = np.concatenate([points, own[added]])
+            extended.append((Points(block.term, block.key, points), T))
+        new = Design.known(design.species, design.terms, extended)
         # old columns keep their order, so the triangle stays one; new ones have the prior
-        place = _places(self.design.whitened, design.whitened)
-        factor = TriangularFactor(design.n_columns)
-        place = np.concatenate([place, [design.n_columns - 1, design.n_columns]])
+        place = np.concatenate(
+            [
+                _places(design.layout, new.layout),
+                [new.n_columns - 1, new.n_columns],
+            ]
+        )
+        factor = TriangularFactor(new.n_columns)
         factor.matrix[np.ix_(place, place)] = self.factor.matrix
         factor.n_rows = self.factor.n_rows
-        return replace(self, design=design, factor=factor)
+        return replace(self, design=new, factor=factor)
 
-
-def unit_features(term: KernelTerm, atoms: Atoms, z_index: IntArray) -> FloatArray:
-    """Unit features of all environments of a structure, shape (n_atoms, n_features)."""
-    pairs = neighbor_list(atoms, term.soap.term.r_cut)
-    displacements = pairs.displacements(atoms.positions)
-    batch = term.soap.pairs(pairs.first, pairs.neighbors, displacements, z_index)
-    return normalize(term.soap.features(term.soap.expansion(batch, 0, len(atoms))))[0]
+    def _largest_variance(self, system: System) -> float:
+        """Largest posterior variance of a local energy [eV^2]."""
+        phi, prior = local_features(self.design, system)
+        return float((novelty(phi, prior) + self.factor.open_variance(phi)).max())
 
 
 def _extended(
-    term: KernelTerm, points: FloatArray, T: FloatArray, unit: FloatArray, tolerance: float
+    kernel: Kernel, points: FloatArray, T: FloatArray, u: FloatArray, tolerance: float
 ) -> tuple[IntArray, FloatArray]:
     r"""Whitening of sparse points and those of some environments that they do not span.
 
@@ -342,10 +323,10 @@ def _extended(
     ones until none is left above the tolerance; T is continued by
     :math:`[-T \Phi^\top L^{-\top}; L^{-\top}]`.
     """
-    phi = term.kernel(unit, points) @ T
-    novelty = term.kernel(unit, unit) - phi @ phi.T
-    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(novelty, tol=tolerance, lower=1)
-    if novelty.diagonal().max() <= tolerance:
+    phi = kernel(u, points) @ T
+    left = kernel(u, u) - phi @ phi.T
+    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(left, tol=tolerance, lower=1)
+    if left.diagonal().max() <= tolerance:
         rank = 0
     chosen = pivots[:rank].astype(np.int64) - 1
     continued = np.zeros((len(points) + rank, T.shape[1] + rank))
@@ -362,7 +343,6 @@ def _extended(
 def _places(old: Layout, new: Layout) -> IntArray:
     """Where the columns of a layout are in one whose blocks were lengthened."""
     place = np.empty(old.size, dtype=np.int64)
-    for key, part in old.blocks.items():
-        start = new.blocks[key].start
-        place[part] = np.arange(start, start + part.stop - part.start)
+    for part, longer in zip(old.columns, new.columns, strict=True):
+        place[part] = np.arange(longer.start, longer.start + part.stop - part.start)
     return place

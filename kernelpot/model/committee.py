@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, overload
 
@@ -10,17 +10,15 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread, thread_count
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
-from kernelpot.data.system import Contribution, species_index, voigt
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.data.system import Contribution, System, voigt
+from kernelpot.gp.design import Design
 from kernelpot.gp.local import BATCH, LocalModel
+from kernelpot.gp.species_run import TermRun
 from kernelpot.model.fitted import FittedModel
-from kernelpot.terms.dot_product import normalize
-from kernelpot.terms.soap import PairBatch
 
 Potential = TypeVar("Potential")
-Weights = Mapping[tuple[int, int], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,12 @@ class Committee(Sequence[Potential], Generic[Potential]):
         The model they are drawn from.
     wrap : callable
         Makes a potential of a member's model.
-    weights : mapping of (species, term) to ndarray of shape (n_members, n_sparse)
+    weights : ndarray of shape (n_members, n_sparse)
         Weights of the sparse points in each member [1/eV].
     """
 
     def __init__(
-        self, model: FittedModel, wrap: Callable[[FittedModel], Potential], weights: Weights
+        self, model: FittedModel, wrap: Callable[[FittedModel], Potential], weights: FloatArray
     ) -> None:
         self._model = model
         self._wrap = wrap
@@ -96,16 +94,15 @@ class Committee(Sequence[Potential], Generic[Potential]):
         if int(n) != n or n < 1:
             raise ValueError(f"`n` must be a positive number of potentials, got {n!r}")
         deviations = model.factor.deviations(int(n), rng)
-        layout = model.posterior.layout
-        weights = {
-            key: mean + deviations[:, layout.blocks[key]] @ model.local.whitening[key].T
-            for key, mean in model.local.weights.items()
-        }
+        weights = np.empty((int(n), model.design.n_sparse))
+        for block in model.design.blocks:
+            mean = model.local.weights[block.sparse]
+            weights[:, block.sparse] = mean + deviations[:, block.columns] @ block.T.T
         return cls(model, wrap, weights)
 
     def __len__(self) -> int:
         """Return the number of members."""
-        return len(next(iter(self._weights.values())))
+        return len(self._weights)
 
     @overload
     def __getitem__(self, index: int) -> Potential: ...
@@ -114,21 +111,19 @@ class Committee(Sequence[Potential], Generic[Potential]):
     def __getitem__(self, index: int | slice) -> Potential | Committee[Potential]:
         """Return one member, or a Committee of a slice."""
         if isinstance(index, slice):
-            some = {k: w[index] for k, w in self._weights.items()}
-            return Committee(self._model, self._wrap, some)
+            return Committee(self._model, self._wrap, self._weights[index])
         return self._wrap(self._member(range(len(self))[index]))
 
     def _member(self, number: int) -> FittedModel:
         model = self._model
         local = LocalModel(
-            model.local.terms,
-            {key: np.ascontiguousarray(w[number]) for key, w in self._weights.items()},
-            model.local.whitening,
+            model.design,
+            self._weights[number].copy(),
             model.local.variances,
             model.local.gauge_fixed,
         )
         note = f"weights are sample {number + 1} of {len(self)} from the posterior"
-        training = {**model.training, "notes": [*model.training.get("notes", []), note]}
+        training = model.training.noting(note)
         return replace(model, local=local, training=training)
 
     def predict(
@@ -163,12 +158,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
         if model.safety.damping(system.numbers, system.pairs, system.distances) is not None:
             return self._one_by_one(atoms, system.pairs, n_threads)
         energies, forces, virials = _evaluate(
-            model.local.terms,
-            self._weights,
-            species_index(atoms.numbers, model.species),
-            system.pairs,
-            system.displacements,
-            thread_count(n_threads),
+            model.design, self._weights, system, thread_count(n_threads)
         )
         known = Contribution.zero(system)
         model.reference.add_to(system, known)
@@ -176,8 +166,8 @@ class Committee(Sequence[Potential], Generic[Potential]):
         forces += system.forces(known)
         stresses = None
         if np.all(atoms.pbc):
-            virials -= system.virials(known)[0]
-            stresses = np.array([voigt(v) for v in virials]) / atoms.get_volume()
+            virials += system.virials(known)[0]
+            stresses = np.array([-voigt(v) for v in virials]) / atoms.get_volume()
         return CommitteePrediction(energies, forces, stresses)
 
     def _one_by_one(
@@ -197,90 +187,69 @@ class Committee(Sequence[Potential], Generic[Potential]):
 
 
 def _evaluate(
-    terms: Sequence[KernelTerm],
-    weights: Weights,
-    z_index: IntArray,
-    pairs: NeighborList,
-    displacements: FloatArray,
-    n_threads: int,
+    design: Design, weights: FloatArray, system: System, n_threads: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Energies (n,), forces (n, n_atoms, 3), derivatives by strain (n, 3, 3)."""
-    n_members = len(next(iter(weights.values())))
-    n_atoms = len(z_index)
-    batches = [
-        term.soap.pairs(pairs.first, pairs.neighbors, displacements, z_index) for term in terms
-    ]
+    """Energies (n,), forces (n, n_atoms, 3), virials (n, 3, 3) of the kernels."""
+    energies = np.zeros(len(weights))
+    forces = np.zeros((len(weights), system.n_atoms, 3))
+    virials = np.zeros((len(weights), 3, 3))
 
     def work(start: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        stop = min(start + BATCH, n_atoms)
-        p = slice(pairs.first[start], pairs.first[stop])
-        energies = np.zeros(n_members)
-        gradient = np.zeros((n_members, p.stop - p.start, 3))
-        for t, term in enumerate(terms):
-            _add_term(
-                term,
-                {z: w for (z, s), w in weights.items() if s == t},
-                z_index[start:stop],
-                _run(batches[t], start, stop),
-                energies,
-                gradient,
-            )
-        centers = np.repeat(np.arange(start, stop), np.diff(pairs.first[start : stop + 1]))
-        forces = np.zeros((n_members, n_atoms, 3))
-        for member, slope in zip(forces, gradient, strict=True):
-            for c in range(3):
-                member[:, c] += np.bincount(centers, slope[:, c], n_atoms)
-                member[:, c] -= np.bincount(pairs.neighbors[p], slope[:, c], n_atoms)
-        return energies, forces, np.einsum("pa,npb->nab", displacements[p], gradient)
+        atoms = slice(start, min(start + BATCH, system.n_atoms))
+        return _of_run(design, weights, system.run(atoms), atoms, has_centers=True)
 
-    energies = np.zeros(n_members)
-    forces = np.zeros((n_members, n_atoms, 3))
-    virials = np.zeros((n_members, 3, 3))
-    starts = range(0, n_atoms, BATCH)
+    def add(part: tuple[FloatArray, FloatArray, FloatArray]) -> None:
+        for total, own in zip((energies, forces, virials), part, strict=True):
+            total += own
+
+    starts = range(0, system.n_atoms, BATCH)
     with single_blas_thread():
         for part in map_in_order(work, starts, min(n_threads, len(starts))):
-            energies += part[0]
-            forces += part[1]
-            virials += part[2]
+            add(part)
+        if not all(term.descriptor.has_centers for term in design.terms):
+            everything = slice(0, system.n_atoms)
+            add(_of_run(design, weights, system, everything, has_centers=False))
     return energies, forces, virials
 
 
-def _run(batch: PairBatch, start: int, stop: int) -> PairBatch:
-    """Pairs of a run of centers, which are numbered from zero."""
-    p = slice(batch.first[start], batch.first[stop])
-    return PairBatch(
-        batch.first[start : stop + 1] - p.start,
-        batch.displacements[p],
-        batch.channels[p],
-        batch.weights[p],
-        batch.center_channels[start:stop],
-        batch.center_values[start:stop],
-    )
+def _of_run(
+    design: Design, weights: FloatArray, system: System, atoms: slice, *, has_centers: bool
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Contribution of a run of atoms: of the terms with centers, or of those without."""
+    energies = np.zeros(len(weights))
+    found = [Contribution.zero(system) for _ in weights]
+    for t, term in enumerate(design.terms):
+        if term.descriptor.has_centers == has_centers:
+            _add_term(design, t, weights, TermRun(term, system, atoms), energies, found)
+    forces = np.array([system.forces(result) for result in found])
+    virials = np.array([system.virials(result)[0] for result in found])
+    return energies, forces, virials
 
 
 def _add_term(
-    term: KernelTerm,
-    weights: Mapping[int, FloatArray],
-    z_index: IntArray,
-    batch: PairBatch,
+    design: Design,
+    t: int,
+    weights: FloatArray,
+    run: TermRun,
     energies: FloatArray,
-    gradient: FloatArray,
+    found: Sequence[Contribution],
 ) -> None:
-    """Add one term of all members: summed energies (n,), pair gradients (n, p, 3)."""
-    n = len(z_index)
-    coefficients = term.soap.expansion(batch, 0, n)
-    unit, norm = normalize(term.soap.features(coefficients))
-    slopes = {}
-    for z, samples in weights.items():
-        rows = np.flatnonzero(z_index == z)
-        if len(rows):
-            cosine = term.kernel.cosine(unit[rows], term.sparse[z])
-            energies += samples @ term.kernel.values(cosine).sum(axis=0)
-            slopes[z] = rows, term.kernel.slopes(cosine)
-    for member, pair_gradient in enumerate(gradient):
-        cotangent = np.zeros_like(unit)
-        for z, (rows, slope) in slopes.items():
-            cotangent[rows] = (slope * weights[z][member]) @ term.sparse[z]
-        cotangent -= np.einsum("ef,ef->e", cotangent, unit)[:, None] * unit
-        cotangent /= norm[:, None]
-        term.soap.pair_gradients(batch, 0, n, coefficients, cotangent, pair_gradient)
+    """Add one term of all members: summed energies (n,), and what moves them."""
+    term = design.terms[t]
+    parts = []
+    for block in design.blocks:
+        members = np.flatnonzero(run.found.key == term.descriptor.keys.index(block.key))
+        if block.term == t and len(members):
+            weight = 1.0 if run.found.weight is None else run.found.weight[members, None]
+            similarity = term.kernel.similarity(run.u[members], block.points)
+            values, slopes = term.kernel.values(similarity), term.kernel.slopes(similarity)
+            energies += weights[:, block.sparse] @ (weight * values).sum(axis=0)
+            parts.append((block, members, values, weight * slopes, term.kernel.own(similarity)))
+    for member, result in zip(weights, found, strict=True):
+        for block, members, values, slopes, own in parts:
+            by_similarity = slopes * member[block.sparse]
+            along = np.einsum("em,em->e", by_similarity, own)
+            by_weight = values @ member[block.sparse]
+            run.set_gradient(members, by_similarity @ block.points, along, by_weight)
+        if parts:
+            run.pull(result)

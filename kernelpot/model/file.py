@@ -17,17 +17,16 @@ from kernelpot.baseline.kinds import baseline_of
 from kernelpot.baseline.reference import Reference, terms_of
 from kernelpot.common import archive
 from kernelpot.common.types import Array, FloatArray
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
 from kernelpot.gp.local import LocalModel
-from kernelpot.gp.variance import prior_variance
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.fitted import FittedModel
+from kernelpot.model.record import TrainingRecord
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.safety.thresholds import SafetyNet
-from kernelpot.terms.dot_product import DotProductKernel
-from kernelpot.terms.soap import SOAP, SOAPTerm
+from kernelpot.terms.kinds import term_from_dict
 
 # Golden structure: agreement demanded when a file is loaded.
 _ENERGY_TOLERANCE = 1e-8
@@ -52,13 +51,8 @@ def save(
         Arguments of the constructor, so that a loaded potential fits as this one did.
     """
     local = model.local
-    arrays: dict[str, Array] = {}
-    for (z, t), weights in local.weights.items():
-        arrays[f"weights_{z}_{t}"] = weights
-        arrays[f"whitening_{z}_{t}"] = local.whitening[z, t]
-        arrays[f"sparse_{z}_{t}"] = local.terms[t].sparse[z]
-    for t, term in enumerate(local.terms):
-        arrays[f"alphas_{t}"], arrays[f"betas_{t}"] = term.soap.basis_constants
+    design_header, arrays = model.design.to_arrays()
+    arrays["weights"] = local.weights
     for z, variance in local.variances.items():
         arrays[f"variance_order_{z}"] = variance.order
         arrays[f"variance_{z}"] = archive.pack_triangle(variance.reduction.T)
@@ -70,9 +64,7 @@ def save(
     noise = model.noise
     header = {
         "units": {"energy": "eV", "length": "Angstrom"},
-        "species": [int(z) for z in model.species],
-        "terms": [term.soap.term.to_dict() for term in local.terms],
-        "blocks": sorted([int(z), int(t)] for z, t in local.weights),
+        **design_header,
         "n_rows": model.factor.n_rows,
         "noise": {
             "sigma_energy": noise.sigma_energy,
@@ -87,13 +79,13 @@ def save(
         "baseline": [term.to_dict() for term in model.baseline],
         "safety": model.safety.to_dict(),
         "virial_offset": model.virial_offset,
-        "training": model.training,
+        "training": model.training.to_dict(),
         "calibration": None if model.calibration is None else model.calibration.to_dict(),
         "golden": golden_header,
         "parameters": _pack_parameters(parameters),
         "versions": _versions(),
     }
-    archive.write(path, _json_safe(header), arrays)
+    archive.write(path, header, arrays)
 
 
 def load(
@@ -134,14 +126,9 @@ def load(
 def _restore(
     header: Mapping[str, Any], arrays: Mapping[str, Array], name: str, verify: bool
 ) -> tuple[FittedModel, Atoms, dict[str, Any]]:
-    species = tuple(header["species"])
-    blocks = [(int(z), int(t)) for z, t in header["blocks"]]
-    terms = []
-    for t, fields in enumerate(header["terms"]):
-        term = SOAPTerm(**fields)
-        soap = SOAP(term, species, basis=(arrays[f"alphas_{t}"], arrays[f"betas_{t}"]))
-        sparse = {z: arrays[f"sparse_{z}_{s}"] for z, s in blocks if s == t}
-        terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), sparse))
+    if header["format_version"] == 2:
+        header, arrays = _from_version_2(header, arrays)
+    design = Design.from_arrays(header, arrays)
     factor_matrix = archive.unpack_triangle(arrays["factor"])
     factor = TriangularFactor(len(factor_matrix) - 1)
     factor.matrix = np.asfortranarray(factor_matrix)
@@ -150,19 +137,16 @@ def _restore(
     def variances(kind: str) -> dict[int, LocalVariance]:
         return {
             z: LocalVariance(
-                prior_variance(terms, z),
-                arrays[f"variance_order_{z}"],
-                archive.unpack_triangle(arrays[f"{kind}_{z}"]).T,
+                arrays[f"variance_order_{z}"], archive.unpack_triangle(arrays[f"{kind}_{z}"]).T
             )
-            for z in sorted({z for z, _ in blocks})
+            for z in design.present
         }
 
     local = LocalModel(
-        terms,
-        {(z, t): arrays[f"weights_{z}_{t}"] for z, t in blocks},
-        {(z, t): arrays[f"whitening_{z}_{t}"] for z, t in blocks},
+        design,
+        arrays["weights"],
         variances("variance"),
-        variances("gauge_fixed") if f"gauge_fixed_{blocks[0][0]}" in arrays else None,
+        variances("gauge_fixed") if f"gauge_fixed_{design.present[0]}" in arrays else None,
     )
     noise = dict(header["noise"])
     noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]
@@ -170,14 +154,14 @@ def _restore(
         {int(z): float(e) for z, e in header["e0"].items()}, header["e0_origin"], header["e0_note"]
     )
     model = FittedModel(
-        species=species,
+        species=design.species,
         reference=Reference(e0, baseline_of(header["baseline"])),
         local=local,
         factor=factor,
         noise=Noise(**noise),
         safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
-        training=header["training"],
+        training=TrainingRecord.from_dict(header["training"]),
         calibration=Calibration.from_dict(header["calibration"])
         if header.get("calibration")
         else None,
@@ -196,6 +180,30 @@ def _restore(
     return model, golden, _unpack_parameters(header["parameters"])
 
 
+def _from_version_2(
+    header: Mapping[str, Any], arrays: Mapping[str, Array]
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Header and arrays of a file of version 2 as they are written today.
+
+    Blocks were named by species and term, and a term was of one kind.
+    """
+    names = sorted((int(z), int(t)) for z, t in header["blocks"])
+    of_blocks = {f"{kind}_{z}_{t}" for kind in ("sparse", "whitening", "weights") for z, t in names}
+    found = {name: array for name, array in arrays.items() if name not in of_blocks}
+    for index, (z, t) in enumerate(names):
+        found[f"points_{index}"] = arrays[f"sparse_{z}_{t}"]
+        found[f"whitening_{index}"] = arrays[f"whitening_{z}_{t}"]
+    found["weights"] = np.concatenate([arrays[f"weights_{z}_{t}"] for z, t in names])
+    for t in range(len(header["terms"])):
+        for name in ("alphas", "betas"):
+            found[f"constant_{t}_{name}"] = found.pop(f"{name}_{t}")
+    return {
+        **header,
+        "constants": [["alphas", "betas"]] * len(header["terms"]),
+        "blocks": [[t, [header["species"][z]]] for z, t in names],
+    }, found
+
+
 def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     packed = dict(parameters)
     if packed["terms"] is not None:
@@ -209,7 +217,7 @@ def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
     parameters = dict(packed)
     if parameters["terms"] is not None:
-        parameters["terms"] = [SOAPTerm(**fields) for fields in parameters["terms"]]
+        parameters["terms"] = [term_from_dict(entry) for entry in parameters["terms"]]
     if parameters["baseline"] is not None:
         parameters["baseline"] = baseline_of(parameters["baseline"])
     return parameters
@@ -268,18 +276,6 @@ def smallest(structures: Sequence[Atoms]) -> Atoms:
     """The smallest structure of more than one atom (or of one, if there are no others)."""
     several = [atoms for atoms in structures if len(atoms) > 1]
     return min(several or structures, key=len)
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _json_safe(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_safe(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def _versions() -> dict[str, str]:

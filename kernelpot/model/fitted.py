@@ -13,20 +13,23 @@ from ase.data import chemical_symbols
 
 from kernelpot.baseline.free_atoms import AtomicEnergies
 from kernelpot.baseline.reference import BaselineTerm, Reference
+from kernelpot.common.archive import plain
 from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray
-from kernelpot.data.neighbors import NeighborList, pair_forces
+from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
 from kernelpot.data.system import Contribution, System, species_index, voigt
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
-from kernelpot.gp.local import Blend, LocalEvaluation, LocalModel
+from kernelpot.gp.local import Blend, Blended, LocalEvaluation, LocalModel
 from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.prediction import Prediction
+from kernelpot.model.record import NOTHING, TrainingRecord
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.safety.gate import GatedEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
+from kernelpot.terms.base import key_name
 
 # What `return_std` may be.
 ReturnStd = bool | Literal["local"]
@@ -55,10 +58,10 @@ class FittedModel:
     virial_offset : float
         Isotropic virial per atom that the labels carry beyond the derivative of their
         energies [eV/atom]; kept out of predictions.
-    training : dict
-        Counts, timing, choices made and errors on the training data.
     calibration : Calibration or None
         From standard deviations to intervals.
+    training : TrainingRecord
+        Counts, timing, choices made and errors on the training data.
     """
 
     species: tuple[int, ...]
@@ -68,8 +71,8 @@ class FittedModel:
     noise: Noise
     safety: SafetyNet
     virial_offset: float
-    training: dict[str, Any]
     calibration: Calibration | None = None
+    training: TrainingRecord = NOTHING
 
     @property
     def e0(self) -> AtomicEnergies:
@@ -84,7 +87,7 @@ class FittedModel:
     @property
     def r_cut(self) -> float:
         """Distance beyond which atoms do not interact [Å]."""
-        return max([t.soap.term.r_cut for t in self.local.terms] + [self.reference.r_cut])
+        return max(self.local.r_cut, self.reference.r_cut)
 
     def predict(
         self,
@@ -128,7 +131,6 @@ class FittedModel:
         local_only = return_std == "local"
         if not (local_only or isinstance(return_std, bool | np.bool_)):
             raise ValueError(f"`return_std` must be False, True or 'local', got {return_std!r}")
-        numbers, pairs = system.numbers, system.pairs
         blend = self._blend(system, gate)
         found = self._evaluate(
             system,
@@ -137,45 +139,35 @@ class FittedModel:
             blend=blend,
             n_threads=n_threads,
         )
-        energies, gradient = found.energies, found.pair_gradient
-        assert gradient is not None
-        if blend is not None:
-            blend.add_damping_gradient(system.displacements, system.distances, gradient)
-        result = Contribution.onto(system, energies, gradient)
+        result = found.result
         self.reference.add_to(system, result)
         forces, virials = system.forces(result), system.virials(result)
         std = spilling = None
-        if found.variance is not None and found.novelty is not None:
+        if not (found.variance is None or found.novelty is None or found.prior is None):
             std = np.sqrt(found.variance)
-            index = species_index(numbers, self.species)
-            spilling = found.novelty / [self.local.variances[int(z)].prior for z in index]
+            spilling = found.novelty / found.prior
+        weights = bound = None
+        if gate is not None and found.by_energy is not None and found.bound is not None:
+            weights, bound = 1.0 - found.by_energy, np.sqrt(found.bound)
         predictions = []
         first = system.first_atom
-        for atoms, start, stop, virial in zip(
-            system.structures, first[:-1], first[1:], virials, strict=True
-        ):
-            own = slice(start, stop)
+        for index, (atoms, virial) in enumerate(zip(system.structures, virials, strict=True)):
+            own = slice(first[index], first[index + 1])
             stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
             predicted = Prediction(
-                float(energies[own].sum()),
-                energies[own],
+                float(result.energies[own].sum()),
+                result.energies[own],
                 forces[own],
                 stress,
                 None if std is None else std[own],
                 None if spilling is None else spilling[own],
-                gate_weights=None if gate is None or blend is None else blend.weights[own],
-                std_bound=None if gate is None or blend is None else blend.std_bound[own],
+                gate_weights=None if weights is None else weights[own],
+                std_bound=None if bound is None else bound[own],
                 numbers=atoms.numbers,
                 calibration=self.calibration,
             )
             if return_std and not local_only:
-                p = slice(pairs.first[start], pairs.first[stop])
-                part = NeighborList(
-                    pairs.first[start : stop + 1] - p.start,
-                    pairs.neighbors[p] - start,
-                    pairs.shifts[p],
-                )
-                full = self.full_std(atoms, neighbors=part, n_threads=n_threads)
+                full = self._full_std(system.part(index), n_threads)
                 predicted = replace(predicted, **full)
             predictions.append(predicted)
         return predictions
@@ -185,19 +177,18 @@ class FittedModel:
         damping = self.safety.damping(system.numbers, system.pairs, system.distances)
         if gate is None and damping is None:
             return None
-        index = species_index(system.numbers, self.species)
         thresholds = None if gate is None else gate.thresholds(self.species, self.safety)
-        return GatedEnergies(self.safety, index, thresholds, damping)
+        return GatedEnergies(self.safety, system.z_index(self.species), thresholds, damping)
 
     @property
     def design(self) -> Design:
         """What rows of the regression are made of, as they are in `factor`."""
-        return Design.known(self.local.terms, self.species, self.local.whitening)
+        return self.local.design
 
     @cached_property
     def posterior(self) -> Posterior:
         """Posterior of total energies, forces and virials."""
-        return Posterior(self.local.terms, self.local.whitening, self.factor)
+        return Posterior(self.design, self.factor)
 
     def full_std(
         self,
@@ -220,16 +211,12 @@ class FittedModel:
             ``energy_std``, ``forces_std``, ``stress_std`` and their ``..._novelty``, as in
             `Prediction`.
         """
-        if neighbors is None:
-            neighbors = self.system(atoms).pairs
+        return self._full_std(self.system(atoms, neighbors), n_threads)
+
+    def _full_std(self, system: System, n_threads: int | None) -> dict[str, Any]:
+        (atoms,) = system.structures
         periodic = bool(np.all(atoms.pbc))
-        found = self.posterior.std(
-            species_index(atoms.numbers, self.species),
-            neighbors,
-            neighbors.displacements(atoms.positions),
-            virial=periodic,
-            n_threads=thread_count(n_threads),
-        )
+        found = self.posterior.std(system, virial=periodic, n_threads=thread_count(n_threads))
         volume = atoms.get_volume() if periodic else np.inf
         return {
             "energy_std": found.energy,
@@ -254,8 +241,7 @@ class FittedModel:
         """Gradient of weighted local variances; see `KernelPotential.variance_gradient`."""
         system = self.system(atoms)
         found = self._evaluate(system, blend=_WeightedVariance(weights))
-        assert found.pair_gradient is not None
-        return -pair_forces(system.pairs, found.pair_gradient)
+        return -system.forces(found.result)
 
     def _check(self, atoms: Atoms, name: str) -> None:
         check_cell(atoms, name)
@@ -299,9 +285,7 @@ class FittedModel:
         n_threads: int | None = None,
     ) -> LocalEvaluation:
         return self.local.evaluate(
-            species_index(system.numbers, self.species),
-            system.pairs,
-            system.displacements,
+            system,
             gradient=gradient,
             variance=variance,
             novelty=novelty,
@@ -318,14 +302,17 @@ class FittedModel:
         """
         symbols = [chemical_symbols[z] for z in self.species]
         terms = []
-        for t, term in enumerate(self.local.terms):
-            present = sorted(term.sparse)
+        for t, bound in enumerate(self.local.terms):
+            own = [block for block in self.design.blocks if block.term == t]
             terms.append(
                 {
-                    **term.soap.term.to_dict(),
-                    "n_features": term.soap.n_features,
-                    "n_sparse": {symbols[z]: len(term.sparse[z]) for z in present},
-                    "rank": {symbols[z]: self.local.whitening[z, t].shape[1] for z in present},
+                    **plain(bound.term.to_dict()),
+                    "r_cut": bound.term.r_cut,
+                    "sparse_method": bound.term.sparse_method,
+                    "description": bound.term.describe(),
+                    "n_features": bound.descriptor.n_features,
+                    "n_sparse": {key_name(block.key): len(block.points) for block in own},
+                    "rank": {key_name(block.key): block.T.shape[1] for block in own},
                 }
             )
         return {
@@ -350,7 +337,7 @@ class FittedModel:
             },
             "virial_offset": self.virial_offset,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
-            "training": {k: v for k, v in self.training.items() if k != "fingerprints"},
+            "training": {k: v for k, v in self.training.to_dict().items() if k != "fingerprints"},
         }
 
 
@@ -364,10 +351,11 @@ class _WeightedVariance:
     def irrelevant_below(self, species: int) -> float:
         return -np.inf
 
-    def __call__(
-        self, atoms: slice, energies: FloatArray, variances: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        return variances, np.zeros_like(energies), self.weights[atoms]
+    def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
+        return Blended(variances, np.zeros_like(energies), self.weights[atoms])
+
+    def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
+        """Depends on nothing else."""
 
 
 def _groups(structures: Sequence[Atoms]) -> Iterator[list[Atoms]]:

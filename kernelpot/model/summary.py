@@ -77,15 +77,10 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     lines += ["", "Kernels (local energy = sum of):"]
     for t, term in enumerate(model["terms"]):
         counts = ", ".join(f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items())
-        lines += [
-            f"  {t}: SOAP r_cut {term['r_cut']:.2f} Å, atoms as Gaussians of "
-            f"{term['sigma_atom']:.2f} Å, n_max {term['n_max']}, l_max {term['l_max']}, "
-            f"compression {term['compression']} ({term['n_features']} features)",
-            f"     kernel exponent zeta {term['zeta']:g}, prior std delta "
-            f"{term['delta']:.3g} eV; central weight {term['central_weight']:g}, cutoff "
-            f"power {term['cutoff_power']:g}",
-            f"     sparse points ({term['sparse_method']}): {counts}",
-        ]
+        first, *others = term["description"]
+        lines.append(f"  {t}: {first} ({term['n_features']} features)")
+        lines += [f"     {line}" for line in others]
+        lines.append(f"     sparse points ({term['sparse_method']}): {counts}")
     lines += [
         "",
         "Noise assumed in the labels:",
@@ -96,7 +91,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     for name, sigmas in model["config_type_sigma"].items():
         values = ", ".join(f"{kind} {value:g}" for kind, value in sigmas.items())
         lines.append(f"  {name}: {values}")
-    lines += _hyperparameter_lines(training.get("hyperparameters", {}))
+    lines += _hyperparameter_lines(training["hyperparameters"])
     lines += ["", f"Isolated atoms ({model['e0_origin']}):"]
     lines += [f"  {s} {e:.4f} eV" for s, e in model["e0"].items()]
     if model["e0_note"]:
@@ -118,9 +113,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     if training["notes"]:
         lines += ["", "Choices made from the data, and what to know:"]
         lines += [f"  - {note}" for note in training["notes"]]
-    if "errors" in training:
-        of = training.get("errors_of", "the training data")
-        lines += ["", f"Errors on {of}:", error_table(training["errors"])]
+    lines += ["", f"Errors on {training['errors_of']}:", error_table(training["errors"])]
     return "\n".join(lines)
 
 

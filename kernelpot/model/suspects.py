@@ -22,9 +22,9 @@ from kernelpot.common.tables import table
 from kernelpot.common.types import KINDS, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import fingerprint
-from kernelpot.gp.design import structure_rows
 from kernelpot.model.fitted import FittedModel
-from kernelpot.regression.leave_one_out import LeftOut, StructureRows, leave_one_out
+from kernelpot.regression.leave_one_out import LeftOut, leave_one_out
+from kernelpot.regression.rows import StructureRows
 
 # Peers: frames of the same config type, or all frames where there are fewer.
 MINIMUM_PEERS = 8
@@ -166,7 +166,7 @@ def find_suspects(
     ValueError
         If the data have a species the model does not know, or no labels.
     """
-    known = set(model.training.get("fingerprints", ()))
+    known = set(model.training.fingerprints)
     fitted = [fingerprint(frame) in known for frame in data]
     used = [k for k, frame in enumerate(data) if frame.n_rows and not frame.is_isolated_atom]
     if not used:
@@ -174,9 +174,7 @@ def find_suspects(
     design = model.design
 
     def build(index: int) -> StructureRows:
-        frame = data[index]
-        reference = model.reference.labels(frame.atoms)
-        return structure_rows(design, index, frame, reference, model.noise)
+        return design.structure_rows(index, model.reference.remainder(data[index]), model.noise)
 
     found: list[Suspect] = []
     left_out = leave_one_out(
@@ -208,7 +206,7 @@ def find_suspects(
             progress("suspects", done + 1, len(used))
     found = _scored(found)
     n_isolated = sum(frame.is_isolated_atom for frame in data)
-    if sum(fitted) + n_isolated >= model.training["n_structures"]:  # all of the fit is here
+    if sum(fitted) + n_isolated >= model.training.n_structures:  # all of the fit is here
         found += _alone(data, used, fitted)
     details = sorted(found, key=lambda s: (-s.score, s.index))
     first: dict[int, Suspect] = {}

@@ -156,7 +156,7 @@ def leading_columns(layout: Layout, n_columns: int) -> IntArray:
     share = min(1.0, n_columns / max(layout.size, 1))
     kept = [
         np.arange(s.start, s.start + int(np.ceil(share * (s.stop - s.start))))
-        for s in layout.blocks.values()
+        for s in layout.columns
     ]
     return np.concatenate([*kept, [layout.size]]).astype(np.int64)
 

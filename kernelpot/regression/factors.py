@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from kernelpot.common.types import FloatArray
+from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.regression import _lapack
 
 # Columns annihilated together, and rows of a triangle merged at a time, for speed only.
@@ -151,12 +151,12 @@ class TriangularFactor:
         z = rng.standard_normal((n, self.n_features))
         return scipy.linalg.solve_triangular(self.R, z.T).T
 
-    def posterior_factor(self, columns: slice) -> FloatArray:
+    def posterior_factor(self, columns: IntArray) -> FloatArray:
         """Triangular S with ``S.T @ S`` the posterior covariance of some weights.
 
         Parameters
         ----------
-        columns : slice
+        columns : ndarray of int
             The weights wanted (those of one species).
 
         Returns
@@ -164,8 +164,8 @@ class TriangularFactor:
         ndarray of shape (n_columns, n_columns)
             Upper triangular; ``|S @ phi|^2`` is the variance the data leave open.
         """
-        unit = np.zeros((self.n_features, columns.stop - columns.start), order="F")
-        unit[columns] = np.eye(columns.stop - columns.start)
+        unit = np.zeros((self.n_features, len(columns)), order="F")
+        unit[columns, np.arange(len(columns))] = 1.0
         # B^T with B the wanted rows of R^-1; the covariance is B B^T
         rows_t = scipy.linalg.solve_triangular(self.R, unit, trans="T", overwrite_b=True)
         factor = scipy.linalg.qr(rows_t, mode="r", overwrite_a=True)[0]

@@ -32,54 +32,15 @@ import numpy as np
 import scipy.linalg
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread
-from kernelpot.common.types import KINDS, FloatArray, Group, IntArray
+from kernelpot.common.types import KINDS, FloatArray, Group
 from kernelpot.regression.factors import TriangularFactor
+from kernelpot.regression.rows import StructureRows
 
 # Rows handled at a time (a scaled copy of them is made).
 CHUNK_ROWS = 1_000
 # Eigenvalues of I - H below this are rounding: the structure alone determines that
 # combination of its labels, and what the others would say of it cannot be resolved.
 RESOLUTION = 1e-11
-
-
-@dataclass(frozen=True)
-class StructureRows:
-    """Rows of one structure at unit noise, in the order energy, forces, virial.
-
-    Attributes
-    ----------
-    index : int
-        Position of the structure in the list it was taken from.
-    n_atoms : int
-    volume : float
-        [Å^3]; 0 without labels that need it.
-    phi : ndarray of shape (n, n_columns)
-        Whitened rows in units of their group's sigma.
-    y : ndarray of shape (n,)
-        Targets in the same units.
-    unit : ndarray of shape (n,)
-        The noise of each label in units of its group's sigma.
-    kind : ndarray of shape (n,)
-        Index in ``("energy", "forces", "stress")``; the last is a virial.
-    groups : list of Group
-    group : ndarray of shape (n,)
-        Index in `groups`.
-    """
-
-    index: int
-    n_atoms: int
-    volume: float
-    phi: FloatArray
-    y: FloatArray
-    unit: FloatArray
-    kind: IntArray
-    groups: list[Group]
-    group: IntArray
-
-    def noise(self, sigma: Callable[[Group], float] | Mapping[Group, float]) -> FloatArray:
-        """Noise of each row in units of `unit`, shape (n,)."""
-        value = sigma.__getitem__ if isinstance(sigma, Mapping) else sigma
-        return np.array([value(group) for group in self.groups])[self.group]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ import scipy.linalg
 from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import FloatArray, Group, SingleArray
 from kernelpot.regression.factors import GroupedFactor, TriangularFactor
-from kernelpot.regression.leave_one_out import LeftOut, StructureRows, chunks, leave_chunk
+from kernelpot.regression.leave_one_out import LeftOut, chunks, leave_chunk
+from kernelpot.regression.rows import StructureRows
 
 
 @dataclass(frozen=True)

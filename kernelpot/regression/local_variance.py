@@ -30,29 +30,23 @@ class LocalVariance:
 
     Parameters
     ----------
-    prior : float
-        :math:`k_{**}` [eV^2].
     order : ndarray of shape (rank,)
-        Sparse points (all terms of the species, one after the other) in that order.
+        Sparse points (all blocks of the species, one after the other) in that order.
     reduction : ndarray of shape (rank, rank)
         G, lower triangular, Fortran order [1/eV].
     """
 
-    prior: float
     order: IntArray
     reduction: FloatArray
 
     @classmethod
-    def of(
-        cls, prior: float, whitening: Sequence[FloatArray], posterior_factor: FloatArray
-    ) -> LocalVariance:
-        """Build from the whitening of each term and S.
+    def of(cls, whitening: Sequence[FloatArray], posterior_factor: FloatArray) -> LocalVariance:
+        """Build from the whitening of each block and S.
 
         Parameters
         ----------
-        prior : float
         whitening : sequence of ndarray of shape (n_sparse, rank)
-            T of each term; the species' T is block diagonal.
+            T of each block; the species' T is block diagonal.
         posterior_factor : ndarray of shape (rank, rank)
             S of `TriangularFactor.posterior_factor`.
         """
@@ -68,13 +62,17 @@ class LocalVariance:
         F = scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1]
         n = len(order)
         G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
-        return cls(prior, order, np.asfortranarray(np.tril(G)))
+        return cls(order, np.asfortranarray(np.tril(G)))
 
-    def __call__(self, k: FloatArray, points: int | None = None) -> FloatArray:
+    def __call__(
+        self, prior: FloatArray | float, k: FloatArray, points: int | None = None
+    ) -> FloatArray:
         """Variance of environments.
 
         Parameters
         ----------
+        prior : float or ndarray of shape (n_env,)
+            :math:`k_{**}` [eV^2].
         k : ndarray of shape (n_env, n)
             Kernel with the sparse points named by `order`, in that order (or the first
             `points` of them).
@@ -91,7 +89,7 @@ class LocalVariance:
         FloatingPointError
             If a variance is negative beyond rounding (a bug, never clipped silently).
         """
-        return self.unexplained(self.explain(np.array(k[:, :points], order="C")))
+        return self.unexplained(prior, self.explain(np.array(k[:, :points], order="C")))
 
     def explain(self, k: FloatArray) -> FloatArray:
         """What the sparse points know of environments: :math:`G k_*`, in place.
@@ -108,14 +106,12 @@ class LocalVariance:
         """
         return self._product(k, transpose=False)
 
-    def unexplained(self, explained: FloatArray) -> FloatArray:
+    def unexplained(self, prior: FloatArray | float, explained: FloatArray) -> FloatArray:
         """Variance of environments from `explain`; see there and `__call__`."""
-        variance = self.prior - np.einsum("em,em->e", explained, explained)
+        variance = prior - np.einsum("em,em->e", explained, explained)
         # |G k|^2 carries the rounding of lambda^-1/2: 1e-16 / sqrt(1e-12)
-        if variance.size and variance.min() < -1e-6 * self.prior:
-            raise FloatingPointError(
-                f"negative variance {variance.min():.3g} eV^2 (prior {self.prior:.3g})"
-            )
+        if np.any(variance < -1e-6 * np.asarray(prior)):
+            raise FloatingPointError(f"negative variance {variance.min():.3g} eV^2")
         return np.maximum(variance, 0.0)
 
     def gradient(self, k: FloatArray) -> FloatArray:

@@ -29,7 +29,19 @@ def first_of_each(keys: list[bytes]) -> IntArray:
     return np.array(list(first.values()), dtype=np.int64)
 
 
-def farthest_point(unit: npt.NDArray[np.floating[Any]], n: int) -> IntArray:
+def _squares(
+    u: npt.NDArray[np.floating[Any]], squares: npt.NDArray[np.floating[Any]] | None
+) -> npt.NDArray[np.float32]:
+    """Squared lengths in single precision, computed unless they are given."""
+    found = np.einsum("ef,ef->e", u, u, dtype=np.float64) if squares is None else squares
+    return np.asarray(found, dtype=np.float32)
+
+
+def farthest_point(
+    u: npt.NDArray[np.floating[Any]],
+    n: int,
+    squares: npt.NDArray[np.floating[Any]] | None = None,
+) -> IntArray:
     """Farthest-point sampling: each point is as far as possible from those before.
 
     Starts from the environment farthest from the mean, so the result does not depend
@@ -37,40 +49,49 @@ def farthest_point(unit: npt.NDArray[np.floating[Any]], n: int) -> IntArray:
 
     Parameters
     ----------
-    unit : ndarray of shape (n_env, n_features)
+    u : ndarray of shape (n_env, n_features)
     n : int
         Number wanted, at most n_env.
+    squares : ndarray of shape (n_env,), optional
+        Squared lengths, where they are known exactly (unit vectors).
 
     Returns
     -------
     ndarray of shape (n,)
         Indices in the order of choice.
     """
-    points = np.ascontiguousarray(unit, dtype=np.float32)
+    points = np.ascontiguousarray(u, dtype=np.float32)
+    lengths = _squares(u, squares)
     chosen = np.empty(n, dtype=np.int64)
-    # unit vectors: the farthest from the mean has the smallest product with it
-    chosen[0] = (points @ points.mean(axis=0)).argmin()
+    chosen[0] = (points @ points.mean(axis=0) - np.float32(0.5) * lengths).argmin()
     distance = np.full(len(points), np.inf, dtype=np.float32)
     for k in range(1, n):
-        # unit vectors: squared distance 2 - 2 cosine
-        np.minimum(distance, 2.0 - 2.0 * (points @ points[chosen[k - 1]]), out=distance)
+        last = chosen[k - 1]
+        both = lengths + lengths[last]
+        np.minimum(distance, both - 2.0 * (points @ points[last]), out=distance)
         distance[chosen[k - 1]] = -np.inf
         chosen[k] = distance.argmax()
     return chosen
 
 
 def farthest_from(
-    unit: FloatArray, existing: FloatArray, n: int
+    u: FloatArray,
+    existing: FloatArray,
+    n: int,
+    squares: FloatArray | None = None,
+    squares_existing: FloatArray | None = None,
 ) -> tuple[IntArray, npt.NDArray[np.float32]]:
     """Farthest-point sampling that continues from points chosen before.
 
     Parameters
     ----------
-    unit : ndarray of shape (n_env, n_features)
+    u : ndarray of shape (n_env, n_features)
     existing : ndarray of shape (n_existing, n_features)
         Points to stay away from, at least one.
     n : int
         Number wanted, at most n_env.
+    squares, squares_existing : ndarray, optional
+        Squared lengths of both, where they are known exactly.
 
     Returns
     -------
@@ -79,14 +100,17 @@ def farthest_from(
     distance : ndarray of shape (n,)
         Squared distance of each from all points before it; does not grow.
     """
-    points = np.ascontiguousarray(unit, dtype=np.float32)
-    distance = 2.0 - 2.0 * (points @ existing.T.astype(np.float32)).max(axis=1)
+    points = np.ascontiguousarray(u, dtype=np.float32)
+    lengths = _squares(u, squares)
+    others = np.float32(0.5) * _squares(existing, squares_existing)
+    distance = lengths - 2.0 * (points @ existing.T.astype(np.float32) - others).max(axis=1)
     chosen = np.empty(n, dtype=np.int64)
     at = np.empty(n, dtype=np.float32)
     for k in range(n):
         chosen[k] = distance.argmax()
         at[k] = distance[chosen[k]]
-        np.minimum(distance, 2.0 - 2.0 * (points @ points[chosen[k]]), out=distance)
+        both = lengths + lengths[chosen[k]]
+        np.minimum(distance, both - 2.0 * (points @ points[chosen[k]]), out=distance)
         distance[chosen[k]] = -np.inf
     return chosen, at
 
@@ -134,22 +158,41 @@ def random(unit: npt.NDArray[np.floating[Any]], n: int, *, seed: int = 0) -> Int
     return np.random.default_rng(seed).permutation(len(unit))[:n].astype(np.int64)
 
 
-def select(unit: npt.NDArray[np.floating[Any]], n: int, method: str, *, seed: int = 0) -> IntArray:
+def select(
+    u: npt.NDArray[np.floating[Any]],
+    n: int,
+    method: str,
+    *,
+    squares: npt.NDArray[np.floating[Any]] | None = None,
+    seed: int = 0,
+) -> IntArray:
     """Choose `n` environments by the named method.
+
+    Parameters
+    ----------
+    u : ndarray of shape (n_env, n_features)
+        Features, between which distances mean something.
+    n : int
+    method : {"farthest_point", "cur", "kmeans", "random"}
+    squares : ndarray of shape (n_env,), optional
+        Their squared lengths, where they are known exactly.
+    seed : int
 
     Raises
     ------
     ValueError
         If the method is unknown or there are fewer than `n` environments.
     """
-    if n > len(unit):
-        raise ValueError(f"cannot choose {n} sparse points from {len(unit)} environments")
+    if n > len(u):
+        raise ValueError(f"cannot choose {n} sparse points from {len(u)} environments")
+    if n == 0:
+        return np.empty(0, dtype=np.int64)
     if method == "farthest_point":
-        return farthest_point(unit, n)
+        return farthest_point(u, n, squares)
     seeded = {"cur": cur, "kmeans": kmeans, "random": random}
     if method not in seeded:
         raise ValueError(f"unknown selection method {method!r}")
-    return seeded[method](unit, n, seed=seed)
+    return seeded[method](u, n, seed=seed)
 
 
 def quotas(n_sparse: int, available: Mapping[int, int]) -> dict[int, int]:

@@ -30,6 +30,8 @@ from ase.data import chemical_symbols
 
 from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.data.system import Contribution, System
+from kernelpot.gp.local import Blended
 from kernelpot.safety.damping import Damping
 from kernelpot.safety.thresholds import SafetyNet
 
@@ -149,6 +151,8 @@ def as_gate(gate: VarianceGate | bool | None) -> VarianceGate | None:
 class GatedEnergies:
     """Local energies blended with the fallback; a `kernelpot.gp.local.Blend`.
 
+    Its derivative by a local energy is one less the share of the fallback.
+
     Parameters
     ----------
     net : SafetyNet
@@ -158,13 +162,6 @@ class GatedEnergies:
         Variances of each species between which the gate closes [eV^2]; None: damping
         only.
     damping : Damping, optional
-
-    Attributes
-    ----------
-    weights : ndarray of shape (n_atoms,)
-        Share of the fallback in each local energy, once evaluated.
-    std_bound : ndarray of shape (n_atoms,)
-        Standard deviations, exact above the lower threshold, upper bounds below [eV].
     """
 
     gauge_fixed = True
@@ -181,18 +178,13 @@ class GatedEnergies:
         self._fallback = net.fallback[z_index]
         self._damping = damping
         self._keep = np.ones(len(z_index)) if damping is None else damping.keep
-        self._by_keep = np.zeros(len(z_index))
-        self.weights = np.zeros(len(z_index))
-        self.std_bound = np.zeros(len(z_index))
 
     def irrelevant_below(self, species: int) -> float:
         """Variance of a species up to which the gate is open [eV^2]."""
         return np.inf if self._thresholds is None else float(self._thresholds[0][species])
 
-    def __call__(
-        self, atoms: slice, energies: FloatArray, variances: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Blended energies and their derivatives; see `kernelpot.gp.local.Blend`."""
+    def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
+        """Blended energies and their derivatives."""
         keep, fallback = self._keep[atoms], self._fallback[atoms]
         closed = by_variance = np.zeros(len(energies))
         above = energies - fallback
@@ -201,16 +193,11 @@ class GatedEnergies:
             closed, slope = smoothstep((variances - low) / (high - low))
             by_variance = -keep * above * slope / (high - low)
         share = (1.0 - closed) * keep
-        self.weights[atoms] = 1.0 - share
-        self.std_bound[atoms] = np.sqrt(variances)
-        self._by_keep[atoms] = (1.0 - closed) * above
-        return fallback + share * above, share, by_variance
+        return Blended(fallback + share * above, share, by_variance, (1.0 - closed) * above)
 
-    def add_damping_gradient(
-        self, displacements: FloatArray, distances: FloatArray, gradient: FloatArray
-    ) -> None:
-        """Add the derivative through the damping to the pair gradients, in place."""
+    def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
+        """Add the derivative through the damping."""
         if self._damping is not None:
             d = self._damping
-            radial = self._by_keep[d.centers] * d.slopes / distances[d.pairs]
-            gradient[d.pairs] += radial[:, None] * displacements[d.pairs]
+            radial = by_keep[d.centers] * d.slopes / system.distances[d.pairs]
+            result.gradient[d.pairs] += radial[:, None] * system.displacements[d.pairs]

@@ -11,9 +11,9 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.common.types import FloatArray, IntArray, Pair
-from kernelpot.data.neighbors import NeighborList, neighbor_list
-from kernelpot.data.system import species_index
-from kernelpot.gp.local import LocalModel
+from kernelpot.data.neighbors import NeighborList
+from kernelpot.data.system import System
+from kernelpot.gp.local import AsItIs, LocalModel
 from kernelpot.safety.damping import Damping, damping
 
 # The fallback energy lies this far above the largest local energy of the data [eV].
@@ -31,6 +31,9 @@ ENOUGH_ATOMS, MAX_STRUCTURES = 200, 100
 CLOSED_FACTOR = 3.0
 # The gate begins to close at most at this share of the prior std, so that it can close at all.
 LARGEST_SHARE_OF_PRIOR = 0.3
+# The prior of terms whose environments differ in weight or number is that of about so many
+# structures.
+PRIOR_STRUCTURES = 10
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,9 @@ class SafetyNet:
         """
         largest = np.full(len(species), -np.inf)
         for atoms in structures:
-            z_index, energies = local_energies(local, species, atoms, n_threads=n_threads)
-            np.maximum.at(largest, z_index, energies)
+            system = System.of([atoms], local.r_cut)
+            found = local.evaluate(system, gradient=False, n_threads=n_threads)
+            np.maximum.at(largest, system.z_index(species), found.energies)
         return replace(self, fallback=np.maximum(self.fallback, largest + FALLBACK_MARGIN))
 
     def damping(
@@ -169,14 +173,14 @@ def learn_safety_net(
         if n_unseen < ENOUGH_ATOMS:
             sampled.update(holders[:: max(1, len(holders) // MAX_STRUCTURES)])
     for index, atoms in enumerate(structures):
-        recorder = _Recorder(len(atoms)) if index in sampled else None
-        z_index, energies = local_energies(
-            local, species, atoms, recorder=recorder, n_threads=n_threads
-        )
-        np.maximum.at(largest, z_index, energies)
-        if recorder is not None:
+        system = System.of([atoms], local.r_cut)
+        blend = AsItIs() if index in sampled else None
+        found = local.evaluate(system, gradient=False, blend=blend, n_threads=n_threads)
+        z_index = system.z_index(species)
+        np.maximum.at(largest, z_index, found.energies)
+        if found.bound is not None:
             for z in np.unique(z_index):
-                std = np.sqrt(recorder.variances[z_index == z])
+                std = np.sqrt(found.bound[z_index == z])
                 stds.setdefault((index in unseen, int(z)), []).append(std)
     left_out, chosen_from = (
         [np.concatenate(stds.get((is_unseen, z), [np.empty(0)])) for z in range(len(species))]
@@ -185,9 +189,9 @@ def learn_safety_net(
     bias = _bias(left_out, chosen_from)
     low = np.empty(len(species))
     notes = []
+    prior_std = typical_prior_std(local, species, structures)
     for z, number in enumerate(species):
-        prior_std = float(np.sqrt(local.variances[z].prior))
-        low[z], note = _threshold(left_out[z], chosen_from[z], bias, prior_std)
+        low[z], note = _threshold(left_out[z], chosen_from[z], bias, float(prior_std[z]))
         notes.append(f"{chemical_symbols[number]}: {note}")
     return SafetyNet(
         low,
@@ -245,17 +249,43 @@ def _threshold(
     return low, f"{100 * QUANTILE:g} % quantile of the local std, {', or '.join(found)}"
 
 
-def gate_std(
-    local: LocalModel, species: Sequence[int], atoms: Atoms, *, n_threads: int = 1
+def typical_prior_std(
+    local: LocalModel, species: Sequence[int], structures: Sequence[Atoms]
 ) -> FloatArray:
-    """Standard deviations the gate compares with its thresholds.
+    """Prior standard deviation of a local energy of each species.
 
     Parameters
     ----------
     local : LocalModel
     species : sequence of int
         Atomic numbers.
-    atoms : ase.Atoms
+    structures : sequence of ase.Atoms
+        Where the prior depends on the environment: its median over some of these.
+
+    Returns
+    -------
+    ndarray of shape (n_species,)
+        [eV].
+    """
+    typical = np.empty(len(species))
+    for z, number in enumerate(species):
+        holders = [atoms for atoms in structures if number in atoms.numbers]
+        some = holders[:: max(1, len(holders) // PRIOR_STRUCTURES)]
+        priors = []
+        for atoms in some:
+            system = System.of([atoms], local.r_cut)
+            priors.append(local.prior(system)[system.numbers == number])
+        typical[z] = np.sqrt(np.median(np.concatenate(priors)))
+    return typical
+
+
+def gate_std(local: LocalModel, system: System, *, n_threads: int = 1) -> FloatArray:
+    """Standard deviations the gate compares with its thresholds.
+
+    Parameters
+    ----------
+    local : LocalModel
+    system : System
     n_threads : int
 
     Returns
@@ -263,61 +293,6 @@ def gate_std(
     ndarray of shape (n_atoms,)
         [eV], exact everywhere; with several species given the mean local energy of each.
     """
-    recorder = _Recorder(len(atoms))
-    local_energies(local, species, atoms, recorder=recorder, n_threads=n_threads)
-    return np.sqrt(recorder.variances)
-
-
-class _Recorder:
-    """The energy as it is; remembers the variances the gate would see."""
-
-    gauge_fixed = True
-
-    def __init__(self, n_atoms: int) -> None:
-        self.variances = np.zeros(n_atoms)
-
-    def irrelevant_below(self, species: int) -> float:
-        return -np.inf
-
-    def __call__(
-        self, atoms: slice, energies: FloatArray, variances: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        self.variances[atoms] = variances
-        return energies, np.ones_like(energies), np.zeros_like(energies)
-
-
-def local_energies(
-    local: LocalModel,
-    species: Sequence[int],
-    atoms: Atoms,
-    *,
-    recorder: _Recorder | None = None,
-    n_threads: int = 1,
-) -> tuple[IntArray, FloatArray]:
-    """Species index and local energy of every atom [eV].
-
-    Parameters
-    ----------
-    local : LocalModel
-    species : sequence of int
-        Atomic numbers.
-    atoms : ase.Atoms
-    recorder : _Recorder, optional
-        Is shown the variances.
-    n_threads : int
-
-    Returns
-    -------
-    z_index, energies : ndarray of shape (n_atoms,)
-    """
-    z_index = species_index(atoms.numbers, species)
-    pairs = neighbor_list(atoms, max(term.soap.term.r_cut for term in local.terms))
-    found = local.evaluate(
-        z_index,
-        pairs,
-        pairs.displacements(atoms.positions),
-        gradient=False,
-        blend=recorder,
-        n_threads=n_threads,
-    )
-    return z_index, found.energies
+    found = local.evaluate(system, gradient=False, blend=AsItIs(), n_threads=n_threads)
+    assert found.bound is not None
+    return np.sqrt(found.bound)

@@ -21,8 +21,9 @@ from ase.geometry import get_distances
 
 from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray
+from kernelpot.data.system import System
 from kernelpot.gp.local import LocalModel
-from kernelpot.safety.thresholds import CLOSED_FACTOR, SafetyNet, gate_std, local_energies
+from kernelpot.safety.thresholds import CLOSED_FACTOR, SafetyNet, gate_std, typical_prior_std
 
 # The stiffest vibration of the moved atom that a gate may add [rad/fs]: about half as fast
 # again as a C-H stretch, 0.4 rad in the 0.5 fs that are usual with hydrogen.
@@ -67,7 +68,7 @@ def widened(
     ways = [_ways_out(net, local, species, structures, z, n_threads) for z in species]
     if not any(ways):
         return net
-    prior_std = np.sqrt([local.variances[z].prior for z in range(len(species))])
+    prior_std = typical_prior_std(local, species, structures)
     limit = np.maximum(LARGEST_SHARE_OF_PRIOR * prior_std / net.std_low, CLOSED_FACTOR)
     fastest, chosen = np.inf, net.closed_factor
     for factor in FACTORS:
@@ -134,11 +135,14 @@ def _ways_out(
         atoms = holders[k].copy()
         atoms.calc = None
         atom = int(rng.choice(np.flatnonzero(atoms.numbers == number)))
-        z_index, energies = local_energies(local, species, atoms, n_threads=n_threads)
+        system = System.of([atoms], local.r_cut)
+        energies = local.evaluate(system, gradient=False, n_threads=n_threads).energies
+        z_index = system.z_index(species)
         direction = _away_from_nearest(atoms, atom)
         stds = []
         for _ in range(round(DISTANCE / STEP)):
-            stds.append(gate_std(local, species, atoms, n_threads=n_threads))
+            system = System.of([atoms], local.r_cut)
+            stds.append(gate_std(local, system, n_threads=n_threads))
             atoms.positions[atom] += STEP * direction
             if _collides(net, atoms, atom):
                 break

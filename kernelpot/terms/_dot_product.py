@@ -6,7 +6,6 @@ feature vectors; the kernel is ``delta^2 cosine^zeta``.
 """
 
 import numba
-import numpy as np
 
 from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
 
@@ -90,50 +89,3 @@ def mean_and_slopes(
             total += lower * cosine
         mean_e[e] = total
         projection_e[e] = zeta * total
-
-
-@numba.njit(**_OPTIONS)
-def accumulate_rows(
-    along_sparse_pcm,
-    along_self_pc,
-    center_p,
-    atom_p,
-    neighbor_p,
-    structure_p,
-    displacement_pc,
-    cosine_em,
-    slopes_em,
-    force_rows,
-    virial_rows,
-):
-    """Add what each pair contributes to force and virial rows.
-
-    ``along_sparse_pcm`` is the feature Jacobian times the unit sparse features,
-    ``along_self_pc`` times the center's own; with ``slopes_em`` (already divided by
-    the feature norm) the kernel gradient of a pair is
-    ``slope (along_sparse - cosine along_self)``. The force on the center grows by it,
-    that on the neighbor shrinks; virial rows (xx yy zz yz xz xy) are ``-r_a d_b``.
-    """
-    n_sparse = along_sparse_pcm.shape[2]
-    gradient = np.empty((3, n_sparse))
-    with_virial = virial_rows.shape[0] > 0
-    for p in range(along_sparse_pcm.shape[0]):
-        e = center_p[p]
-        i, j = 3 * atom_p[p], 3 * neighbor_p[p]
-        for c in range(3):
-            self_c = along_self_pc[p, c]
-            for m in range(n_sparse):
-                d = slopes_em[e, m] * (along_sparse_pcm[p, c, m] - cosine_em[e, m] * self_c)
-                gradient[c, m] = d
-                force_rows[i + c, m] += d
-                force_rows[j + c, m] -= d
-        if with_virial:
-            v = 6 * structure_p[p]
-            x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
-            for m in range(n_sparse):
-                virial_rows[v, m] -= x * gradient[0, m]
-                virial_rows[v + 1, m] -= y * gradient[1, m]
-                virial_rows[v + 2, m] -= z * gradient[2, m]
-                virial_rows[v + 3, m] -= y * gradient[2, m]
-                virial_rows[v + 4, m] -= x * gradient[2, m]
-                virial_rows[v + 5, m] -= x * gradient[1, m]

@@ -1,32 +1,39 @@
-"""Hyper-parameters of the kernels a potential is a sum of."""
+"""SOAP: environments as power spectra of their neighbor density, compared by dot products."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-from ase import Atoms
-from ase.data import chemical_symbols
 
-from kernelpot.common.types import FloatArray, IntArray
-from kernelpot.terms import _soap
-from kernelpot.terms._soap_vector import prefactor
+from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.data.system import Contribution, System
+from kernelpot.terms.base import (
+    N_SPARSE_RANGE,
+    SELECTIONS,
+    CenterTangents,
+    Environments,
+    Key,
+    Range,
+    RowGradient,
+    TermBase,
+    add_pair_rows,
+    chunks_of,
+    require,
+    require_number,
+)
+from kernelpot.terms.dot_product import DotProductKernel
+from kernelpot.terms.power_spectrum import SOAP, PairBatch
 
 COMPRESSIONS = ("off", "mu1nu1", "mu2", "crossover")
-SELECTIONS = ("farthest_point", "cur", "kmeans", "random")
-
-
-def _require(condition: bool, name: str, expected: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"`{name}` must be {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)
-class SOAPTerm:
+class SOAPTerm(TermBase):
     r"""One SOAP kernel of the model: descriptor, kernel and sparse points.
 
     The kernel between two environments with power spectra p and q is
@@ -86,38 +93,37 @@ class SOAPTerm:
     species_weighting: Mapping[str, float] | None = None
     sparse_method: str = "farthest_point"
 
+    kind: ClassVar[str] = "soap"
+
     def __post_init__(self) -> None:
         """Check every value once, before any work starts."""
         numbers = ("r_cut", "sigma_atom", "zeta", "delta", "cutoff_power", "central_weight")
         for name in numbers:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise TypeError(f"`{name}` must be a number, got {value!r}")
-            _require(math.isfinite(value), name, "finite", value)
-        _require(self.r_cut > 1.0, "r_cut", "larger than 1 Å", self.r_cut)
-        _require(int(self.n_max) == self.n_max >= 1, "n_max", "an integer >= 1", self.n_max)
-        _require(
+            require_number(name, getattr(self, name))
+        require(self.r_cut > 1.0, "r_cut", "larger than 1 Å", self.r_cut)
+        require(int(self.n_max) == self.n_max >= 1, "n_max", "an integer >= 1", self.n_max)
+        require(
             int(self.l_max) == self.l_max and 0 <= self.l_max <= 20,
             "l_max",
             "an integer from 0 to 20",
             self.l_max,
         )
-        _require(self.sigma_atom > 0, "sigma_atom", "positive", self.sigma_atom)
-        _require(self.zeta > 0, "zeta", "positive", self.zeta)
-        _require(self.delta > 0, "delta", "positive", self.delta)
-        _require(
+        require(self.sigma_atom > 0, "sigma_atom", "positive", self.sigma_atom)
+        require(self.zeta > 0, "zeta", "positive", self.zeta)
+        require(self.delta > 0, "delta", "positive", self.delta)
+        require(
             self.cutoff_power >= 1,
             "cutoff_power",
             "at least 1 (below, forces diverge at the cutoff)",
             self.cutoff_power,
         )
-        _require(
+        require(
             self.central_weight > 0,
             "central_weight",
             "positive (at zero the normalized kernel jumps when the last neighbor leaves)",
             self.central_weight,
         )
-        _require(
+        require(
             self.n_sparse is None or int(self.n_sparse) == self.n_sparse >= 1,
             "n_sparse",
             "a positive integer or None",
@@ -128,550 +134,233 @@ class SOAPTerm:
             if value is not None:
                 object.__setattr__(self, name, int(value))
         for symbol, weight in (self.species_weighting or {}).items():
-            _require(
+            require(
                 math.isfinite(weight) and weight > 0,
                 f"species_weighting[{symbol}]",
                 "positive (an environment of zero weight cannot be normalized)",
                 weight,
             )
-        _require(
+        require(
             self.compression in COMPRESSIONS,
             "compression",
             f"one of {', '.join(COMPRESSIONS)}",
             self.compression,
         )
-        _require(
+        require(
             self.sparse_method in SELECTIONS,
             "sparse_method",
             f"one of {', '.join(SELECTIONS)}",
             self.sparse_method,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that the term can be rebuilt from.
+    @property
+    def searched(self) -> Mapping[str, Range]:
+        """Parameters that a search over kernels may change."""
+        return {
+            "r_cut": Range(1.12, factors=(0.6, 1.6), minimum=1.01),
+            "sigma_atom": Range(1.2, factors=(0.4, 2.5)),
+            "central_weight": Range(2.0, factors=(0.1, 10.0)),
+            "zeta": Range(1, values=(1, 6), integer=True, additive=True, of_features=False),
+            "n_sparse": N_SPARSE_RANGE,
+        }
+
+    def descriptor(
+        self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
+    ) -> SOAPDescriptor:
+        """Power spectra of the environments of some species.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers, ascending.
+        constants : mapping, optional
+            Of the radial basis, from `SOAPDescriptor.to_arrays`.
 
         Returns
         -------
-        dict
+        SOAPDescriptor
         """
-        result: dict[str, Any] = {}
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if isinstance(value, Mapping):
-                value = {str(k): float(v) for k, v in value.items()}
-            elif isinstance(value, np.generic):
-                value = value.item()
-            result[name] = value
-        return result
+        basis = None if not constants else (constants["alphas"], constants["betas"])
+        return SOAPDescriptor(SOAP(self, species, basis=basis))
 
+    def kernel(self) -> DotProductKernel:
+        """Dot product of unit power spectra to the power zeta.
 
-# Radial functions are cubic Hermite tables: at this many knots the features differ
-# from the analytic ones by less than 1e-10 relative.
-N_KNOTS = 1501
+        Returns
+        -------
+        DotProductKernel
+        """
+        return DotProductKernel(self.zeta, self.delta)
+
+    def describe(self) -> list[str]:
+        """Return the parameters in words, for reports.
+
+        Returns
+        -------
+        list of str
+        """
+        return [
+            f"SOAP r_cut {self.r_cut:.2f} Å, atoms as Gaussians of {self.sigma_atom:.2f} Å, "
+            f"n_max {self.n_max}, l_max {self.l_max}, compression {self.compression}",
+            f"kernel exponent zeta {self.zeta:g}, prior std delta {self.delta:.3g} eV; central "
+            f"weight {self.central_weight:g}, cutoff power {self.cutoff_power:g}",
+        ]
 
 
 @dataclass(frozen=True)
-class PairBatch:
-    """Pairs of a run of centers in the form the compiled loops take.
+class _State:
+    """What the derivatives of a run of environments need.
 
-    Built once per structure or batch of structures by `SOAP.pairs`; `displacements`
-    may be replaced (same pairs, moved atoms).
+    Attributes
+    ----------
+    batch : PairBatch
+        Centers and pairs of the run, numbered from zero.
+    coefficients : ndarray
+        Density coefficients.
+    first_atom, first_pair : int
+        Where the run starts in the system.
     """
 
-    first: IntArray
-    displacements: FloatArray
-    channels: IntArray
-    weights: FloatArray
-    center_channels: IntArray
-    center_values: FloatArray
+    batch: PairBatch
+    coefficients: FloatArray
+    first_atom: int
+    first_pair: int
 
 
 @dataclass(frozen=True)
-class SOAP:
-    """The descriptor of one `SOAPTerm` for a fixed set of species.
+class SOAPDescriptor:
+    """Power spectra of all atoms; a `kernelpot.terms.base.Descriptor`.
 
     Parameters
     ----------
-    term : SOAPTerm
-        Hyper-parameters.
-    species : tuple of int
-        Atomic numbers that may occur, ascending.
-    specialize : bool, default=True
-        Vector code for this `n_max` and `l_max` (fastest; compiled once per size, some
-        seconds). False: plain loops, one compilation for all sizes.
-    basis : (alphas, betas), optional
-        Constants of the radial basis, as from an earlier `basis_constants`. They come
-        out of an ill-conditioned matrix square root and differ between machines in
-        the tenth digit: a stored model carries its own.
-
-    Raises
-    ------
-    ValueError
-        If species are not ascending, or one has no weight in the term's
-        `species_weighting`.
+    soap : SOAP
     """
 
-    term: SOAPTerm
-    species: tuple[int, ...]
-    specialize: bool = True
-    basis: tuple[FloatArray, FloatArray] | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Check that species are sorted and weights complete."""
-        if list(self.species) != sorted(set(self.species)) or not self.species:
-            raise ValueError(f"`species` must be ascending atomic numbers, got {self.species}")
-        weighting = self.term.species_weighting
-        if weighting is not None:
-            missing = set(self.symbols) - set(weighting)
-            if missing:
-                raise ValueError(
-                    f"`species_weighting` must have a weight for {sorted(missing)}, "
-                    f"got {dict(weighting)}"
-                )
+    soap: SOAP
 
     @property
-    def symbols(self) -> list[str]:
-        """Chemical symbols of `species`."""
-        return [chemical_symbols[z] for z in self.species]
-
-    # ---- the definition: dscribe -------------------------------------------------
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers that may occur, ascending."""
+        return self.soap.species
 
     @cached_property
-    def _definition(self) -> tuple[Any, Any]:
-        """Dscribe's object for free and for periodic systems."""
-        from dscribe.descriptors import SOAP as DscribeSOAP
+    def keys(self) -> Sequence[Key]:
+        """The species of the central atom."""
+        return [(z,) for z in self.soap.species]
 
-        term = self.term
-        weighting = term.species_weighting
-        if weighting is not None:
-            weighting = {s: float(weighting[s]) for s in self.symbols}
+    @property
+    def r_cut(self) -> float:
+        """Radial cutoff [Å]."""
+        return float(self.soap.term.r_cut)
 
-        def define(periodic: bool) -> Any:
-            # dscribe edits the dict it is given: a new one every time
-            density = {
-                "function": "poly",
-                "r0": term.r_cut,
-                "c": 1,
-                "m": term.cutoff_power,
-                "w0": term.central_weight,
-            }
-            return DscribeSOAP(
-                species=self.symbols,
-                r_cut=float(term.r_cut),
-                n_max=term.n_max,
-                l_max=term.l_max,
-                sigma=float(term.sigma_atom),
-                rbf="gto",
-                weighting=density,
-                compression={"mode": term.compression, "species_weighting": weighting},
-                periodic=periodic,
-            )
-
-        return define(False), define(True)
-
-    @cached_property
+    @property
     def n_features(self) -> int:
         """Number of features of one environment."""
-        return int(self._definition[0].get_number_of_features())
-
-    def create(self, atoms: Atoms, centers: Sequence[int] | None = None) -> FloatArray:
-        """Features from dscribe, scaled so that dot products are overlaps.
-
-        dscribe lists unordered feature pairs once; pairs of different radial
-        functions or species are multiplied by sqrt(2) here (`feature_scale`).
-
-        Parameters
-        ----------
-        atoms : ase.Atoms
-            Structure, any periodicity.
-        centers : sequence of int, optional
-            Atoms to describe; all by default.
-
-        Returns
-        -------
-        ndarray of shape (n_centers, n_features)
-        """
-        periodic = bool(np.any(atoms.pbc))
-        wanted = None if centers is None else [int(i) for i in centers]
-        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell.complete(), pbc=atoms.pbc)
-        bare.wrap()  # dscribe misses neighbors of atoms outside the cell
-        features = self._definition[periodic].create(bare, centers=wanted)
-        return np.asarray(features).reshape(-1, self.n_features) * self.feature_scale
-
-    # ---- the layout of the power spectrum ------------------------------------------
-
-    @cached_property
-    def _channel_of(self) -> IntArray:
-        """Density channel of each species."""
-        if self.term.compression == "mu2":
-            return np.zeros(len(self.species), dtype=np.int64)
-        return np.arange(len(self.species), dtype=np.int64)
+        return self.soap.n_features
 
     @property
-    def _n_densities(self) -> int:
-        return 1 if self.term.compression == "mu2" else len(self.species)
+    def has_centers(self) -> bool:
+        """Environments belong to atoms."""
+        return True
 
     @property
-    def _sum_channel(self) -> int:
-        return self._n_densities if self.term.compression == "mu1nu1" else -1
+    def one_per_atom(self) -> bool:
+        """Every atom has one environment."""
+        return True
 
-    @property
-    def n_channels(self) -> int:
-        """Density channels, the sum over species of mu1nu1 included."""
-        return self._n_densities + (self.term.compression == "mu1nu1")
+    def center_species(self, key: Key) -> Sequence[int]:
+        """The species that the key names."""
+        return key
 
-    @cached_property
-    def _blocks(self) -> tuple[IntArray, FloatArray]:
-        """Channel pairs with their first feature, and the factor of each."""
-        n_l, n = int(self.term.l_max) + 1, int(self.term.n_max)
-        last = self._n_densities
-        mode = self.term.compression
-        if mode == "mu1nu1":
-            pairs = [(a, self._sum_channel) for a in range(last)]
-        elif mode == "crossover":
-            pairs = [(a, a) for a in range(last)]
-        else:
-            pairs = [(a, b) for a in range(last) for b in range(a, last)]
-        blocks, start = [], 0
-        for a, b in pairs:
-            blocks.append((a, b, start))
-            start += n_l * (n * (n + 1) // 2 if a == b else n * n)
-        # Ordered pairs are all present in mu1nu1; elsewhere each stands for two.
-        factor = 1.0 if mode == "mu1nu1" else math.sqrt(2.0)
-        return np.array(blocks, dtype=np.int64), np.full(len(blocks), factor)
+    def count(self, system: System) -> IntArray:
+        """Number of atoms of each species."""
+        return np.bincount(system.z_index(self.species), minlength=len(self.species))
 
-    @cached_property
-    def _touched(self) -> list[tuple[IntArray, FloatArray, IntArray]]:
-        """Per density channel: blocks a neighbor in it changes, renumbered, and their features."""
-        blocks, factor = self._blocks
-        ends = np.append(blocks[1:, 2], self.n_features)
-        found = []
-        for channel in range(self._n_densities):
-            hit = np.isin(blocks[:, :2], [channel, self._sum_channel]).any(axis=1)
-            columns = [np.arange(b[2], end) for b, end in zip(blocks[hit], ends[hit], strict=True)]
-            renumbered = blocks[hit]
-            renumbered[:, 2] = np.cumsum([0, *map(len, columns)])[:-1]
-            found.append((renumbered, factor[hit], np.concatenate(columns)))
-        return found
-
-    @cached_property
-    def _scale_l(self) -> FloatArray:
-        degrees = np.arange(self.term.l_max + 1)
-        return np.pi * np.sqrt(8.0 / (2.0 * degrees + 1.0))
-
-    @cached_property
-    def feature_scale(self) -> FloatArray:
-        """Factor between dscribe's features and ours, shape (n_features,)."""
-        blocks, factor = self._blocks
-        n_l, n = int(self.term.l_max) + 1, int(self.term.n_max)
-        parts = []
-        for (a, b, _), f in zip(blocks, factor, strict=True):
-            if a == b:
-                row, column = np.triu_indices(n)
-                parts.append(np.tile(np.where(row == column, 1.0, f), n_l))
-            else:
-                parts.append(np.full(n_l * n * n, f))
-        return np.concatenate(parts)
-
-    # ---- tables --------------------------------------------------------------------
-
-    @cached_property
-    def basis_constants(self) -> tuple[FloatArray, FloatArray]:
-        """Exponents (l, k) and mixing coefficients (l, n, k) of the radial basis."""
-        if self.basis is not None:
-            return self.basis
-        basis = self._definition[0].get_basis_gto(
-            float(self.term.r_cut), int(self.term.n_max), int(self.term.l_max)
+    def environments(self, system: System, atoms: slice) -> Environments:
+        """Environments of a run of atoms."""
+        first = system.pairs.first[atoms.start : atoms.stop + 1]
+        p = slice(first[0], first[-1])
+        z_index = system.z_index(self.species)
+        batch = self.soap.pairs(
+            first - p.start, system.pairs.neighbors[p], system.displacements[p], z_index, atoms
         )
-        return np.asarray(basis[0]), np.asarray(basis[1])
+        coefficients = self.soap.expansion(batch, 0, atoms.stop - atoms.start)
+        return Environments(
+            z_index[atoms],
+            np.arange(atoms.start, atoms.stop),
+            system.structure_of[atoms],
+            self.soap.features(coefficients),
+            None,
+            _State(batch, coefficients, atoms.start, int(p.start)),
+        )
 
-    def radial(self, r: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Radial functions R_nl(r) / r^l, cutoff weight included, and d/dr.
-
-        Parameters
-        ----------
-        r : ndarray of shape (n_points,)
-            Distances [Å].
-
-        Returns
-        -------
-        value, derivative : ndarray of shape (n_points, l_max + 1, n_max)
-        """
-        term = self.term
-        alphas, betas = self.basis_constants  # (l, k), (l, n, k)
-        eta = 0.5 / term.sigma_atom**2
-        width = 1.0 + alphas / eta
-        exponent = alphas / width
-        degrees = np.arange(term.l_max + 1)[:, None]
-        amplitude = (np.pi / eta) ** 1.5 * width ** (-(degrees + 1.5))
-        gauss = amplitude * np.exp(-exponent * (r**2)[:, None, None])
-        value = np.einsum("lnk,plk->pln", betas, gauss)
-        slope = np.einsum("lnk,plk->pln", betas, -2.0 * exponent * r[:, None, None] * gauss)
-        x = np.minimum(r / term.r_cut, 1.0)
-        base = 1.0 + x * x * (2.0 * x - 3.0)
-        weight = base**term.cutoff_power
-        d_weight = (
-            term.cutoff_power * base ** (term.cutoff_power - 1.0) * 6.0 * x * (x - 1.0)
-        ) / term.r_cut
-        w, dw = weight[:, None, None], d_weight[:, None, None]
-        return w * value, w * slope + dw * value
-
-    @cached_property
-    def _table(self) -> FloatArray:
-        r = np.linspace(0.0, self.term.r_cut, N_KNOTS)
-        value, slope = self.radial(r)
-        return np.ascontiguousarray(np.stack([value, slope * r[1]], axis=1))
-
-    @cached_property
-    def _center_value(self) -> FloatArray:
-        """What a central atom of unit species weight adds to c_{n, l=0}."""
-        value, _ = self.radial(np.zeros(1))
-        return self.term.central_weight * value[0, 0] / math.sqrt(4.0 * np.pi)
-
-    @cached_property
-    def _prefactor_q(self) -> FloatArray:
-        degrees = range(int(self.term.l_max) + 1)
-        return np.array([prefactor(l, abs(m)) for l in degrees for m in range(-l, l + 1)])
-
-    @cached_property
-    def _size(self) -> int | tuple[int, ...]:
-        n = int(self.term.n_max)
-        return (0,) * n if self._degrees is not None else n
-
-    @cached_property
-    def _degrees(self) -> tuple[int, ...] | None:
-        """Tuple of length l_max + 1 for the vector code, None for the plain loops."""
-        import numba
-
-        if not self.specialize or getattr(numba.config, "DISABLE_JIT", False):
-            return None
-        return (0,) * (int(self.term.l_max) + 1)
-
-    @cached_property
-    def _species_weight(self) -> FloatArray:
-        weighting = self.term.species_weighting
-        if weighting is None:
-            return np.ones(len(self.species))
-        return np.array([float(weighting[s]) for s in self.symbols])
-
-    # ---- evaluation ----------------------------------------------------------------
-
-    def pairs(
+    def pull(
         self,
-        first: IntArray,
-        neighbors: IntArray,
-        displacements: FloatArray,
-        species_index: IntArray,
-    ) -> PairBatch:
-        """Prepare the pairs of a neighbor list.
-
-        Parameters
-        ----------
-        first : ndarray of shape (n_atoms + 1,)
-            Pairs of each center, as in `NeighborList`.
-        neighbors : ndarray of shape (n_pairs,)
-            Index of the neighboring atom of each pair.
-        displacements : ndarray of shape (n_pairs, 3)
-            Vectors from center to neighbor [Å].
-        species_index : ndarray of shape (n_atoms,)
-            Index of each atom's species in `species`.
-
-        Returns
-        -------
-        PairBatch
-        """
-        weight = self._species_weight[species_index]
-        channels = self._channel_of[species_index]
-        return PairBatch(
-            first=first,
-            displacements=np.ascontiguousarray(displacements),
-            channels=channels[neighbors],
-            weights=weight[neighbors],
-            center_channels=channels,
-            center_values=weight[:, None] * self._center_value,
-        )
-
-    def expansion(self, batch: PairBatch, start: int, stop: int) -> FloatArray:
-        """Density coefficients of centers ``start .. stop - 1``.
-
-        Parameters
-        ----------
-        batch : PairBatch
-            The pairs.
-        start, stop : int
-            Range of centers.
-
-        Returns
-        -------
-        ndarray of shape (stop - start, n_channels, (l_max + 1)^2, n_max)
-        """
-        term = self.term
-        shape = (stop - start, self.n_channels, (term.l_max + 1) ** 2, int(term.n_max))
-        coefficients = np.empty(shape)
-        common = (
-            batch.first,
-            batch.displacements,
-            batch.channels,
-            batch.weights,
-            start,
-            stop,
-            batch.center_channels,
-            batch.center_values,
-            self._sum_channel,
-            float(term.r_cut),
-            self._table,
-            self._size,
-        )
-        if self._degrees is not None:
-            _soap.expand_vector(*common, self._degrees, coefficients)
-        else:
-            _soap.expand(*common, int(term.l_max), self._prefactor_q, coefficients)
-        return coefficients
-
-    def features(self, coefficients: FloatArray) -> FloatArray:
-        """Power spectrum, equal to `create`.
-
-        Parameters
-        ----------
-        coefficients : ndarray of shape (n_centers, n_channels, (l_max + 1)^2, n_max)
-            From `expansion`.
-
-        Returns
-        -------
-        ndarray of shape (n_centers, n_features)
-        """
-        blocks, factor = self._blocks
-        features = np.empty((len(coefficients), self.n_features))
-        _soap.power_spectrum(coefficients, blocks, factor, self._scale_l, self._size, features)
-        return features
-
-    def pair_gradients(
-        self,
-        batch: PairBatch,
-        start: int,
-        stop: int,
-        coefficients: FloatArray,
-        cotangent: FloatArray,
-        gradient: FloatArray,
+        system: System,
+        environments: Environments,
+        by_x: FloatArray,
+        by_weight: FloatArray | None,
+        out: Contribution,
     ) -> None:
-        """Add the gradient of ``sum(cotangent * features)`` to each pair's row.
-
-        Parameters
-        ----------
-        batch : PairBatch
-            The pairs.
-        start, stop : int
-            Range of centers, as given to `expansion`.
-        coefficients : ndarray of shape (stop - start, n_channels, (l_max + 1)^2, n_max)
-            What `expansion` returned for them.
-        cotangent : ndarray of shape (stop - start, n_features)
-            Derivative of a scalar with respect to the features.
-        gradient : ndarray of shape (n_pairs, 3)
-            Receives, by addition, the derivative with respect to the displacements.
-        """
-        blocks, factor = self._blocks
-        adjoint = np.empty_like(coefficients)
-        _soap.power_spectrum_adjoint(
-            coefficients,
-            cotangent,
-            blocks,
-            factor,
-            self._scale_l,
-            self._size,
-            self._sum_channel,
-            adjoint,
+        """Add derivatives by the displacements of pairs; see `Descriptor.pull`."""
+        state = environments.state
+        gradient = out.gradient[state.first_pair : state.first_pair + len(state.batch.channels)]
+        self.soap.pair_gradients(
+            state.batch, 0, len(environments), state.coefficients, by_x, gradient
         )
-        common = (
-            batch.first,
-            batch.displacements,
-            batch.channels,
-            batch.weights,
-            start,
-            stop,
-            float(self.term.r_cut),
-            self._table,
-            self._size,
-        )
-        if self._degrees is not None:
-            _soap.pair_gradients_vector(*common, self._degrees, adjoint, gradient)
-        else:
-            _soap.pair_gradients(
-                *common, int(self.term.l_max), self._prefactor_q, adjoint, gradient
-            )
 
-    def touched_features(self, channel: int) -> IntArray:
-        """Features that a neighbor in a density channel enters.
-
-        Parameters
-        ----------
-        channel : int
-            Of `PairBatch.channels`: the species index, 0 for all with mu2.
-
-        Returns
-        -------
-        ndarray of int
-            Ascending.
-        """
-        return self._touched[channel][2]
-
-    def jacobian(
+    def add_rows(
         self,
-        batch: PairBatch,
-        pairs: IntArray,
-        center_rows: IntArray,
-        coefficients: FloatArray,
-        out: FloatArray | None = None,
-        *,
-        channel: int | None = None,
-    ) -> FloatArray:
-        """Derivatives of the center's features with respect to displacements.
+        system: System,
+        environments: Environments,
+        chosen: IntArray,
+        gradient: RowGradient,
+        force_rows: FloatArray,
+        virial_rows: FloatArray,
+    ) -> None:
+        """Add to rows of forces and virials; see `Descriptor.add_rows`.
 
-        A neighbor changes those features only that its own species enters: with several
-        species more than half of the derivatives are zero. Given the `channel` of all
-        the pairs, the others are left out.
-
-        Parameters
-        ----------
-        batch : PairBatch
-            The pairs.
-        pairs : ndarray of shape (n,)
-            Indices of the wanted pairs.
-        center_rows : ndarray of shape (n,)
-            Row of `coefficients` that belongs to the center of each.
-        coefficients : ndarray of shape (n_rows, n_channels, (l_max + 1)^2, n_max)
-            From `expansion`.
-        out : ndarray of shape (n, 3, n_features), optional
-            Receives the result.
-        channel : int, optional
-            Density channel of the neighbors of all `pairs` (``batch.channels``); only
-            the features of `touched_features` are then formed.
-
-        Returns
-        -------
-        ndarray of shape (n, 3, n_features)
+        A neighbor changes only those features that its own species enters: pairs are
+        taken channel by channel.
         """
-        (blocks, factor), n_features = self._blocks, self.n_features
-        if channel is not None:
-            blocks, factor, columns = self._touched[channel]
-            n_features = len(columns)
-        if out is None:
-            out = np.empty((len(pairs), 3, n_features))
-        _soap.jacobian(
-            pairs,
-            center_rows,
-            batch.displacements,
-            batch.channels,
-            batch.weights,
-            float(self.term.r_cut),
-            self._table,
-            self._size,
-            int(self.term.l_max),
-            self._prefactor_q,
-            coefficients,
-            blocks,
-            factor,
-            self._scale_l,
-            self._sum_channel,
-            out,
-        )
-        return out
+        soap, state = self.soap, environments.state
+        batch = state.batch
+        row_of = np.full(len(environments), -1)
+        row_of[chosen] = np.arange(len(chosen))
+        run = slice(state.first_pair, state.first_pair + len(batch.channels))
+        center = system.pairs.centers[run] - state.first_atom
+        mine = np.flatnonzero((system.distances[run] < self.r_cut) & (row_of[center] >= 0))
+        for channel in np.unique(batch.channels[mine]):
+            touched = soap.touched_features(int(channel))
+            points_t = gradient.points.T[touched]
+            found = mine[batch.channels[mine] == channel]
+            for p in chunks_of(found, 24 * (len(touched) + len(gradient.points))):
+                jacobian = soap.jacobian(
+                    batch, p, center[p], state.coefficients, channel=int(channel)
+                )
+                add_pair_rows(
+                    system,
+                    p + run.start,
+                    row_of[center[p]],
+                    jacobian,
+                    gradient,
+                    touched,
+                    points_t,
+                    force_rows,
+                    virial_rows,
+                )
+
+    def tangents(self, system: System, environments: Environments) -> CenterTangents:
+        """How coordinates move the environments; see `Descriptor.tangents`."""
+        state = environments.state
+        centers = system.pairs.centers
+
+        def jacobian(pairs: IntArray) -> FloatArray:
+            return self.soap.jacobian(state.batch, pairs, centers[pairs], state.coefficients)
+
+        return CenterTangents(system, self.r_cut, jacobian)
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Constants of the radial basis, which differ between machines in the last digits."""
+        alphas, betas = self.soap.basis_constants
+        return {"alphas": alphas, "betas": betas}

@@ -263,7 +263,7 @@ def test_other_label_names(folder, tmp_path, labelled):
     arguments = ["fit", str(path), "-o", str(out), "--n-sparse", "20", "--quiet"]
     keys = ["--energy-key", "dft_energy", "--forces-key", "dft_forces"]
     assert main(arguments + keys) == 0
-    assert kp.load(out).fitted_.training["sources"]["energy"] == {"dft_energy": 24}
+    assert kp.load(out).fitted_.training.sources["energy"] == {"dft_energy": 24}
 
 
 # ---- mistakes: one sentence, status 2, nothing written ------------------------------

@@ -52,7 +52,7 @@ import numpy as np
 from ase.build import bulk
 import kernelpot as kp
 from kernelpot.terms._soap import jacobian
-from kernelpot.terms.soap import SOAP
+from kernelpot.terms.power_spectrum import SOAP
 from kernelpot.data.neighbors import neighbor_list
 
 atoms = bulk("Cu", cubic=True)

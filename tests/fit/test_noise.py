@@ -16,7 +16,6 @@ from kernelpot.fit.plan import expected_seconds, plan_memory
 from kernelpot.fit.problem import prepare
 from kernelpot.fit.scores import WEIGHTS, Errors, Score
 from kernelpot.fit.settings import Settings
-from kernelpot.gp.design import Design
 from kernelpot.regression.factors import GroupedFactor
 from kernelpot.regression.leave_one_out_quick import GramFactor, QuickLeaveOneOut
 
@@ -68,7 +67,7 @@ def test_leaving_one_out_lowers_the_error_of_unseen_structures(fits, silicon):
     found = {method: kp.evaluate(pot, silicon[1]) for method, pot in fits.items()}
     key = "forces_mae_ev_per_ang"
     assert found["loo"][key] < found[None][key]
-    record = fits["loo"].fitted_.training["hyperparameters"]
+    record = fits["loo"].fitted_.training.hyperparameters
     assert record["loo"]["after"]["forces"] < record["loo"]["before"]["forces"]
     assert 0 < record["n_parameters"] < fits["loo"].fitted_.factor.n_features
 
@@ -76,12 +75,12 @@ def test_leaving_one_out_lowers_the_error_of_unseen_structures(fits, silicon):
 def test_the_evidence_raises_the_evidence(fits, silicon):
     settings = Settings(n_sparse=60, baseline=kp.Wall())
     problem = prepare(silicon[0], settings)
-    design = Design.of(select(problem, settings)[0], problem.species)
-    grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
+    design = select(problem, settings).design
+    grouped = accumulate(Labels(design, problem.frames, problem.noise))
     kinds = ("energy", "forces", "stress")
     free = Free(tuple((kind, "") for kind in kinds), (0, 1))
-    candidates = Candidates(grouped, design.whitened, problem.noise, free)
-    record = fits["evidence"].fitted_.training["hyperparameters"]
+    candidates = Candidates(grouped, design.layout, problem.noise, free)
+    record = fits["evidence"].fitted_.training.hyperparameters
     x = np.log(
         [record["sigmas"][f"sigma_{k}"][1] / record["sigmas"][f"sigma_{k}"][0] for k in kinds]
         + record["delta_factors"]
@@ -95,15 +94,15 @@ def test_the_evidence_raises_the_evidence(fits, silicon):
 def test_another_delta_is_the_same_model_as_one_given(fits, silicon):
     """Whitening, prior, kernel and weights all follow a delta that was changed."""
     found = fits["evidence"].fitted_
-    assert any(f != 1.0 for f in found.training["hyperparameters"]["delta_factors"])
+    assert any(f != 1.0 for f in found.training.hyperparameters["delta_factors"])
     again = kp.KernelPotential(
-        [term.soap.term for term in found.local.terms],
+        [bound.term for bound in found.local.terms],
         baseline=kp.Wall(),
         sigma_energy=found.noise.sigma_energy,
         sigma_forces=found.noise.sigma_forces,
         sigma_stress=found.noise.sigma_stress,
     ).fit(silicon[0], optimize="loo", calibrate=False)
-    assert again.fitted_.training["hyperparameters"] == {"method": None}
+    assert again.fitted_.training.hyperparameters == {"method": None}
     atoms = silicon[1][3].atoms
     one, two = (pot.predict(atoms, return_std=True) for pot in (fits["evidence"], again))
     assert one.energy == pytest.approx(two.energy, abs=1e-6)
@@ -117,7 +116,7 @@ def test_what_the_user_gave_is_never_changed(silicon):
     pot.fit(silicon[0], optimize="loo", calibrate=False)
     noise = pot.fitted_.noise
     assert (noise.sigma_energy, noise.sigma_stress) == (0.003, 0.02)
-    assert list(pot.fitted_.training["hyperparameters"]["sigmas"]) == ["sigma_forces"]
+    assert list(pot.fitted_.training.hyperparameters["sigmas"]) == ["sigma_forces"]
 
 
 def test_summary_shows_values_before_and_after(fits):
@@ -155,7 +154,7 @@ def test_wrong_starts_end_at_the_same_errors(silicon):
             patch.setattr(defaults, "SIGMA_STRESS", forces * defaults.SIGMA_STRESS)
             pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall())
             pot.fit(silicon[0], calibrate=False)
-        found.append(pot.fitted_.training["hyperparameters"]["loo"])
+        found.append(pot.fitted_.training.hyperparameters["loo"])
     for kind, spread in (("energy", 1.25), ("forces", 1.05)):
         before, after = ([errors[when][kind] for errors in found] for when in ("before", "after"))
         assert max(before) > 4 * min(before)
@@ -181,7 +180,7 @@ def test_a_config_type_finds_a_noise_of_its_own(silicon):
     own = {names[0]: {"forces": "search"}}
     pot = kp.KernelPotential(n_sparse=60, baseline=kp.Wall(), config_type_sigma=own, **given)
     pot.fit(noisy, optimize="evidence", calibrate=False)
-    record = pot.fitted_.training["hyperparameters"]
+    record = pot.fitted_.training.hyperparameters
     assert list(record["sigmas"]) == [f"sigma_forces of {names[0]}"]
     assert pot.fitted_.noise.sigma_forces == 0.05
     assert pot.fitted_.noise.config_types[names[0]]["forces"] == pytest.approx(0.5, rel=0.25)
@@ -259,7 +258,7 @@ def test_the_search_asks_for_no_point_twice(silicon, monkeypatch):
     original = QuickLeaveOneOut.__call__
     monkeypatch.setattr(QuickLeaveOneOut, "__call__", remembering)
     pot = kp.KernelPotential(n_sparse=20, baseline=kp.Wall())
-    record = pot.fit(silicon[0], calibrate=False).fitted_.training["hyperparameters"]
+    record = pot.fit(silicon[0], calibrate=False).fitted_.training.hyperparameters
     assert len(set(asked)) == len(asked) == record["n_evaluations"] - 1
 
 
@@ -267,7 +266,7 @@ def test_given_sigmas_leave_the_deltas_only_for_a_gain(silicon):
     """With every sigma given the score still weighs all kinds of labels."""
     given = {"sigma_energy": 0.001, "sigma_forces": 0.05, "sigma_stress": 0.005}
     pot = kp.KernelPotential(n_sparse=30, baseline=kp.Wall(), **given)
-    record = pot.fit(silicon[0], calibrate=False).fitted_.training["hyperparameters"]
+    record = pot.fit(silicon[0], calibrate=False).fitted_.training.hyperparameters
     assert record["sigmas"] == {}
     before, after = record["loo"]["before"], record["loo"]["after"]
     gain = sum(

@@ -13,7 +13,7 @@ from ase import Atoms
 import kernelpot as kp
 from kernelpot.data.dataset import Dataset
 from kernelpot.fit.accumulation import BATCH_BYTES, FactorTree, Labels, accumulate
-from kernelpot.fit.pipeline import ask_for_alike_sites, select
+from kernelpot.fit.pipeline import select
 from kernelpot.fit.plan import Workload, plan
 from kernelpot.fit.problem import Problem, prepare, with_isolated_atoms
 from kernelpot.fit.settings import Settings
@@ -28,8 +28,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "KERNELPOT_NUM_THREADS": "2
 
 
 def same_bits(one, two):
-    for key, weights in one.model.local.weights.items():
-        np.testing.assert_array_equal(weights, two.model.local.weights[key])
+    np.testing.assert_array_equal(one.model.local.weights, two.model.local.weights)
     np.testing.assert_array_equal(
         np.triu(one.model.factor.matrix), np.triu(two.model.factor.matrix)
     )
@@ -137,7 +136,7 @@ pot = kp.KernelPotential([term], baseline=[kp.Wall()]).fit(
 )
 with open("/proc/self/status") as status:
     peak = next(1024 * float(line.split()[1]) for line in status if line.startswith("VmHWM"))
-note = next(n for n in pot.fitted_.training["notes"] if "GB of memory" in n)
+note = next(n for n in pot.fitted_.training.notes if "GB of memory" in n)
 print(peak, 1e9 * float(note.split("about ")[1].split(" GB")[0]))
 """
 
@@ -221,7 +220,7 @@ def test_a_checkpoint_is_no_model_and_a_model_no_checkpoint(labelled, potential,
         kp.KernelPotential([TERM]).fit(labelled, checkpoint=model)
     settings = Settings(terms=[TERM])
     problem = prepare(kp.read_dataset(labelled), settings)
-    design = Design.of(select(problem, settings)[0], problem.species)
+    design = select(problem, settings).design
     from kernelpot.fit.checkpoint import Checkpoint
 
     Checkpoint(state, "some fit").save(State(design, [], FactorTree(design.n_columns)))
@@ -235,18 +234,20 @@ def test_a_checkpoint_is_no_model_and_a_model_no_checkpoint(labelled, potential,
 def refit(pot, dataset):
     """Fit from zero with the sparse points, e0, baseline and noise of a model."""
     model = pot.model
-    frames = with_isolated_atoms(dataset, model.e0)
-    references = [model.reference.labels(frame.atoms) for frame in frames]
+    frames = [model.reference.remainder(f) for f in with_isolated_atoms(dataset, model.e0)]
+    terms = [bound.term for bound in model.local.terms]
     problem = Problem(
-        dataset, model.species, [t.soap.term for t in model.local.terms], model.noise,
-        model.reference, frames, references, [],
+        dataset, model.species, terms, model.noise, model.reference, frames, [], [],
     )  # fmt: skip
-    design = Design.of(model.local.terms, model.species)
-    labels = Labels(design, frames, references, model.noise)
+    design = Design.of(model.species, model.local.terms, model.design.blocks)
+    grouped = accumulate(Labels(design, frames, model.noise))
     tree = FactorTree(design.n_columns)
-    grouped = accumulate(labels)
-    ask_for_alike_sites(design, grouped)
     return solve(problem, State(design, [], tree), grouped)
+
+
+def expected_rows(pot, dataset):
+    """Labels of all frames, those of isolated atoms that e0 stands for included."""
+    return sum(frame.n_rows for frame in with_isolated_atoms(dataset, pot.model.e0))
 
 
 @pytest.mark.parametrize("e0", [None, {"Al": 1.0, "Cu": -0.5}])
@@ -270,11 +271,11 @@ def test_an_update_is_a_refit_with_all_data(labelled, e0, tmp_path):
     after = pot.predict(structures()["crystal"])
     assert np.abs(before.forces - after.forces).max() > 1e-4
     record = pot.model.training
-    assert record["n_structures"] == 24
-    assert record["n_rows"] == expected.training["n_rows"]
+    assert record.n_structures == 24
+    assert record.n_rows == expected_rows(pot, data)
     assert pot.model.factor.n_rows == expected.factor.n_rows
-    assert record["config_types"] == data.config_types
-    assert record["updates"] == [{"n_structures": 9, "n_atoms": new.n_atoms, "n_rows": new.n_rows}]
+    assert record.config_types == data.config_types
+    assert record.updates == [{"n_structures": 9, "n_atoms": new.n_atoms, "n_rows": new.n_rows}]
     assert "updated with 9 structures" in pot.summary()
     assert "Errors on the frames of the last update" in pot.summary()
     pot.save(tmp_path / "new.kpot")  # with a golden structure of its own
@@ -287,13 +288,13 @@ def test_sparse_points_are_added_where_the_new_data_are_far(labelled):
     data = kp.read_dataset(labelled)
     old, new = data[:15], data[15:]
     pot = kp.KernelPotential([TERM]).fit(old)
-    before = {z: points.copy() for z, points in pot.model.local.terms[0].sparse.items()}
+    before = {block.key: block.points.copy() for block in pot.model.design.blocks}
     with pytest.raises(ValueError, match="`add_sparse` needs `data`"):
         pot.update(new, add_sparse=7)
     with pytest.raises(ValueError, match="must be the 15 structures"):
         pot.update(new, add_sparse=7, data=old[:3])
     pot.update(new, add_sparse=7, data=old)
-    after = pot.model.local.terms[0].sparse
+    after = {block.key: block.points for block in pot.model.design.blocks}
     assert sum(len(points) for points in after.values()) == 47
     for z, points in before.items():
         np.testing.assert_array_equal(after[z][: len(points)], points)
@@ -304,7 +305,7 @@ def test_sparse_points_are_added_where_the_new_data_are_far(labelled):
     # more than there are: all that differ are taken, and it is said
     pot = kp.KernelPotential([TERM]).fit(old)
     pot.update(new[:1], add_sparse=500, data=old)
-    assert any("instead of 500" in note for note in pot.model.training["notes"])
+    assert any("instead of 500" in note for note in pot.model.training.notes)
 
 
 def test_what_an_update_cannot_learn_is_refused(potential):

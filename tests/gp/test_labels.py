@@ -16,21 +16,17 @@ def frames():
     return list(read_dataset([crystal, cluster]))
 
 
-def zero_reference(frame):
-    return 0.0, np.zeros((len(frame), 3)), np.zeros(6)
-
-
 def test_rows_targets_and_noise(frames):
     noise = Noise(0.002, 0.1, 0.005, {"cluster": {"forces": 0.3}}, bulk_volume(frames))
     crystal, cluster = frames
-    reference = [(1.5, 0.1 * np.ones((4, 3)), 2.0 * np.ones(6)), zero_reference(cluster)]
-    found = observe(frames, reference, noise)
+    found = observe(frames, noise)
     # layout: 2 energies, 3 x 8 forces, 6 x 2 virials; the cluster has forces only
     expected = [0, *range(2, 14), *range(26, 32), *range(14, 26)]
     assert found.rows.tolist() == expected
-    np.testing.assert_allclose(found.y[0], crystal.energy - 1.5)
-    np.testing.assert_allclose(found.y[1:13], crystal.forces.ravel() - 0.1)
-    np.testing.assert_allclose(found.y[13:19], crystal.virial - 2.0)
+    np.testing.assert_allclose(found.y[0], crystal.energy)
+    np.testing.assert_allclose(found.y[1:13], crystal.forces.ravel())
+    np.testing.assert_allclose(found.y[13:19], crystal.virial)
+    assert found.kind.tolist() == [0] + 12 * [1] + 6 * [2] + 12 * [1]
     volume = crystal.atoms.get_volume() / 4
     sigma = np.array([noise.sigma(group) for group in found.groups])[found.group] * found.unit
     np.testing.assert_allclose(sigma[0], 0.002 * 2)

@@ -21,6 +21,7 @@ from kernelpot.datasets import load_ethanol, load_silicon
 from kernelpot.gp import posterior, sharing, tangents
 from kernelpot.gp.design import VIRIAL_OFFSET_PRIOR
 from kernelpot.gp.sharing import SIGMA_ALIKE
+from kernelpot.gp.tangents import Motion
 from kernelpot.terms.dot_product import DotProductKernel, normalize
 from tests.conftest import label, rattled_alloy, structures
 
@@ -39,7 +40,7 @@ def explicit(model, atoms):
     z_index = species_index(atoms.numbers, model.species)
     parts = []
     for term in model.local.terms:
-        unit = normalize(term.soap.create(atoms))[0]
+        unit = normalize(term.descriptor.soap.create(atoms))[0]
         power = term.kernel.delta * tensor_power(unit, term.kernel.zeta)
         parts += [power[z_index == z].sum(axis=0) for z in range(len(model.species))]
     return np.concatenate(parts)
@@ -76,12 +77,18 @@ def explicit_rows(model, atoms):
     return np.array(rows)
 
 
+def sparse_of(model, z, t):
+    """Sparse points of a species in a term."""
+    (block,) = (b for b in model.design.blocks if (b.key, b.term) == ((model.species[z],), t))
+    return block.points
+
+
 def explicit_sparse(model):
     """Explicit features of the sparse points."""
     return scipy.linalg.block_diag(
         *(
-            term.kernel.delta * tensor_power(term.sparse[z], term.kernel.zeta)
-            for term in model.local.terms
+            term.kernel.delta * tensor_power(sparse_of(model, z, t), term.kernel.zeta)
+            for t, term in enumerate(model.local.terms)
             for z in range(len(model.species))
         )
     )
@@ -92,9 +99,9 @@ def explicit_alike_sites(model):
     if len(model.species) == 1:
         return np.zeros((0, len(explicit_sparse(model)[0])))
     parts = []
-    for term in model.local.terms:
+    for t, term in enumerate(model.local.terms):
         for z in range(len(model.species)):
-            points = tensor_power(term.sparse[z], term.kernel.zeta)
+            points = tensor_power(sparse_of(model, z, t), term.kernel.zeta)
             parts.append((points - points.mean(axis=0)) / SIGMA_ALIKE)
     return scipy.linalg.block_diag(*parts)
 
@@ -266,9 +273,9 @@ def test_prior_of_derivatives_is_the_mixed_second_derivative(zeta, rng):
             4 * h * h
         )
         # truncation h^2, rounding 1e-16 / h^2
-        found = posterior.derivative_prior(kernel, unit, tangents)[c]
+        found = posterior.derivative_prior(kernel, Motion(unit, tangents))[c]
         assert found == pytest.approx(mixed, rel=2e-5)
-        assert found <= posterior.largest_prior(kernel, tangents)[c] * (1 + 1e-12)
+        assert found <= posterior.largest_prior(kernel, Motion(unit, tangents))[c] * (1 + 1e-12)
 
 
 def test_linear_forms_equal_gram_blocks(rng, monkeypatch):
@@ -286,7 +293,9 @@ def test_linear_forms_equal_gram_blocks(rng, monkeypatch):
     )
     assert posterior.energy_prior(kernel, unit) == pytest.approx(expected, rel=1e-12)
     np.testing.assert_allclose(
-        posterior.derivative_prior(kernel, unit, tangents), full.sum(axis=(1, 2)), rtol=1e-10
+        posterior.derivative_prior(kernel, Motion(unit, tangents)),
+        full.sum(axis=(1, 2)),
+        rtol=1e-10,
     )
     cubic = DotProductKernel(3, 1.1)
     monkeypatch.setattr(posterior, "BLOCK", 4)
@@ -391,7 +400,7 @@ def test_ten_thousand_samples_spread_as_the_data_leave_open(potential, name, mon
     sampled = potential.sample(n, rng=5).predict(atoms)
     mean = potential.predict(atoms)
     # the data part alone: take all novelty for rounding
-    monkeypatch.setattr(posterior, "RESOLUTION", 2.0)
+    monkeypatch.setattr("kernelpot.regression.novelty.RESOLUTION", 2.0)
     found = potential.predict(atoms, return_std=True)
     pairs = [
         (sampled.energies, mean.energy, found.energy_std),

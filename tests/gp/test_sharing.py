@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
-from kernelpot.data.system import species_index
 from kernelpot.datasets import load_ethanol
 from kernelpot.gp.design import Design
 from kernelpot.gp.sharing import (
@@ -17,7 +16,7 @@ from kernelpot.gp.sharing import (
     rows_of_known_means,
 )
 from kernelpot.gp.variance import posterior_variances
-from kernelpot.safety.thresholds import gate_std, local_energies
+from kernelpot.safety.thresholds import gate_std
 
 OXYGEN, HYDROXYL = 2, 3  # atoms of the shipped ethanol
 
@@ -26,16 +25,17 @@ def test_rows_are_differences_from_the_mean_of_the_species(potential):
     design = potential.model.design
     rows = rows_of_alike_sites(design)
     start = 0
-    for (z, t), T in design.whitening.items():
-        n = min(ALIKE_POINTS, len(T))
+    for block in sorted(design.blocks, key=lambda b: (b.term, b.key)):
+        n = min(ALIKE_POINTS, len(block.points))
         own = rows[start : start + n]
-        chosen = np.linspace(0, len(T) - 1, n).astype(int)
-        K = design.terms[t].K_mm(z)
+        chosen = np.linspace(0, len(block.points) - 1, n).astype(int)
+        K = design.terms[block.term].kernel.gram(block.points)
         centered = K - K.mean(axis=0) - K.mean(axis=1)[:, None] + K.mean()
-        expected = centered[np.ix_(chosen, chosen)] / (SIGMA_ALIKE * potential.terms[t].delta) ** 2
+        prior = SIGMA_ALIKE * potential.terms[block.term].delta
+        expected = centered[np.ix_(chosen, chosen)] / prior**2
         np.testing.assert_allclose(own @ own.T, expected, atol=1e-8 * np.abs(expected).max())
         outside = np.ones(design.n_columns, dtype=bool)
-        outside[design.whitened.blocks[z, t]] = False
+        outside[block.columns] = False
         assert not own[:, outside].any()
         start += n
     assert start == len(rows)
@@ -43,10 +43,13 @@ def test_rows_are_differences_from_the_mean_of_the_species(potential):
 
 def test_known_means_are_those_of_the_sparse_points(potential):
     design = potential.model.design
-    columns = {z: design.whitened.species(z) for z in range(2)}
-    rows = rows_of_known_means(design.whitening, columns, design.n_columns)
+    rows = rows_of_known_means(design)
     expected = [
-        sum(design.terms[t].K_mm(z).mean() for s, t in design.whitening if s == z) for z in range(2)
+        sum(
+            design.terms[block.term].kernel.gram(block.points).mean()
+            for _, block in design.blocks_of(number)
+        )
+        for number in design.species
     ]
     np.testing.assert_allclose(
         rows @ rows.T,
@@ -57,9 +60,8 @@ def test_known_means_are_those_of_the_sparse_points(potential):
 
 def test_one_species_has_nobody_to_share_with(potential):
     whole = potential.model.design
-    alone = Design.known(
-        whole.terms, whole.species, {key: T for key, T in whole.whitening.items() if key[0] == 0}
-    )
+    own = [(block, block.T) for _, block in whole.blocks_of(whole.species[0])]
+    alone = Design.known(whole.species, whole.terms, own)
     assert rows_of_alike_sites(alone).shape == (0, alone.n_columns)
 
 
@@ -87,24 +89,20 @@ def without_prior(model):
 
 def test_the_local_std_of_a_molecule_tells_the_known_from_the_unknown(molecules):
     model, _, unseen = molecules
-    terms, species, whitening = model.local.terms, model.species, model.local.whitening
-    columns = {z: model.design.whitened.species(z) for z in range(len(species))}
-    labels_alone = posterior_variances(
-        terms, without_prior(model), whitening, columns, fix_gauge=True
-    )
-    inside = [gate_std(model.local, species, frame.atoms) for frame in unseen]
+    labels_alone = posterior_variances(model.design, without_prior(model), fix_gauge=True)
+    inside = [gate_std(model.local, model.system(frame.atoms)) for frame in unseen]
     torn = [frame.atoms.copy() for frame in unseen]
     for atoms in torn:
         atoms.positions[HYDROXYL] += atoms.positions[HYDROXYL] - atoms.positions[OXYGEN]
-    outside = [gate_std(model.local, species, atoms)[HYDROXYL] for atoms in torn]
+    outside = [gate_std(model.local, model.system(atoms))[HYDROXYL] for atoms in torn]
     hydroxyl = np.array([std[HYDROXYL] for std in inside])
     assert np.min(outside) > 4 * np.max(hydroxyl)
-    before = type(model.local)(terms, model.local.weights, whitening, labels_alone, labels_alone)
+    before = type(model.local)(model.design, model.local.weights, labels_alone, labels_alone)
     for frame, std in zip(unseen, inside, strict=True):
-        novelty = model.predict(frame.atoms, return_std="local").spilling * np.array(
-            [model.local.variances[z].prior for z in species_index(frame.atoms.numbers, species)]
-        )
-        alone = gate_std(before, species, frame.atoms) ** 2 - novelty
+        system = model.system(frame.atoms)
+        spilling = model.predict(frame.atoms, return_std="local").spilling
+        novelty = spilling * model.local.prior(system)
+        alone = gate_std(before, system) ** 2 - novelty
         left_open = std**2 - novelty
         assert np.all(left_open < alone)
         assert left_open[HYDROXYL] < 0.95 * alone[HYDROXYL]
@@ -122,7 +120,9 @@ def test_labels_are_explained_as_well_by_sites_more_alike(molecules):
             np.mean([np.abs(found.predict(f.atoms).forces - f.forces).mean() for f in unseen])
         )
         energies = [
-            local_energies(found.local, found.species, f.atoms)[1] for f in train if len(f) == 9
+            found.local.evaluate(found.system(f.atoms), gradient=False).energies
+            for f in train
+            if len(f) == 9
         ]
         spreads.append(np.ptp(np.mean(energies, axis=0)[3:]))
     assert errors[0] < 1.03 * errors[1]

@@ -7,6 +7,7 @@ import pytest
 
 import kernelpot as kp
 from kernelpot.cli.verbs import main
+from kernelpot.fit import pipeline
 from kernelpot.hypersearch import candidates
 from kernelpot.hypersearch.path import Budget
 from kernelpot.hypersearch.space import Axis, Space
@@ -70,37 +71,25 @@ def test_one_candidate_is_the_start_itself(labelled):
 
 def test_the_score_is_that_of_refits_without_each_structure(labelled):
     """Closed form against fits to all but one structure, at the same sparse points."""
-    from kernelpot.fit import accumulation
-    from kernelpot.fit.accumulation import Labels
+    from kernelpot.fit.accumulation import Labels, accumulate
     from kernelpot.fit.left_out import build_rows
-    from kernelpot.fit.pipeline import ask_for_alike_sites
+    from kernelpot.fit.pipeline import chosen_state
     from kernelpot.fit.problem import prepare
     from kernelpot.fit.settings import Settings
-    from kernelpot.fit.sparse_points import choose_sparse_points
-    from kernelpot.gp.design import Design
 
     problem = prepare(kp.read_dataset(labelled), Settings(terms=[BAD], baseline=[kp.Wall()]))
     judge = candidates.Judge(problem, (BAD,), ("energy", "forces", "stress"), 0, 1)
     errors, n_sparse = judge.errors((BAD,))
     assert n_sparse == [40]
     index = judge.chosen[3]
-    kernel, _, _ = choose_sparse_points(
-        BAD, problem.species, problem.frames, held_out=judge.chosen, default_n_sparse=40
-    )
-    design = Design.of([kernel], problem.species)
-    others = [i for i in range(len(problem.frames)) if i != index]
-    grouped = accumulation.accumulate(
-        Labels(
-            design,
-            [problem.frames[i] for i in others],
-            [problem.references[i] for i in others],
-            problem.noise,
-        )
-    )
-    ask_for_alike_sites(design, grouped)
+    design = chosen_state(
+        [BAD], problem.species, problem.frames, held_out=judge.chosen, settings=Settings()
+    ).design
+    others = [frame for i, frame in enumerate(problem.frames) if i != index]
+    grouped = accumulate(Labels(design, others, problem.noise))
     factor = grouped.posterior(problem.noise.sigma)
     assert isinstance(factor, TriangularFactor)
-    (rows,) = build_rows(design, problem.frames, problem.references, problem.noise, [index])
+    (rows,) = build_rows(design, problem.frames, problem.noise, [index])
     residual = (rows.y - rows.phi @ factor.solve()) * rows.unit
     forces = np.abs(residual[rows.kind == 1]).mean()
     assert errors["forces"][3] == pytest.approx(forces, rel=1e-7)
@@ -110,14 +99,14 @@ def test_the_score_is_that_of_refits_without_each_structure(labelled):
 
 def test_no_candidate_takes_sparse_points_from_its_judges(labelled, monkeypatch):
     seen = []
-    original = candidates.choose_sparse_points
+    original = pipeline.choose_sparse_points
 
     def spy(*arguments, **options):
         result = original(*arguments, **options)
-        seen.append((options["held_out"], result[2]))
+        seen.append((options["held_out"], result.from_all))
         return result
 
-    monkeypatch.setattr(candidates, "choose_sparse_points", spy)
+    monkeypatch.setattr(pipeline, "choose_sparse_points", spy)
     found = kp.search(labelled, budget=3, potential=start(), refit=False)
     assert len(seen) == 3
     assert all(held == seen[0][0] and not from_all for held, from_all in seen)
@@ -277,7 +266,7 @@ def test_n_sparse_is_searched_only_if_named():
         ({"parameters": []}, "`parameters` is empty"),
         ({"bounds": {"delta": (1, 2)}}, "`bounds` names delta"),
         ({"bounds": {"r_cut": (3.0, 2.0)}}, "positive and ascending"),
-        ({"bounds": {"r_cut": (0.5, 3.0)}}, "must exceed 1 Å"),
+        ({"bounds": {"r_cut": (0.5, 3.0)}}, "must not lie below 1.01"),
         ({"bounds": {"r_cut": 3.0}}, r"must be \(low, high\)"),
         ({"bounds": {"zeta": (1, 2.5)}}, "must be integers"),
         ({"bounds": {"r_cut": (3.0, 4.0)}}, "outside its bounds 3 to 4: widen them"),

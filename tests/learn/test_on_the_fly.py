@@ -107,9 +107,9 @@ def test_the_reference_is_asked_and_what_it_says_is_learned(finished, pot):
         assert entry["std_after"] < entry["std"]
         assert 0 < entry["n_added"] <= 5
     model = finished.potential.model
-    assert model.training["n_structures"] == 8 + len(log) == len(finished.data)
+    assert model.training.n_structures == 8 + len(log) == len(finished.data)
     # the potential given is left as it was
-    assert pot.model.training["n_structures"] == 8
+    assert pot.model.training.n_structures == 8
     assert finished.step == 60
     trajectory = ase.io.read(os.path.join(finished.folder, "trajectory.xyz"), ":")
     assert [atoms.info["step"] for atoms in trajectory] == list(range(0, 61, 4))
@@ -131,12 +131,12 @@ def test_the_errors_in_the_log_are_those_found(finished, pot):
     assert entry["forces_mae"] == pytest.approx(np.abs(error).mean(), abs=1e-6)
     largest = np.linalg.norm(error, axis=1).max()
     assert entry["forces_max_error"] == pytest.approx(largest, abs=1e-6)
-    std = gate_std(pot.model.local, pot.model.species, first.atoms)
+    std = gate_std(pot.model.local, pot.model.system(first.atoms))
     assert entry["std"] == pytest.approx(std[entry["atom"]], rel=1e-4)
     # what was learned is what the public update makes of it
     again = cold_potential()
     again.update(labelled[:1], add_sparse=entry["n_added"], data=cold_data())
-    std = gate_std(again.model.local, again.model.species, first.atoms)
+    std = gate_std(again.model.local, again.model.system(first.atoms))
     assert entry["std_after"] == pytest.approx(std[entry["atom"]], rel=1e-3)
 
 

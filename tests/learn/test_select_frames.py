@@ -1,14 +1,14 @@
 """Choosing structures by what their labels would teach."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 
 import kernelpot as kp
-from kernelpot.gp import design
+from kernelpot.fit.sparse_points import all_environments
+from kernelpot.gp.blocks import Points
+from kernelpot.gp.design import Design
 from kernelpot.learn import select_frames
 from tests.conftest import label, rattled_alloy, structures
 
@@ -43,11 +43,10 @@ def unlabelled(atoms):
 
 def scores_of(state, atoms):
     """Score by dense algebra: eigenvectors for the new points, an inverse for R."""
-    model, terms, blocks, precision = state
-    phi, full = rows_in(model, *extended(model, terms, blocks, [atoms]), atoms)
-    old = design.Design.known(terms, model.species, blocks)
-    padded = pad(precision, old, full)
-    covariance = np.linalg.inv(padded)
+    model, design, precision = state
+    wider = extended(model, design, [atoms])
+    phi = rows_in(model, wider, atoms)
+    covariance = np.linalg.inv(pad(precision, design, wider))
     variance = np.einsum("rm,mn,rn->r", phi, covariance, phi)
     n = len(atoms)
     forces = variance[1 : 1 + 3 * n] * model.noise.sigma_forces**2
@@ -56,51 +55,49 @@ def scores_of(state, atoms):
 
 
 def learned(state, atoms):
-    model, terms, blocks, precision = state
-    more, wider = extended(model, terms, blocks, [atoms])
-    phi, full = rows_in(model, more, wider, atoms)
-    precision = pad(precision, design.Design.known(terms, model.species, blocks), full)
-    return model, more, wider, precision + phi.T @ phi
+    model, design, precision = state
+    wider = extended(model, design, [atoms])
+    phi = rows_in(model, wider, atoms)
+    return model, wider, pad(precision, design, wider) + phi.T @ phi
 
 
-def extended(model, terms, blocks, structures):
+def extended(model, design, structures):
+    """The design with all environments of some structures as further sparse points."""
     if np.isinf(select_frames.UNLEARNED):
-        return terms, blocks
-    more, wider = [], {}
-    for t, term in enumerate(terms):
-        units = [
-            select_frames.unit_features(term, a, np.zeros(len(a), dtype=int)) for a in structures
-        ]
-        new = np.concatenate(units)
-        points = np.concatenate([term.sparse[0], new])
-        more.append(dataclasses.replace(term, sparse={0: points}))
-        T = blocks[0, t]
-        P = term.kernel(new, term.sparse[0]) @ T
+        return design
+    wider = []
+    for block in design.blocks:
+        term = design.terms[block.term]
+        new = np.concatenate([unit_features(term, a) for a in structures])
+        points, T = np.concatenate([block.points, new]), block.T
+        P = term.kernel(new, block.points) @ T
         value, vector = np.linalg.eigh(term.kernel(new, new) - P @ P.T)
         assert value.min() > 1e-11  # above rounding, which it magnifies
         rest = vector / np.sqrt(value)
-        wider[0, t] = np.block([[T, -T @ P.T @ rest], [np.zeros((len(new), T.shape[1])), rest]])
-        K = term.kernel(points, points)
-        identity = np.eye(wider[0, t].shape[1])
-        np.testing.assert_allclose(wider[0, t].T @ K @ wider[0, t], identity, atol=1e-3)
-    return more, wider
+        T = np.block([[T, -T @ P.T @ rest], [np.zeros((len(new), T.shape[1])), rest]])
+        identity = np.eye(T.shape[1])
+        np.testing.assert_allclose(T.T @ term.kernel(points, points) @ T, identity, atol=1e-3)
+        wider.append((Points(block.term, block.key, points), T))
+    return Design.known(model.species, design.terms, wider)
 
 
-def rows_in(model, terms, blocks, atoms):
-    full = design.Design.known(terms, model.species, blocks)
-    frame = kp.read_dataset(unlabelled(atoms))[0]
-    nothing = (0.0, np.zeros((len(frame), 3)), np.zeros(6))
-    found = full.rows([frame], [nothing], model.noise)
-    return np.concatenate([phi / model.noise.sigma(group) for group, phi, _ in found]), full
+def unit_features(term, atoms):
+    return term.kernel.embed(all_environments(term, atoms).x)[0]
+
+
+def rows_in(model, design, atoms):
+    found = design.rows(list(kp.read_dataset(unlabelled(atoms))), model.noise)
+    return found.phi / found.noise(model.noise.sigma)[:, None]
 
 
 def pad(precision, old, new):
     """Nothing is known of new columns but their prior; the virial offset comes last."""
     wider = np.eye(new.n_columns)
-    place = [new.n_columns - 1]
-    for key, part in sorted(old.whitened.blocks.items(), reverse=True):
-        start = new.whitened.blocks[key].start
-        place = [*range(start, start + part.stop - part.start), *place]
+    place = []
+    for block, longer in zip(old.blocks, new.blocks, strict=True):
+        start = longer.columns.start
+        place += range(start, start + block.T.shape[1])
+    place.append(new.n_columns - 1)
     wider[np.ix_(place, place)] = precision
     return wider
 
@@ -113,7 +110,7 @@ def test_the_choice_is_that_of_starting_anew_for_every_candidate(pot, kind, unle
     found = kp.select_frames(pot, pool, 4, score=kind)
     model = pot.model
     factor = model.factor.R.T @ model.factor.R
-    state = model, model.local.terms, model.local.whitening, factor
+    state = model, model.design, factor
     left = list(range(len(pool)))
     for index, value in zip(found, found.scores, strict=True):
         scores = {i: scores_of(state, pool[i])[kind] for i in left}

@@ -83,6 +83,6 @@ def test_selected_columns_are_the_smaller_problem(rows, grouped):
 
 
 def test_leading_columns_are_the_first_of_each_block_and_the_offset():
-    layout = Layout.of({(0, 0): 6, (0, 1): 4, (1, 0): 2})
+    layout = Layout.of([6, 4, 2], [0, 1, 0])
     np.testing.assert_array_equal(leading_columns(layout, 6), [0, 1, 2, 6, 7, 10, 12])
     np.testing.assert_array_equal(leading_columns(layout, 100), np.arange(13))

@@ -12,12 +12,11 @@ from kernelpot.fit.accumulation import FactorTree, Labels, accumulate
 from kernelpot.fit.calibrate import label_novelty
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.left_out import build_rows, choose_structures
-from kernelpot.fit.pipeline import ask_for_alike_sites, select
+from kernelpot.fit.pipeline import select
 from kernelpot.fit.problem import prepare
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import solve
 from kernelpot.fit.state import State
-from kernelpot.gp.design import Design
 from kernelpot.regression import leave_one_out_quick
 from kernelpot.regression.leave_one_out import leave_chunk, leave_one_out
 
@@ -34,28 +33,22 @@ def problem(labelled, small_terms):
 
 @pytest.fixture(scope="module")
 def design(problem):
-    terms, *_ = select(problem, Settings(terms=problem.terms))
-    return Design.of(terms, problem.species)
+    return select(problem, Settings(terms=problem.terms)).design
 
 
 @pytest.fixture(scope="module")
 def scale(design):
     """Another delta for the second term."""
-    result = np.ones(design.n_columns)
-    for (_, t), columns in design.whitened.blocks.items():
-        result[columns] = SCALES[t]
-    return result
+    return design.layout.scale(SCALES)
 
 
 @pytest.fixture(scope="module")
 def left_out(problem, design, scale):
     chosen = list(range(len(problem.frames)))
-    rows = build_rows(
-        design, problem.frames, problem.references, problem.noise, chosen, n_threads=2
+    rows = build_rows(design, problem.frames, problem.noise, chosen, n_threads=2)
+    factor = accumulate(Labels(design, problem.frames, problem.noise)).posterior(
+        problem.noise.sigma, scale
     )
-    factor = accumulate(
-        Labels(design, problem.frames, problem.references, problem.noise)
-    ).posterior(problem.noise.sigma, scale)
     return {
         variance: list(leave_one_out(rows, factor, problem.noise.sigma, scale, variance=variance))
         for variance in (False, True)
@@ -66,13 +59,8 @@ def refit(problem, design, scale, without):
     """Mean and covariance of the rows of one structure from a fit to all others."""
     others = [k for k in range(len(problem.frames)) if k != without]
     frames = [problem.frames[k] for k in others]
-    references = [problem.references[k] for k in others]
-    factor = accumulate(Labels(design, frames, references, problem.noise)).posterior(
-        problem.noise.sigma, scale
-    )
-    [rows] = build_rows(
-        design, problem.frames, problem.references, problem.noise, [without], n_threads=1
-    )
+    factor = accumulate(Labels(design, frames, problem.noise)).posterior(problem.noise.sigma, scale)
+    [rows] = build_rows(design, problem.frames, problem.noise, [without], n_threads=1)
     A = rows.phi * scale
     spread = A @ np.linalg.inv(factor.R)
     return rows.y - A @ factor.solve(), np.einsum("ij,ij->i", spread, spread), rows
@@ -92,7 +80,7 @@ def test_residuals_and_variances_are_those_of_real_refits(problem, design, scale
 def test_residuals_are_labels_minus_predictions_of_a_refit(labelled, small_terms):
     """The same through the front door: given sparse points, fitted without one structure."""
     points = [[(labelled[k], c) for k in range(0, 24, 2) for c in range(3)]] * 2
-    terms = [kp.SOAPTerm(**{**t.to_dict(), "n_sparse": None}) for t in small_terms]
+    terms = [t.changed(n_sparse=None) for t in small_terms]
     options = {
         "sparse_points": points,
         "sigma_energy": 0.002,
@@ -104,14 +92,12 @@ def test_residuals_are_labels_minus_predictions_of_a_refit(labelled, small_terms
     }
     settings = Settings(terms=terms, **options)
     problem = prepare(read_dataset(labelled), settings)
-    found_terms, *_ = select(problem, settings)
-    design = Design.of(found_terms, problem.species)
-    grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
-    ask_for_alike_sites(design, grouped)
+    design = select(problem, settings).design
+    grouped = accumulate(Labels(design, problem.frames, problem.noise))
     factor = grouped.posterior(problem.noise.sigma)
     k = next(k for k, f in enumerate(problem.frames) if f.config_type == "large")
-    frame = problem.frames[k]
-    rows = build_rows(design, problem.frames, problem.references, problem.noise, [k])
+    frame = next(f for f in problem.dataset if f.name == problem.frames[k].name)
+    rows = build_rows(design, problem.frames, problem.noise, [k])
     [found] = leave_one_out(rows, factor, problem.noise.sigma)
     rest = [f for f in problem.dataset if f is not frame]
     pot = kp.KernelPotential(terms, **options).fit(kp.Dataset(rest))
@@ -144,12 +130,12 @@ def test_rows_know_their_kind(problem, left_out):
 
 def test_novelty_of_labels_is_that_of_predictions(problem, design, scale):
     """From the rows there are, under another noise and another delta."""
-    grouped = accumulate(Labels(design, problem.frames, problem.references, problem.noise))
+    grouped = accumulate(Labels(design, problem.frames, problem.noise))
     groups = [("energy", ""), ("forces", "")]
     noise = problem.noise.changed({g: 2.0 * problem.noise.sigma(g) for g in groups})
     state = State(design, [], FactorTree(design.n_columns))
     model = solve(problem, state, grouped, Tuned(noise, SCALES, {}, []))
-    rows = build_rows(design, problem.frames, problem.references, problem.noise, [3, 4, 5, 6])
+    rows = build_rows(design, problem.frames, problem.noise, [3, 4, 5, 6])
     for own in rows:
         atoms = problem.frames[own.index].atoms
         expected = model.predict(atoms, return_std=True)
@@ -164,12 +150,12 @@ def test_novelty_of_labels_is_that_of_predictions(problem, design, scale):
 
 def test_labels_that_nothing_else_determines_are_said_to_be(problem, design):
     """With noise near zero a structure alone decides combinations of its labels."""
-    rows = build_rows(design, problem.frames, problem.references, problem.noise, [0, 1])
+    rows = build_rows(design, problem.frames, problem.noise, [0, 1])
 
     def sigma(group):
         return 1e-9
 
-    factor = accumulate(Labels(design, problem.frames[:2], problem.references[:2], problem.noise))
+    factor = accumulate(Labels(design, problem.frames[:2], problem.noise, continued=True))
     for found in leave_one_out(rows, factor.posterior(sigma), sigma):
         assert not found.resolved
         assert np.all(np.isfinite(found.residual))
@@ -201,8 +187,8 @@ def test_structures_are_chosen_in_proportion_within_the_limits():
 def test_single_precision_gives_the_same_residuals(problem, design, scale, sigmas, monkeypatch):
     """Many rows at a time; where it does not do, double precision takes over."""
     chosen = list(range(len(problem.frames)))
-    rows = build_rows(design, problem.frames, problem.references, problem.noise, chosen)
-    labels = Labels(design, problem.frames, problem.references, problem.noise)
+    rows = build_rows(design, problem.frames, problem.noise, chosen)
+    labels = Labels(design, problem.frames, problem.noise, continued=True)  # no prior beside
     done_anew = []
     monkeypatch.setattr(
         leave_one_out_quick, "leave_chunk", lambda *args: done_anew.append(1) or leave_chunk(*args)

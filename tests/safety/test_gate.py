@@ -15,6 +15,7 @@ from kernelpot.fit.hold_out import hold_out
 from kernelpot.md.dynamics import energy_drift
 from kernelpot.safety.gate import GateClosedError, GateWarning, VarianceGate
 from kernelpot.safety.thresholds import FALLBACK_MARGIN, SafetyNet
+from kernelpot.terms.dot_product import QuadraticMean
 from kernelpot.testing import numerical_forces, numerical_stress
 from tests.conftest import rattled_alloy, structures
 
@@ -199,12 +200,12 @@ def test_without_a_wall_nothing_is_damped(labelled, small_terms):
 
 
 def test_screening_changes_nothing_but_the_cost(potential, monkeypatch):
-    monkeypatch.setattr("kernelpot.gp.local.SCREEN_MINIMUM", 30)
+    monkeypatch.setattr("kernelpot.gp.species_run.SCREEN_MINIMUM", 30)
     atoms = rattled_alloy(7, (2, 2, 1), 0.3)
     std = gate_std(potential, atoms)
     gate = VarianceGate(std_low=np.quantile(std, 0.7), std_high=1.1 * std.max())
     screened = potential.predict(atoms, gate=gate)
-    monkeypatch.setattr("kernelpot.gp.local.SCREEN_SHARE", 1.0)
+    monkeypatch.setattr("kernelpot.gp.species_run.SCREEN_SHARE", 1.0)
     full = potential.predict(atoms, gate=gate)
     assert screened.energy == pytest.approx(full.energy, rel=1e-13)
     np.testing.assert_allclose(screened.forces, full.forces, atol=1e-11)
@@ -218,21 +219,21 @@ def test_the_kernel_gives_the_same_gated_forces_as_polynomials(
     potential, monkeypatch, return_std, screened
 ):
     """Whatever was kept from the variances for their gradient, of all atoms or of some."""
-    monkeypatch.setattr("kernelpot.gp.local.SCREEN_MINIMUM", 10 if screened else 10_000)
+    monkeypatch.setattr("kernelpot.gp.species_run.SCREEN_MINIMUM", 10 if screened else 10_000)
     atoms = rattled_alloy(7, (2, 2, 1), 0.3)
     gate = straddling(potential, atoms)
     model = potential.model
     local = replace(model.local)
     # few points: the kernel would be chosen
-    for (z, t), c in local._compiled.items():
-        kernel = local.terms[t].kernel
+    for (z, index), c in local.compiled.items():
+        kernel = local.terms[local.design.blocks[index].term].kernel
         if kernel.zeta == 2:
             matrix = kernel.diagonal() * (c.points.T * c.weights) @ c.points
-            local._compiled[z, t] = replace(c, polynomial=matrix)
-    kinds = [c.polynomial is None for c in local._compiled.values()]
+            local.compiled[z, index] = replace(c, mean=QuadraticMean(matrix))
+    kinds = [c.mean is None for c in local.compiled.values()]
     assert any(kinds)
     assert not all(kinds)
-    assert all(c.polynomial is None for c in model.local._compiled.values())
+    assert all(c.mean is None for c in model.local.compiled.values())
     one, two = (
         m.predict(atoms, gate=gate, return_std=return_std)
         for m in (model, replace(model, local=local))

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from kernelpot.terms import _dot_product
 from kernelpot.terms.dot_product import DotProductKernel, normalize
 
 KERNELS = [
@@ -63,7 +62,7 @@ class TestEveryKernel:
         q = normalize(np.abs(rng.normal(size=(4, 7))) + 0.1)[0]
         weights = rng.normal(size=4)
         unit, norm = normalize(p)
-        _, slopes, along = kernel.mean_and_slopes(kernel.cosine(unit, q), weights)
+        _, slopes, along = kernel.mean_and_slopes(kernel.similarity(unit, q), weights)
         gradient = (slopes @ q - along[:, None] * unit) / norm[:, None]
         for f in range(7):
             step = np.zeros_like(p)
@@ -71,34 +70,6 @@ class TestEveryKernel:
             sides = [kernel(normalize(p + s * step)[0], q) @ weights for s in (1, -1)]
             numerical = (sides[0] - sides[1]) / 2e-6
             assert gradient[0, f] == pytest.approx(numerical[0], rel=1e-6, abs=1e-8)
-
-
-def test_accumulated_rows_are_einsums(rng):
-    n_pairs, n_sparse, n_atoms, n_structures = 9, 4, 6, 2
-    along_sparse = rng.normal(size=(n_pairs, 3, n_sparse))
-    along_self = rng.normal(size=(n_pairs, 3))
-    center = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3])
-    atom = np.array([0, 0, 2, 2, 2, 3, 3, 5, 5])
-    neighbor = np.array([1, 0, 0, 1, 2, 4, 5, 3, 4])  # one atom sees its own image
-    structure = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
-    displacement = rng.normal(size=(n_pairs, 3))
-    cosine, slopes = rng.normal(size=(4, n_sparse)), rng.normal(size=(4, n_sparse))
-    forces = np.zeros((3 * n_atoms, n_sparse))
-    virials = np.zeros((6 * n_structures, n_sparse))
-    _dot_product.accumulate_rows(
-        along_sparse, along_self, center, atom, neighbor, structure, displacement, cosine,
-        slopes, forces, virials,
-    )  # fmt: skip
-    self_part = cosine[center][:, None, :] * along_self[:, :, None]
-    d = slopes[center][:, None, :] * (along_sparse - self_part)
-    expected = np.zeros((n_atoms, 3, n_sparse))
-    np.add.at(expected, atom, d)
-    np.subtract.at(expected, neighbor, d)
-    np.testing.assert_allclose(forces.reshape(expected.shape), expected, rtol=1e-12, atol=1e-14)
-    full = np.zeros((n_structures, 3, 3, n_sparse))
-    np.add.at(full, structure, -np.einsum("pa,pbm->pabm", displacement, d))
-    for k, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
-        np.testing.assert_allclose(virials[k::6], full[:, a, b], rtol=1e-12, atol=1e-14)
 
 
 def test_a_non_integer_exponent_treats_negative_overlap_as_none():

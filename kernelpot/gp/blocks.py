@@ -1,0 +1,114 @@
+"""Terms for the species of a fit, and their sparse points block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kernelpot.common.types import Array, FloatArray
+from kernelpot.terms.base import Descriptor, Kernel, Key, Term
+
+
+@dataclass(frozen=True)
+class BoundTerm:
+    """A term for fixed species.
+
+    Attributes
+    ----------
+    term : Term
+        Hyper-parameters.
+    descriptor : Descriptor
+    kernel : Kernel
+    """
+
+    term: Term
+    descriptor: Descriptor
+    kernel: Kernel
+
+    @classmethod
+    def of(
+        cls,
+        term: Term,
+        species: tuple[int, ...],
+        constants: Mapping[str, Array] | None = None,
+    ) -> BoundTerm:
+        """Descriptor and kernel of a term for some species.
+
+        Parameters
+        ----------
+        term : Term
+        species : tuple of int
+            Atomic numbers, ascending.
+        constants : mapping, optional
+            `Descriptor.to_arrays` of an earlier one.
+        """
+        return cls(term, term.descriptor(species, constants), term.kernel())
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sparse points of one class of environments in one term.
+
+    Attributes
+    ----------
+    term : int
+        Index of the term.
+    key : Key
+        Class of environments.
+    points : ndarray of shape (n_points, n_features)
+        As the kernel embeds them.
+    """
+
+    term: int
+    key: Key
+    points: FloatArray
+
+
+@dataclass(frozen=True)
+class Block(Points):
+    """Sparse points with their whitening, and their place in the regression.
+
+    Attributes
+    ----------
+    T : ndarray of shape (n_points, rank)
+        Whitening, ``T.T @ K_mm @ T = I``.
+    sparse : slice
+        These points among all of the model.
+    columns : slice
+        Whitened columns.
+    """
+
+    T: FloatArray
+    sparse: slice
+    columns: slice
+
+
+def in_order(points: Iterable[Points]) -> list[Points]:
+    """Sort by class, in each by term: what a species has is together."""
+    return sorted(points, key=lambda p: (p.key, p.term))
+
+
+def lay_out(points: Iterable[tuple[Points, FloatArray]]) -> list[Block]:
+    """Blocks, one after the other, of sparse points with their whitening."""
+    blocks: list[Block] = []
+    sparse = column = 0
+    for found, T in sorted(points, key=lambda pair: (pair[0].key, pair[0].term)):
+        n_points, rank = T.shape
+        blocks.append(
+            Block(
+                found.term,
+                found.key,
+                found.points,
+                T,
+                slice(sparse, sparse + n_points),
+                slice(column, column + rank),
+            )
+        )
+        sparse += n_points
+        column += rank
+    return blocks
+
+
+def reach(terms: Sequence[BoundTerm]) -> float:
+    """Largest radial cutoff [Å]."""
+    return max(term.descriptor.r_cut for term in terms)

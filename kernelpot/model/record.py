@@ -1,0 +1,128 @@
+"""The record of a training: what a model was fitted to, what was chosen, how well it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from kernelpot.data.dataset import Dataset, label_sources
+from kernelpot.data.order import fingerprint
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a model was fitted to, what was chosen, how well it fits.
+
+    Attributes
+    ----------
+    n_structures, n_atoms, n_rows : int
+        Sizes of the data; rows are labels.
+    config_types : mapping of str to int
+        Structures of each.
+    sources : mapping of kind to mapping of str to int
+        Names under which labels were found, and in how many structures.
+    hyperparameters : mapping
+        How noise and prior scales were chosen (`kernelpot.fit.noise`).
+    fingerprints : sequence of str
+        Of the frames fitted: tell whether data are those of the fit.
+    notes : sequence of str
+        Choices made from the data, for the user.
+    errors : mapping
+        On the data named by `errors_of` (`kernelpot.model.errors.evaluate`).
+    errors_of : str
+    wall_seconds : float
+    updates : sequence of mapping
+        Sizes of the data of each later update.
+    """
+
+    n_structures: int
+    n_atoms: int
+    n_rows: int
+    config_types: Mapping[str, int]
+    sources: Mapping[str, Mapping[str, int]]
+    hyperparameters: Mapping[str, Any]
+    fingerprints: Sequence[str]
+    notes: Sequence[str]
+    errors: Mapping[str, Any]
+    errors_of: str = "the training data"
+    wall_seconds: float = 0.0
+    updates: Sequence[Mapping[str, int]] = field(default_factory=tuple)
+
+    def noting(self, note: str) -> TrainingRecord:
+        """The same with one more note."""
+        return replace(self, notes=[*self.notes, note])
+
+    def continued(
+        self,
+        new: Dataset,
+        notes: Sequence[str],
+        errors: Mapping[str, Any],
+        errors_of: str,
+        wall_seconds: float,
+    ) -> TrainingRecord:
+        """Record of the data before and new ones together.
+
+        Parameters
+        ----------
+        new : Dataset
+        notes : sequence of str
+            To add.
+        errors, errors_of, wall_seconds
+            In place of those before.
+
+        Returns
+        -------
+        TrainingRecord
+        """
+        sources = {kind: dict(found) for kind, found in self.sources.items()}
+        for kind, found in label_sources(new).items():
+            own = sources.setdefault(kind, {})
+            for name, count in found.items():
+                own[name] = own.get(name, 0) + count
+        config_types = dict(self.config_types)
+        for name, count in new.config_types.items():
+            config_types[name] = config_types.get(name, 0) + count
+        added = {"n_structures": len(new), "n_atoms": new.n_atoms, "n_rows": new.n_rows}
+        return replace(
+            self,
+            n_structures=self.n_structures + len(new),
+            n_atoms=self.n_atoms + new.n_atoms,
+            n_rows=self.n_rows + new.n_rows,
+            config_types=config_types,
+            sources=sources,
+            fingerprints=[*self.fingerprints, *map(fingerprint, new)],
+            notes=[*self.notes, *notes],
+            errors=errors,
+            errors_of=errors_of,
+            wall_seconds=wall_seconds,
+            updates=[*self.updates, added],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for files and reports.
+
+        Returns
+        -------
+        dict
+        """
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingRecord:
+        """Inverse of `to_dict`.
+
+        Parameters
+        ----------
+        data : mapping
+
+        Returns
+        -------
+        TrainingRecord
+        """
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
+
+
+# Of a model whose fit is not complete.
+NOTHING = TrainingRecord(0, 0, 0, {}, {}, {"method": None}, (), (), {})

@@ -1,0 +1,350 @@
+"""Pairs of atoms, compared by their distance: the 2-body term of GAP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement
+from typing import ClassVar
+
+import numpy as np
+
+from kernelpot.common.smoothstep import smoothstep
+from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.data.system import VOIGT, Contribution, System
+from kernelpot.terms.base import (
+    N_SPARSE_RANGE,
+    SELECTIONS,
+    Environments,
+    Key,
+    Range,
+    RowGradient,
+    TermBase,
+    add_pair_rows,
+    chunks_of,
+    require,
+    require_number,
+)
+from kernelpot.terms.gaussian import GaussianKernel
+
+# Sparse points of each pair of species: a smooth function of one number needs no more.
+N_SPARSE = 30
+
+
+@dataclass(frozen=True)
+class PairTerm(TermBase):
+    r"""A pair potential as a Gaussian process: one smooth function of distance per pair.
+
+    The energy is :math:`\sum_{i<j} w(r_{ij}) f_{ZZ'}(r_{ij})` [1]_ with a function f of its
+    own for each unordered pair of species, of the covariance
+    :math:`\delta^2 \exp(-(r - r')^2 / 2 \theta^2)`, and a C2 step w that falls from 1 to 0
+    over the last `cutoff_width` before the cutoff. A pair's energy is shared half and half.
+
+    Parameters
+    ----------
+    r_cut : float
+        Cutoff [Å].
+    length_scale : float, default=0.7
+        :math:`\theta` [Å].
+    cutoff_width : float, default=1.0
+        Width of the step [Å], at most `r_cut`.
+    delta : float, default=1.0
+        Prior standard deviation of a pair's energy [eV].
+    n_sparse : int or None, default=None
+        Sparse points, all pairs of species together. None: 30 for each pair of species, or
+        all distinct distances if there are fewer.
+    sparse_method : {"farthest_point", "cur", "kmeans", "random"}
+        How sparse points are chosen; default farthest-point sampling.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range; the message names it.
+
+    References
+    ----------
+    .. [1] Bartók, Csányi, Int. J. Quantum Chem. 115, 1051 (2015), sec. 4.
+    """
+
+    r_cut: float
+    length_scale: float = 0.7
+    cutoff_width: float = 1.0
+    delta: float = 1.0
+    n_sparse: int | None = None
+    sparse_method: str = "farthest_point"
+
+    kind: ClassVar[str] = "pair"
+
+    def __post_init__(self) -> None:
+        """Check every value once, before any work starts."""
+        for name in ("r_cut", "length_scale", "cutoff_width", "delta"):
+            require_number(name, getattr(self, name))
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        require(
+            self.cutoff_width <= self.r_cut,
+            "cutoff_width",
+            f"at most r_cut ({self.r_cut:g} Å)",
+            self.cutoff_width,
+        )
+        require(
+            self.n_sparse is None or int(self.n_sparse) == self.n_sparse >= 1,
+            "n_sparse",
+            "a positive integer or None",
+            self.n_sparse,
+        )
+        if self.n_sparse is not None:
+            object.__setattr__(self, "n_sparse", int(self.n_sparse))
+        require(
+            self.sparse_method in SELECTIONS,
+            "sparse_method",
+            f"one of {', '.join(SELECTIONS)}",
+            self.sparse_method,
+        )
+
+    @property
+    def searched(self) -> Mapping[str, Range]:
+        """Parameters that a search over kernels may change."""
+        return {
+            "r_cut": Range(1.12, factors=(0.6, 1.6), minimum=self.cutoff_width),
+            "length_scale": Range(1.3, factors=(0.3, 3.0), of_features=False),
+            "n_sparse": N_SPARSE_RANGE,
+        }
+
+    def default_n_sparse(self, usual: int, n_keys: int) -> int:
+        """Sparse points where `n_sparse` is None.
+
+        Parameters
+        ----------
+        usual : int
+            Number of a term whose points are not named.
+        n_keys : int
+            Classes of environments that the data have.
+
+        Returns
+        -------
+        int
+        """
+        return min(usual, N_SPARSE * n_keys)
+
+    def descriptor(
+        self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
+    ) -> PairDistances:
+        """Distances of the pairs of some species.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers, ascending.
+        constants : mapping, optional
+            There are none.
+
+        Returns
+        -------
+        PairDistances
+        """
+        return PairDistances(species, float(self.r_cut), float(self.cutoff_width))
+
+    def kernel(self) -> GaussianKernel:
+        """Gaussian of the difference of two distances.
+
+        Returns
+        -------
+        GaussianKernel
+        """
+        return GaussianKernel(float(self.length_scale), float(self.delta))
+
+    def describe(self) -> list[str]:
+        """Return the parameters in words, for reports.
+
+        Returns
+        -------
+        list of str
+        """
+        return [
+            f"pairs r_cut {self.r_cut:.2f} Å, switched off over the last {self.cutoff_width:.2f} Å",
+            f"Gaussian kernel of length scale {self.length_scale:.3g} Å, prior std delta "
+            f"{self.delta:.3g} eV",
+        ]
+
+
+@dataclass(frozen=True)
+class _State:
+    """Pairs behind a run of environments, their directions and d weight / d distance."""
+
+    pairs: IntArray
+    directions: FloatArray
+    weight_slopes: FloatArray
+
+
+@dataclass(frozen=True)
+class PairDistances:
+    """Every pair within the cutoff as an environment of its center; a `Descriptor`.
+
+    Parameters
+    ----------
+    species : tuple of int
+        Atomic numbers that may occur, ascending.
+    r_cut : float
+        [Å].
+    cutoff_width : float
+        [Å].
+    """
+
+    species: tuple[int, ...]
+    r_cut: float
+    cutoff_width: float
+
+    @cached_property
+    def keys(self) -> Sequence[Key]:
+        """Unordered pairs of species."""
+        return list(combinations_with_replacement(self.species, 2))
+
+    @property
+    def n_features(self) -> int:
+        """The distance."""
+        return 1
+
+    @property
+    def has_centers(self) -> bool:
+        """Half of a pair's energy belongs to each of its atoms."""
+        return True
+
+    @property
+    def one_per_atom(self) -> bool:
+        """An atom has as many environments as neighbors."""
+        return False
+
+    def center_species(self, key: Key) -> Sequence[int]:
+        """Either species of the pair."""
+        return key
+
+    @cached_property
+    def _key_of(self) -> IntArray:
+        """Index of the key of two species indices."""
+        index = {z: k for k, z in enumerate(self.species)}
+        table = np.empty((len(self.species),) * 2, dtype=np.int64)
+        for key, (a, b) in enumerate(self.keys):
+            table[index[a], index[b]] = table[index[b], index[a]] = key
+        return table
+
+    def count(self, system: System) -> IntArray:
+        """Number of pairs of each key, both directions counted."""
+        key = self.environments(system, slice(0, system.n_atoms)).key
+        return np.bincount(key, minlength=len(self.keys))
+
+    def environments(self, system: System, atoms: slice) -> Environments:
+        """Pairs of a run of centers."""
+        first = system.pairs.first
+        run = slice(int(first[atoms.start]), int(first[atoms.stop]))
+        pairs = run.start + np.flatnonzero(system.distances[run] < self.r_cut)
+        r = system.distances[pairs]
+        step, slope = smoothstep((self.r_cut - r) / self.cutoff_width)
+        centers = system.pairs.centers[pairs]
+        z_index = system.z_index(self.species)
+        return Environments(
+            self._key_of[z_index[centers], z_index[system.pairs.neighbors[pairs]]],
+            centers,
+            system.structure_of[centers],
+            r[:, None],
+            0.5 * step,
+            _State(
+                pairs,
+                system.displacements[pairs] / r[:, None],
+                -0.5 * slope / self.cutoff_width,
+            ),
+        )
+
+    def pull(
+        self,
+        system: System,
+        environments: Environments,
+        by_x: FloatArray,
+        by_weight: FloatArray | None,
+        out: Contribution,
+    ) -> None:
+        """Add derivatives by the displacements of pairs; see `Descriptor.pull`."""
+        state = environments.state
+        by_distance = by_x[:, 0]
+        if by_weight is not None:
+            by_distance = by_distance + by_weight * state.weight_slopes
+        out.gradient[state.pairs] += by_distance[:, None] * state.directions
+
+    def add_rows(
+        self,
+        system: System,
+        environments: Environments,
+        chosen: IntArray,
+        gradient: RowGradient,
+        force_rows: FloatArray,
+        virial_rows: FloatArray,
+    ) -> None:
+        """Add to rows of forces and virials; see `Descriptor.add_rows`."""
+        state = environments.state
+        points_t = gradient.points.T.copy()
+        # the kernel changes with the weight as if by one more feature
+        weights = RowGradient(
+            np.ones((len(gradient.points), 1)),
+            np.zeros((len(chosen), 1)),
+            gradient.by_weight,
+            np.zeros_like(gradient.own),
+            gradient.by_weight,
+        )
+        ones = np.ones((1, len(gradient.points)))
+        for rows in chunks_of(np.arange(len(chosen)), 24 * (1 + len(gradient.points))):
+            which = chosen[rows]
+            direction = state.directions[which][:, :, None]
+            slope = direction * state.weight_slopes[which][:, None, None]
+            for jacobian, part, of_points in (
+                (direction, gradient, points_t),
+                (slope, weights, ones),
+            ):
+                add_pair_rows(
+                    system,
+                    state.pairs[which],
+                    rows,
+                    jacobian,
+                    part,
+                    None,
+                    of_points,
+                    force_rows,
+                    virial_rows,
+                )
+
+    def tangents(self, system: System, environments: Environments) -> _PairTangents:
+        """How coordinates move the environments; see `Descriptor.tangents`."""
+        return _PairTangents(system, environments.state)
+
+    def to_arrays(self) -> dict[str, Array]:
+        """No constants."""
+        return {}
+
+
+class _PairTangents:
+    """`kernelpot.terms.base.Tangents` of pairs."""
+
+    def __init__(self, system: System, state: _State) -> None:
+        self._state = state
+        self._displacements = system.displacements[state.pairs]
+        centers = system.pairs.centers[state.pairs]
+        neighbors = system.pairs.neighbors[state.pairs]
+        # a pair of an atom and its own image does not change when the atom moves
+        apart = np.flatnonzero(centers != neighbors)
+        ends = np.concatenate([centers[apart], neighbors[apart]])
+        order = np.argsort(ends, kind="stable")
+        self._members = np.concatenate([apart, apart])[order]
+        self._signs = np.repeat([-1.0, 1.0], len(apart))[order]
+        self._first = np.searchsorted(ends[order], np.arange(system.n_atoms + 1))
+
+    def moved_by(self, atom: int) -> tuple[IntArray, FloatArray, FloatArray]:
+        """Pairs that an atom is part of, and how they change; see `Tangents`."""
+        own = slice(self._first[atom], self._first[atom + 1])
+        members = self._members[own]
+        by_x = self._signs[own, None] * self._state.directions[members]
+        return members, by_x[:, :, None], by_x * self._state.weight_slopes[members, None]
+
+    def strained(self, members: IntArray) -> tuple[FloatArray, FloatArray]:
+        """How pairs change under strain; see `Tangents`."""
+        d, unit = self._displacements[members], self._state.directions[members]
+        by_x = np.stack([d[:, a] * unit[:, b] for a, b in VOIGT], axis=1)
+        return by_x[:, :, None], by_x * self._state.weight_slopes[members, None]
