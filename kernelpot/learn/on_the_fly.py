@@ -347,7 +347,7 @@ class OnTheFly:
             "n_structures": len(self.data),
             "seconds": round(seconds, 3),
         }
-        with open(self._path(LOG), "a") as stream:
+        with open(self._path(LOG), "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
         run_state.append(self._path(LABELLED), run_state.labelled(frame))
 
