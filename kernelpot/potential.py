@@ -511,8 +511,19 @@ class KernelPotential:
 
         Examples
         --------
-        >>> for suspect in pot.suspicious(train).flagged:  # doctest: +SKIP
-        ...     print(suspect.name, suspect.quantity, suspect.error)
+        One energy is wrong by 20 eV.
+
+        >>> from dataclasses import replace
+        >>> import kernelpot as kp
+        >>> from kernelpot.datasets import load_silicon
+        >>> frames = list(load_silicon())
+        >>> frames[5] = replace(frames[5], energy=frames[5].energy + 20.0)
+        >>> terms = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=50)]
+        >>> pot = kp.KernelPotential(terms, baseline=[kp.Wall()])
+        >>> pot = pot.fit(kp.Dataset(frames), optimize=None)
+        >>> worst = pot.suspicious(kp.Dataset(frames)).flagged[0]
+        >>> worst.name == frames[5].name, worst.quantity
+        (True, 'energy')
         """
         return find_suspects(
             self.model,

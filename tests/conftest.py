@@ -2,9 +2,6 @@
 
 import os
 
-# Tests must not depend on how busy the machine is, nor on who else has a cache.
-os.environ.setdefault("KERNELPOT_NUM_THREADS", "2")
-
 import numpy as np
 import pytest
 from ase import Atoms

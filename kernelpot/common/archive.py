@@ -109,7 +109,7 @@ def write(
         "arrays": {name: array_hash(array) for name, array in sorted(arrays.items())},
     }
     text = json.dumps(full, sort_keys=True, allow_nan=False).encode()
-    stored = {
+    stored: dict[str, Any] = {
         _HEADER: np.frombuffer(text, dtype=np.uint8),
         _HEADER_HASH: np.frombuffer(hashlib.sha256(text).digest(), dtype=np.uint8),
         **arrays,
@@ -118,8 +118,11 @@ def write(
     folder = os.path.dirname(os.path.abspath(target))
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"no directory {folder} to save the model in")
+    for name, array in arrays.items():
+        if array.dtype.hasobject:  # NumPy before 2.1 would pickle it without a word
+            raise TypeError(f"array {name!r} holds Python objects")
     with whole_file(target) as stream:
-        np.savez(stream, allow_pickle=False, **stored)
+        np.savez(stream, **stored)
 
 
 def read(

@@ -197,9 +197,16 @@ def search(
 
     Examples
     --------
-    >>> found = kp.search("train.xyz", budget=20, checkpoint="search.json")  # doctest: +SKIP
-    >>> print(found.summary())  # doctest: +SKIP
-    >>> found.best_potential_.save("model.kpot")  # doctest: +SKIP
+    Two candidates of small fits; a search worth its name has twenty or more.
+
+    >>> import kernelpot as kp
+    >>> from kernelpot.datasets import load_silicon
+    >>> terms = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=50)]
+    >>> start = kp.KernelPotential(terms, baseline=[kp.Wall()])
+    >>> found = kp.search(load_silicon(), budget=2, potential=start, n_sparse=30)
+    >>> found.best_score_ <= found.results_[0]["score"] == 1.0
+    True
+    >>> found.best_potential_.save("model.kpot")
     """
     allowed = Budget.of(budget)
     if isinstance(n_sparse, bool) or not isinstance(n_sparse, (int, np.integer)) or n_sparse < 1:

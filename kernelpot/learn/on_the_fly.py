@@ -142,13 +142,31 @@ class OnTheFly:
 
     Examples
     --------
+    Copper, with ASE's EMT in the place of a first-principles code.
+
+    >>> from ase import units
+    >>> from ase.build import bulk
+    >>> from ase.calculators.emt import EMT
+    >>> from ase.md.langevin import Langevin
+    >>> import kernelpot as kp
+    >>> data = []
+    >>> for seed in range(5):
+    ...     atoms = bulk("Cu", cubic=True)
+    ...     atoms.rattle(0.05, seed=seed)
+    ...     atoms.calc = EMT()
+    ...     _ = atoms.get_potential_energy()
+    ...     data.append(atoms)
+    >>> terms = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=20)]
+    >>> pot = kp.KernelPotential(terms, baseline=[kp.Wall()]).fit(data)
     >>> run = kp.OnTheFly(
-    ...     pot, "train.xyz", atoms, reference=EMT(), folder="otf",
+    ...     pot, data, data[0], reference=EMT(), folder="otf",
     ...     make_dynamics=lambda atoms, rng: Langevin(
-    ...         atoms, 1 * units.fs, temperature_K=900, friction=0.01, rng=rng
+    ...         atoms, 1 * units.fs, temperature_K=900, friction=0.01, fixcm=False, rng=rng
     ...     ),
-    ... )  # doctest: +SKIP
-    >>> run.run(1000).potential.save("learned.kpot")  # doctest: +SKIP
+    ... )
+    >>> run.run(20).potential.save("learned.kpot")
+    >>> run.step
+    20
     """
 
     def __init__(
@@ -329,7 +347,7 @@ class OnTheFly:
             "n_structures": len(self.data),
             "seconds": round(seconds, 3),
         }
-        with open(self._path(LOG), "a") as stream:
+        with open(self._path(LOG), "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
         run_state.append(self._path(LABELLED), run_state.labelled(frame))
 

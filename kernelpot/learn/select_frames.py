@@ -149,9 +149,16 @@ def select_frames(
 
     Examples
     --------
-    >>> chosen = kp.select_frames(pot, pool, 20)  # doctest: +SKIP
-    >>> new = [label(pool[i]) for i in chosen]  # doctest: +SKIP
-    >>> pot.update(new, add_sparse=100, data=old)  # doctest: +SKIP
+    >>> import kernelpot as kp
+    >>> from kernelpot.datasets import load_silicon
+    >>> old, pool = load_silicon("train"), load_silicon("test")
+    >>> terms = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=50)]
+    >>> pot = kp.KernelPotential(terms, baseline=[kp.Wall()]).fit(old, optimize=None)
+    >>> chosen = kp.select_frames(pot, pool, 3)
+    >>> new = [pool[i] for i in chosen]  # yours would be labelled now
+    >>> pot = pot.update(new, add_sparse=5, data=old)
+    >>> pot.describe()["terms"][0]["n_sparse"]
+    {'Si': 55}
     """
     if score not in SCORES:
         raise ValueError(f"`score` must be one of {', '.join(SCORES)}, got {score!r}")

@@ -17,7 +17,7 @@ def test_the_readme_runs_as_shown(tmp_path, monkeypatch):
     if not README.exists():
         pytest.skip("README.md is not beside the tests (installed package)")
     monkeypatch.chdir(tmp_path)
-    result = doctest.testfile(str(README), module_relative=False)
+    result = doctest.testfile(str(README), module_relative=False, encoding="utf-8")
     assert result.attempted > 8
     assert result.failed == 0
 

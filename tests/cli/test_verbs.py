@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 
 import ase.io
 import numpy as np
@@ -356,7 +357,7 @@ def test_wrong_words_exit_with_two(capsys):
 
 
 def test_the_command_is_installed(tmp_path):
-    script = os.path.join(os.path.dirname(sys.executable), "kernelpot")
+    script = os.path.join(sysconfig.get_path("scripts"), "kernelpot")
     shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
     for verb in ("fit", "evaluate", "md", "info"):
         assert verb in shown.stdout

@@ -16,6 +16,8 @@ from kernelpot.regression import _lapack
 
 # so small that the data of the tests make many batches and parts
 BATCH_BYTES = 2e4
+# Windows has one way to end a process, and calls it by the other name
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_a_cluster_gives_the_factor_of_one_process_though_a_worker_is_killed(
         if not seen:
             import os
 
-            os.kill(next(iter(pids.values())), signal.SIGKILL)
+            os.kill(next(iter(pids.values())), KILL)
         seen.append(done / total)
 
     together = accumulate_on(cluster, labels, batch_bytes=BATCH_BYTES, progress=progress)

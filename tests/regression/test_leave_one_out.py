@@ -211,4 +211,6 @@ def test_single_precision_gives_the_same_residuals(problem, design, scale, sigma
             quick.residual, one.residual, rtol=1e-6, atol=1e-6 * np.abs(one.residual).max()
         )
         np.testing.assert_allclose(quick.noise, one.noise, rtol=1e-14)
-    assert 0 < len(done_anew) < len(rows)
+    # how many depends on rounding, but little noise never does without
+    assert len(done_anew) < len(rows)
+    assert done_anew or sigmas[0] == 1.0
