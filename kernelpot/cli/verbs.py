@@ -29,7 +29,7 @@ from kernelpot.cli.console import (
 from kernelpot.common.files import write_text
 
 if TYPE_CHECKING:
-    from kernelpot.terms.soap import SOAPTerm
+    from kernelpot.terms.base import Term
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -397,7 +397,7 @@ def _search(arguments: argparse.Namespace) -> None:
             n_threads=arguments.threads,
             progress=bars,
         )
-    text = "".join(_toml_term(term) for term in found.best_params_["terms"] or ())
+    text = "".join(toml_term(term) for term in found.best_params_["terms"] or ())
     write_text(arguments.output, f"# written by kernelpot search\n{text}")
     print(found.summary(), file=out)
     print(f"\nwrote {arguments.output}: use it with kernelpot fit --config", file=out)
@@ -412,7 +412,7 @@ def _search(arguments: argparse.Namespace) -> None:
     )
 
 
-def _toml_term(term: SOAPTerm) -> str:
+def toml_term(term: Term) -> str:
     """A ``[[terms]]`` table; numbers, strings and arrays of JSON are those of TOML."""
     lines = ["", "[[terms]]"]
     for name, value in term.to_dict().items():

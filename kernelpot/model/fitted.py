@@ -145,7 +145,10 @@ class FittedModel:
         std = spilling = None
         if not (found.variance is None or found.novelty is None or found.prior is None):
             std = np.sqrt(found.variance)
-            spilling = found.novelty / found.prior
+            # a free atom has nothing to be known of in a term of pairs
+            spilling = np.divide(
+                found.novelty, found.prior, out=np.zeros_like(std), where=found.prior > 0
+            )
         weights = bound = None
         if gate is not None and found.by_energy is not None and found.bound is not None:
             weights, bound = 1.0 - found.by_energy, np.sqrt(found.bound)

@@ -472,6 +472,10 @@ class Term(Protocol):
     def from_dict(cls, data: Mapping[str, Any]) -> Any:
         """Inverse of `to_dict`."""
 
+    @classmethod
+    def example(cls, species: tuple[int, ...]) -> Any:
+        """A small term of this kind, to try things out with."""
+
 
 class TermBase:
     """What a `Term` gets for nothing by being a dataclass."""
@@ -556,6 +560,21 @@ class TermBase:
             If a field is unknown or missing.
         """
         return cls(**{name: value for name, value in data.items() if name != "kind"})
+
+    @classmethod
+    def example(cls: type[Self], species: tuple[int, ...]) -> Self:
+        """A small term of this kind, to try things out with: the tests of all kinds do.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers it will be used for.
+
+        Returns
+        -------
+        term
+        """
+        return cls(r_cut=4.0)  # type: ignore[call-arg]
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:

@@ -126,6 +126,28 @@ class LinearMap(TermBase):
             matrices[key_name(key)] = vectors * signs  # repeatable
         return cls(term, matrices)
 
+    @classmethod
+    def example(cls, species: tuple[int, ...]) -> LinearMap:
+        """A small term of the default kind, mapped at random onto a fifth of its features.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers it will be used for.
+
+        Returns
+        -------
+        LinearMap
+        """
+        from kernelpot.terms.kinds import DEFAULT_KIND, TERMS  # which knows this class
+
+        term = TERMS[DEFAULT_KIND].example(species)
+        descriptor = term.descriptor(species)
+        n = descriptor.n_features
+        rng = np.random.default_rng(0)
+        matrices = {key_name(key): rng.normal(size=(n, n // 5 + 1)) for key in descriptor.keys}
+        return cls(term, matrices)
+
     def __eq__(self, other: object) -> bool:
         """Whether term and matrices are the same."""
         if not isinstance(other, LinearMap) or self.term != other.term:

@@ -153,6 +153,21 @@ class SOAPTerm(TermBase):
             self.sparse_method,
         )
 
+    @classmethod
+    def example(cls, species: tuple[int, ...]) -> SOAPTerm:
+        """A small term, to try things out with.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers it will be used for.
+
+        Returns
+        -------
+        SOAPTerm
+        """
+        return cls(r_cut=4.0, n_max=3, l_max=2)
+
     @property
     def searched(self) -> Mapping[str, Range]:
         """Parameters that a search over kernels may change."""

@@ -1,0 +1,462 @@
+"""What every kind of term must do; a new kind is tested here without a new test."""
+
+import pickle
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+import kernelpot as kp
+from kernelpot.cli.console import read_config
+from kernelpot.cli.verbs import main, toml_term
+from kernelpot.data.system import System
+from kernelpot.fit.accumulation import FactorTree, Labels, accumulate
+from kernelpot.fit.checkpoint import Checkpoint
+from kernelpot.fit.pipeline import select
+from kernelpot.fit.problem import prepare
+from kernelpot.fit.settings import Settings
+from kernelpot.fit.state import State
+from kernelpot.gp.covariance import covariance_rows
+from kernelpot.gp.local import LocalModel, local_features
+from kernelpot.gp.posterior import Posterior
+from kernelpot.terms.kinds import TERMS, term_from_dict
+from kernelpot.testing import numerical_forces, numerical_stress
+from tests.conftest import rattled_alloy, structures
+
+SPECIES = (13, 29)
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+NAMES = ["crystal", "slab", "wire", "cluster", "tiny", "left_handed", "unwrapped"]
+
+
+@pytest.fixture(scope="module", params=list(TERMS))
+def term(request):
+    return TERMS[request.param].example(SPECIES).changed(n_sparse=40, delta=0.8)
+
+
+@pytest.fixture(scope="module")
+def pot(term, labelled):
+    return kp.KernelPotential([term], baseline=[kp.Wall()]).fit(labelled, optimize=None)
+
+
+@pytest.fixture(scope="module")
+def design(pot):
+    return pot.model.design
+
+
+def whole_rows(design, atoms, derivatives=True):
+    """Rows of all sparse points, in their order."""
+    system = System.of([atoms] if isinstance(atoms, Atoms) else atoms, design.r_cut)
+    found = dict(covariance_rows(design.terms, design.blocks, system, derivatives=derivatives))
+    return np.concatenate([found[k] for k in range(len(design.blocks))], axis=1)
+
+
+def moved(atoms, i, axis, step):
+    copy = atoms.copy()
+    copy.positions[i, axis] += step
+    return copy
+
+
+def strained(atoms, a, b, step):
+    strain = np.eye(3)
+    strain[a, b] += 0.5 * step
+    strain[b, a] += 0.5 * step
+    copy = atoms.copy()
+    copy.set_cell(atoms.cell.array @ strain)
+    copy.positions = atoms.positions @ strain
+    return copy
+
+
+def central(function, step=1e-4):
+    return (function(step) - function(-step)) / (2 * step)
+
+
+# ---- rows, mean and derivatives ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_of_forces_and_virials_are_derivatives_of_those_of_energies(design, name):
+    atoms = structures()[name]
+    rows = whole_rows(design, atoms)
+
+    def energy(a):
+        return whole_rows(design, a, derivatives=False)[0]
+
+    scale = max(np.abs(rows).max(), 1e-3)
+    for i in range(len(atoms)):
+        for c in range(3):
+            slope = central(lambda x, i=i, c=c: energy(moved(atoms, i, c, x)))
+            # truncation: h^2 times third derivatives, of the scale of the rows per length cubed
+            np.testing.assert_allclose(rows[1 + 3 * i + c], -slope, atol=2e-6 * scale)
+    for k, (a, b) in enumerate(VOIGT):
+        slope = central(lambda x, a=a, b=b: energy(strained(atoms, a, b, x)))
+        np.testing.assert_allclose(rows[1 + 3 * len(atoms) + k], -slope, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fast", [True, False])
+def test_mean_and_adjoint_are_the_rows_times_the_weights(pot, name, fast):
+    model, atoms = pot.model, structures()[name]
+    local = LocalModel(model.design, model.local.weights, model.local.variances, fast=fast)
+    system = model.system(atoms)
+    found = local.evaluate(system)
+    expected = whole_rows(model.design, atoms) @ model.local.weights
+    n = len(atoms)
+    scale = np.abs(expected).max() + np.abs(model.local.weights).sum()  # terms that cancel
+    assert found.energies.sum() == pytest.approx(expected[0], abs=1e-11 * scale)
+    np.testing.assert_allclose(
+        system.forces(found.result).ravel(), expected[1 : 1 + 3 * n], atol=1e-11 * scale
+    )
+    virial = system.virials(found.result)[0]
+    np.testing.assert_allclose(
+        [virial[a, b] for a, b in VOIGT], expected[1 + 3 * n :], atol=1e-10 * scale
+    )
+
+
+def test_a_batch_is_its_structures_one_by_one(design, monkeypatch):
+    batch = [structures()[name] for name in ("cluster", "crystal", "tiny")]
+    monkeypatch.setattr("kernelpot.terms.base.JACOBIAN_BYTES", 2e4)  # several chunks
+    together = whole_rows(design, batch)
+    monkeypatch.undo()
+    first = np.cumsum([0, *map(len, batch)])
+    for k, atoms in enumerate(batch):
+        alone, n = whole_rows(design, atoms), len(atoms)
+        parts = [k + np.arange(1), 3 + 3 * first[k] + np.arange(3 * n)]
+        parts.append(3 + 3 * first[-1] + 6 * k + np.arange(6))
+        np.testing.assert_allclose(together[np.concatenate(parts)], alone, atol=1e-11)
+
+
+@pytest.mark.parametrize("gate", [False, "half closed"])
+@pytest.mark.parametrize("name", ["crystal", "cluster"])
+def test_forces_and_stress_are_derivatives_through_the_gate(pot, name, gate):
+    atoms = rattled_alloy(21, (1, 1, 1), 0.25) if name == "crystal" else structures()[name]
+    if gate:
+        std = pot.predict(atoms, gate=True).std_bound
+        exact = pot.local_std(atoms)
+        low, high = 0.5 * exact.min(), 1.5 * exact.max()
+        assert np.all(std > 0)
+        gate = kp.VarianceGate(std_low=low, std_high=high)
+
+    class Gated:
+        def predict(self, a):
+            return pot.predict(a, gate=gate)
+
+    found = Gated().predict(atoms)
+    if gate:
+        assert np.all(found.gate_weights > 0)
+        assert np.all(found.gate_weights < 1)
+    # truncation: the square of the step times third derivatives
+    numerical = numerical_forces(Gated(), atoms)
+    np.testing.assert_allclose(found.forces, numerical, atol=1e-6 * np.abs(numerical).max())
+    if name == "crystal":
+        numerical = numerical_stress(Gated(), atoms)
+        np.testing.assert_allclose(found.stress, numerical, atol=1e-6 * np.abs(numerical).max())
+
+
+def test_the_gradient_of_the_variance_is_a_derivative(pot):
+    atoms = structures()["cluster"]
+    weights = np.linspace(0.5, 1.5, len(atoms))
+    found = pot.variance_gradient(atoms, weights)
+    scale = np.abs(found).max()
+    for i in range(len(atoms)):
+        for c in range(3):
+            slope = central(
+                lambda x, i=i, c=c: weights @ pot.local_std(moved(atoms, i, c, x)) ** 2
+            )
+            assert found[i, c] == pytest.approx(slope, abs=1e-5 * scale)
+
+
+# ---- physics -----------------------------------------------------------------------
+
+
+def test_energy_is_invariant_and_forces_turn_along(pot, rng):
+    atoms = structures()["crystal"]
+    before = pot.predict(atoms, return_std="local")
+    turned = atoms.copy()
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]  # may be a reflection
+    turned.set_cell(atoms.cell.array @ turn.T)
+    turned.positions = atoms.positions @ turn.T + [0.3, -0.2, 0.7]
+    order = rng.permutation(len(atoms))
+    after = pot.predict(turned[order], return_std="local")
+    assert after.energy == pytest.approx(before.energy, abs=1e-9)
+    np.testing.assert_allclose(after.forces, before.forces[order] @ turn.T, atol=1e-8)
+    np.testing.assert_allclose(after.energies_std, before.energies_std[order], rtol=1e-6)
+
+
+def test_energy_is_extensive(pot):
+    atoms = structures()["crystal"]
+    twice = pot.predict(atoms.repeat((2, 1, 1)))
+    assert twice.energy == pytest.approx(2 * pot.predict(atoms).energy, abs=1e-8)
+    cluster = structures()["cluster"]
+    far = cluster.copy()
+    far.positions += 100.0
+    assert pot.predict(cluster + far).energy == pytest.approx(
+        2 * pot.predict(cluster).energy, abs=1e-8
+    )
+
+
+def test_an_atom_crosses_the_cutoff_smoothly(pot, term):
+    """Value and slope are continuous: the second difference falls with the square of the step."""
+    trimer = Atoms("CuAlCu", [[0, 0, 0], [2.4, 0, 0], [term.r_cut, 0.4, 0]])
+    across = np.sqrt(term.r_cut**2 - 0.4**2)
+
+    def second_difference(step):
+        energies = []
+        for x in (across - step, across, across + step):
+            trimer.positions[2, 0] = x
+            energies.append(pot.predict(trimer).energy)
+        return abs(energies[0] - 2 * energies[1] + energies[2])
+
+    wide, narrow = second_difference(2e-2), second_difference(1e-2)
+    assert narrow < 0.4 * wide + 1e-10  # a kink would give 0.5, a jump 1
+
+
+def test_free_atoms_have_their_energy(pot):
+    for z, symbol in zip(SPECIES, ("Al", "Cu"), strict=True):
+        found = pot.predict(Atoms(symbol))
+        assert np.abs(found.forces).max() == 0
+        if not TERMS[pot.terms[0].kind].example(SPECIES).descriptor(SPECIES).one_per_atom:
+            assert found.energy == pytest.approx(pot.model.e0.e0[z], abs=1e-12)
+
+
+# ---- variance ----------------------------------------------------------------------
+
+
+def total_kernel(design, one, two):
+    """Prior covariance of the energies of two structures, summed over environments."""
+    total = 0.0
+    for term in design.terms:
+        found = []
+        for atoms in (one, two):
+            system = System.of([atoms], design.r_cut)
+            environments = term.descriptor.environments(system, slice(0, len(atoms)))
+            weight = environments.weight
+            weight = np.ones(len(environments)) if weight is None else weight
+            found.append((environments.key, weight, term.kernel.embed(environments.x)[0]))
+        (key, w, u), (other_key, other_w, v) = found
+        same = key[:, None] == other_key
+        total += w @ (same * term.kernel(u, v)) @ other_w
+    return total
+
+
+@pytest.mark.parametrize("name", ["cluster", "tiny"])
+def test_priors_are_those_of_the_kernel(pot, design, name):
+    """Of energies: the sum over environments; of forces and virials: its mixed differences."""
+    atoms = structures()[name]
+    system = System.of([atoms], design.r_cut)
+    prior, scale = Posterior(design, pot.model.factor).prior(system, virial=True)
+    assert prior[0] == pytest.approx(total_kernel(design, atoms, atoms), rel=1e-10)
+    assert np.all(prior <= scale * (1 + 1e-12))
+    h = 1e-3
+
+    def mixed(change):
+        sides = [change(h), change(-h)]
+        return sum(
+            s * t * total_kernel(design, sides[s < 0], sides[t < 0])
+            for s in (1, -1)
+            for t in (1, -1)
+        ) / (4 * h * h)
+
+    for i in range(len(atoms)):
+        for c in range(3):
+            expected = mixed(lambda x, i=i, c=c: moved(atoms, i, c, x))
+            # truncation h^2, rounding 1e-16 / h^2 of the scale
+            assert prior[1 + 3 * i + c] == pytest.approx(
+                expected, rel=1e-4, abs=1e-7 * scale.max()
+            )
+    for k, (a, b) in enumerate(VOIGT):
+        expected = mixed(lambda x, a=a, b=b: strained(atoms, a, b, x))
+        assert prior[1 + 3 * len(atoms) + k] == pytest.approx(
+            expected, rel=1e-4, abs=1e-7 * scale.max()
+        )
+
+
+def test_standard_deviations_are_dense_algebra(pot, design):
+    atoms = rattled_alloy(31, (1, 1, 1), 0.3)
+    model = pot.model
+    system = model.system(atoms)
+    found = pot.predict(atoms, return_std=True)
+    covariance = np.linalg.inv(model.factor.R.T @ model.factor.R)[:-1, :-1]
+
+    def variance(phi, prior):
+        explained = np.einsum("nm,nm->n", phi, phi)
+        return prior - explained + np.einsum("nm,mk,nk->n", phi, covariance, phi)
+
+    phi, prior = local_features(design, system)
+    np.testing.assert_allclose(prior, model.local.prior(system), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.energies_std**2, variance(phi, prior), atol=1e-7 * prior.max()
+    )
+    rows = whole_rows(design, atoms)
+    phi = np.zeros((len(rows), design.layout.size))
+    for block in design.blocks:
+        phi[:, block.columns] = rows[:, block.sparse] @ block.T
+    prior, scale = model.posterior.prior(system, virial=True)
+    expected = variance(phi, prior)
+    volume = atoms.get_volume()
+    computed = np.concatenate(
+        [
+            [found.energy_std**2],
+            found.forces_std.ravel() ** 2,
+            (found.stress_std * volume) ** 2,
+        ]
+    )
+    np.testing.assert_allclose(computed, expected, atol=1e-7 * scale.max())
+
+
+def test_samples_spread_as_the_data_leave_open(pot, monkeypatch):
+    atoms = rattled_alloy(33, (1, 1, 1), 0.2)
+    n = 4000
+    sampled = pot.sample(n, 3).predict(atoms)
+    monkeypatch.setattr("kernelpot.regression.novelty.RESOLUTION", 2.0)  # no novelty
+    found = pot.predict(atoms, return_std=True)
+    for samples, std in (
+        (sampled.energies, found.energy_std),
+        (sampled.forces, found.forces_std),
+        (sampled.stresses, found.stress_std),
+    ):
+        # the std of n samples is off by std / sqrt(2 n); 5 sigma
+        np.testing.assert_allclose(samples.std(axis=0), std, rtol=5 / np.sqrt(2 * n))
+
+
+def test_a_member_of_a_committee_is_what_the_committee_says(pot):
+    atoms = structures()["crystal"]
+    committee = pot.sample(2, 5)
+    together = committee.predict(atoms)
+    for k, member in enumerate(committee):
+        alone = member.predict(atoms)
+        assert together.energies[k] == pytest.approx(alone.energy, abs=1e-8)
+        np.testing.assert_allclose(together.forces[k], alone.forces, atol=1e-8)
+        np.testing.assert_allclose(together.stresses[k], alone.stress, atol=1e-9)
+
+
+# ---- files, clusters, configurations -----------------------------------------------
+
+
+def test_a_term_is_rebuilt_from_plain_data(term):
+    again = term_from_dict(term.to_dict())
+    assert again == term
+    assert again.describe() == term.describe()
+    assert term.changed(delta=3.0) != term
+    assert term.changed(delta=3.0).delta == 3.0
+
+
+def test_a_saved_model_is_the_same_to_the_last_bit(pot, tmp_path):
+    pot.save(tmp_path / "model.kpot")
+    again = kp.load(tmp_path / "model.kpot")
+    assert again.terms == pot.terms
+    atoms = structures()["crystal"]
+    one, two = (p.predict(atoms, return_std=True, gate=True) for p in (pot, again))
+    for name in ("energies", "forces", "stress", "energies_std", "forces_std", "stress_std"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert again.summary() == pot.summary()
+    assert pot.terms[0].describe()[0] in pot.summary()
+
+
+def test_a_checkpoint_holds_the_design(design, tmp_path):
+    keeper = Checkpoint(tmp_path / "state", "this fit")
+    keeper.save(State(design, ["a note"], FactorTree(design.n_columns), [1]))
+    again = Checkpoint(tmp_path / "state", "this fit").load()
+    atoms = structures()["slab"]
+    np.testing.assert_array_equal(whole_rows(again.design, atoms), whole_rows(design, atoms))
+    for one, two in zip(again.design.blocks, design.blocks, strict=True):
+        np.testing.assert_array_equal(one.T, two.T)
+        assert (one.key, one.term, one.columns) == (two.key, two.term, two.columns)
+
+
+def test_labels_travel_to_workers(term, labelled):
+    settings = Settings(terms=[term], baseline=[])
+    problem = prepare(kp.read_dataset(labelled), settings)
+    labels = Labels(select(problem, settings).design, problem.frames[:6], problem.noise)
+    there = pickle.loads(pickle.dumps(labels))
+    one, two = accumulate(labels), accumulate(there)
+    for group in one.groups:
+        for kept in ("rows", "triangles"):
+            if group in getattr(one, kept):
+                a, b = getattr(one, kept)[group], getattr(two, kept)[group]
+                np.testing.assert_array_equal(getattr(a, "matrix", a), getattr(b, "matrix", b))
+
+
+def test_a_configuration_file_names_its_kind(term, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(toml_term(term), encoding="utf-8")
+    assert read_config(str(path))["terms"] == [term]
+
+
+# ---- everything that takes a model -------------------------------------------------
+
+
+def test_fit_with_everything_on(term, labelled, tmp_path):
+    pot = kp.KernelPotential([term, kp.SOAPTerm.example(SPECIES).changed(n_sparse=30)])
+    pot.fit(labelled, checkpoint=tmp_path / "state")
+    assert pot.model.training.hyperparameters["method"] == "loo"
+    assert pot.model.calibration is not None
+    errors = pot.model.training.errors
+    spread = np.std([a.info["REF_energy"] / len(a) for a in labelled])
+    assert errors["energy_rmse_mev_per_atom"] < 300 * spread  # far better than the mean
+    suspects = pot.suspicious(labelled)
+    assert len(suspects) == len(labelled)
+
+
+def test_updates_add_points_and_select_frames_scores(term, labelled):
+    old, new = kp.read_dataset(labelled)[:15], kp.read_dataset(labelled)[15:]
+    pot = kp.KernelPotential([term], baseline=[kp.Wall()]).fit(old, optimize=None)
+    before = pot.model.design.n_sparse
+    chosen = kp.select_frames(pot, [f.atoms for f in new], 3)
+    assert len(set(chosen.indices.tolist())) == 3
+    assert np.all(np.diff(chosen.scores) <= 0)
+    with pytest.warns(UserWarning, match="an update leaves in place"):
+        pot.update(new, add_sparse=5, data=old)
+    assert before < pot.model.design.n_sparse <= before + 5
+    assert pot.model.training.n_structures == len(labelled)
+
+
+def test_a_search_moves_its_parameters(term, labelled):
+    found = kp.search(
+        labelled,
+        budget=3,
+        potential=kp.KernelPotential([term], baseline=[kp.Wall()]),
+        parameters=list(term.searched)[:1],
+        refit=False,
+    )
+    assert len(found.results_) >= 2
+    name = list(term.searched)[0]
+    assert found.results_[1]["terms"][0][name] != found.results_[0]["terms"][0][name]
+
+
+def test_the_command_line_fits_and_reports(term, labelled, tmp_path, capsys):
+    config, data, model = (tmp_path / name for name in ("c.toml", "d.xyz", "m.kpot"))
+    config.write_text(toml_term(term), encoding="utf-8")
+    ase.io.write(data, labelled, format="extxyz")
+    arguments = ["fit", str(data), "-o", str(model), "--config", str(config), "--quiet"]
+    assert main(arguments) == 0
+    assert main(["info", str(model), "--json", str(tmp_path / "info.json")]) == 0
+    assert term.describe()[0] in capsys.readouterr().out
+    page = tmp_path / "report.html"
+    assert main(["report", str(model), str(data), "-o", str(page), "--quiet"]) == 0
+    assert page.stat().st_size > 10_000
+
+
+def test_dynamics_conserve_energy(pot):
+    from ase.md.verlet import VelocityVerlet
+    from ase.units import fs, kB
+
+    atoms = bulk("Cu", cubic=True).repeat((2, 1, 1))
+    atoms.numbers[::4] = 13
+    atoms.rattle(0.05, seed=2)
+    spread = np.sqrt(atoms.get_masses() * kB * 300)[:, None]
+    atoms.set_momenta(spread * np.random.default_rng(1).normal(size=(len(atoms), 3)))
+
+    def fluctuation(step, n):
+        copy = atoms.copy()
+        copy.calc = pot.calculator(gate=None)
+        copy.set_momenta(atoms.get_momenta())
+        energies = []
+        dynamics = VelocityVerlet(copy, step * fs)
+        dynamics.attach(lambda: energies.append(copy.get_total_energy()))
+        dynamics.run(n)
+        return np.std(energies)
+
+    # velocity Verlet: the square of the step, if forces are the derivative of the energy
+    assert fluctuation(1.0, 40) < 0.35 * fluctuation(2.0, 20)
