@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import replace
@@ -10,7 +9,7 @@ from dataclasses import replace
 from kernelpot._version import __version__
 from kernelpot.common.files import write_text
 from kernelpot.common.types import KINDS
-from kernelpot.data.order import fingerprint
+from kernelpot.data.order import digest, frame_digest
 from kernelpot.gp.labels import Noise
 from kernelpot.hypersearch.candidates import Candidate, Judge, Terms
 from kernelpot.hypersearch.space import Space
@@ -93,13 +92,13 @@ class Record:
 def identity_of(judge: Judge, space: Space) -> str:
     """SHA-256 of all that the scores of a search depend on: data, parameters, version."""
     problem = judge.problem
-    h = hashlib.sha256(__version__.encode())
-    for frame, (energy, forces, virial) in zip(problem.frames, problem.references, strict=True):
-        h.update(
-            f"{fingerprint(frame)} {frame.config_type} {sorted(frame.sigmas.items())}".encode()
-        )
-        h.update(repr((frame.atoms.pbc.tolist(), energy)).encode())
-        h.update(forces.tobytes() + virial.tobytes())
-    h.update(repr((problem.species, problem.noise, judge.seed, judge.chosen)).encode())
-    h.update(json.dumps(space.to_dict(), sort_keys=True).encode())
-    return h.hexdigest()
+    return digest(
+        __version__,
+        [frame_digest(frame) for frame in problem.frames],
+        problem.references,
+        problem.species,
+        problem.noise,
+        judge.seed,
+        judge.chosen,
+        space.to_dict(),
+    )

@@ -125,6 +125,16 @@ def test_duplicates_and_contradictions_are_found(rattled):
     assert any("identical structures with different energies" in w for w in found)
 
 
+def test_the_same_positions_with_another_periodicity_are_no_duplicates(rattled):
+    slab = rattled[0].copy()
+    slab.pbc = (True, True, False)
+    del slab.info["REF_virial"]
+    slab.info["REF_energy"] += 1.0
+    report = read_dataset([*rattled, slab]).check()
+    assert report.facts["duplicates"] == []
+    assert not any("identical" in w or "repeat" in w for w in report.warnings)
+
+
 def test_zeroed_and_net_forces_are_found(rattled):
     rattled[2].arrays["REF_forces"][:2] = 0.0
     found = warnings_of(rattled)

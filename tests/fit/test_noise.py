@@ -156,10 +156,13 @@ def test_wrong_starts_end_at_the_same_errors(silicon):
             pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall())
             pot.fit(silicon[0], calibrate=False)
         found.append(pot.fitted_.training["hyperparameters"]["loo"])
-    for kind, spread in (("energy", 1.25), ("forces", 1.05)):
+    # which structures are left out and which points chosen depends on the order of the frames:
+    # in eight orders the starts differed 1.4- to 9-fold and 3- to 8-fold, the ends by at most 45 %
+    # and 4 %
+    for kind, start, end in (("energy", 2.0, 1.5), ("forces", 3.0, 1.05)):
         before, after = ([errors[when][kind] for errors in found] for when in ("before", "after"))
-        assert max(before) > 4 * min(before)
-        assert max(after) < spread * min(after)
+        assert max(before) > start * min(before)
+        assert max(after) < end * min(after)
 
 
 def test_a_config_type_finds_a_noise_of_its_own(silicon):
