@@ -1,6 +1,7 @@
 """Every baseline pushes atoms apart at short range, or is refused; the default one."""
 
 import os
+import warnings
 from dataclasses import replace
 from itertools import combinations_with_replacement
 
@@ -143,6 +144,15 @@ def test_a_weak_attraction_strengthens_the_wall_and_the_potential_says_so(labell
     ).fit(labelled)
     assert "Cu-Cu attracts between" in pot.summary()
     assert "under the baseline: wall" in pot.summary()
+    contact = contact_distances(kp.read_dataset(labelled), (13, 29))
+    (wall, _), net = pot.model.baseline, pot.model.safety
+    assert wall.reach[29, 29] > 1
+    assert wall.distance((29, 29)) == wall.reach[29, 29] * contact[29, 29]
+    # where the data begin is another matter: damping, reports and updates go by that
+    assert wall.d_min == net.d_min == contact
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pot.update(labelled[-6:] + labelled[:14])
     r = np.linspace(0.2, 0.95 * contact_distances(kp.read_dataset(labelled), (29,))[29, 29], 4000)
     assert (np.diff(pair_energy(pot.model.baseline, r, (29, 29))[0]) < 0).all()
 
