@@ -4,14 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import ase.io
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 
 import kernelpot as kp
-from kernelpot.cli.console import read_config
+from kernelpot.cli.console import peak_memory_bytes, read_config
 from kernelpot.cli.verbs import main
 from tests.conftest import label, rattled_alloy
 from tests.data.test_reading import BAD, spoil
@@ -58,6 +60,21 @@ def fitted(folder):
     )  # fmt: skip
     assert status == 0
     return folder / "model.kpot"
+
+
+def test_peak_memory_is_above_what_is_occupied_now():
+    occupied = psutil.Process().memory_info().rss
+    # Linux counts pages in batches: the two may differ by a few hundred kB
+    assert occupied - 2e6 < peak_memory_bytes() < psutil.virtual_memory().total
+
+
+def test_peak_memory_is_known_on_windows(monkeypatch):
+    memory = types.SimpleNamespace(rss=10, peak_wset=20)
+    monkeypatch.setitem(sys.modules, "resource", None)  # importing it fails
+    monkeypatch.setattr(
+        psutil, "Process", lambda: types.SimpleNamespace(memory_info=lambda: memory)
+    )
+    assert peak_memory_bytes() == 20
 
 
 def test_fit_reports_what_it_did(fitted, folder):

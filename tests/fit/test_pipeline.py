@@ -4,9 +4,11 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 
 import ase.io
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 
@@ -14,7 +16,7 @@ import kernelpot as kp
 from kernelpot.data.dataset import Dataset
 from kernelpot.fit.accumulation import BATCH_BYTES, FactorTree, Labels, accumulate
 from kernelpot.fit.pipeline import ask_for_alike_sites, select
-from kernelpot.fit.plan import Workload, plan
+from kernelpot.fit.plan import Workload, plan, resident_bytes
 from kernelpot.fit.problem import Problem, prepare, with_isolated_atoms
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import solve
@@ -119,6 +121,15 @@ def test_the_need_for_memory_is_said_before_and_in_the_summary(labelled, caplog)
     assert len(said) == 1
     assert "the budget is 4.00 GB" in said[0]
     assert said[0] in pot.summary()
+
+
+def test_what_the_process_occupies_is_what_any_system_says(monkeypatch):
+    assert 1e7 < resident_bytes() < psutil.virtual_memory().total
+    memory = types.SimpleNamespace(rss=123)
+    monkeypatch.setattr(
+        psutil, "Process", lambda: types.SimpleNamespace(memory_info=lambda: memory)
+    )
+    assert resident_bytes() == 123
 
 
 # VmHWM, not ru_maxrss: the latter starts from the memory of the process that forked
