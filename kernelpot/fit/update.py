@@ -205,7 +205,7 @@ def _record(before: Mapping[str, Any], new: Dataset, notes: Sequence[str]) -> di
         "config_types": config_types,
         "sources": sources,
         "notes": [*before["notes"], *notes],
-        "fingerprints": [*before.get("fingerprints", ()), *map(fingerprint, new)],
+        "fingerprints": [*before["fingerprints"], *map(fingerprint, new)],
         "updates": [*before.get("updates", []), added],
     }
 

@@ -128,7 +128,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
             model.local.gauge_fixed,
         )
         note = f"weights are sample {number + 1} of {len(self)} from the posterior"
-        training = {**model.training, "notes": [*model.training.get("notes", []), note]}
+        training = {**model.training, "notes": [*model.training["notes"], note]}
         return replace(model, local=local, training=training)
 
     def predict(

@@ -49,7 +49,7 @@ def uncertainty_table(errors: Mapping[str, Any]) -> str:
                     number(None if judged[k] is None else 100 * judged[k], 1)
                     for k in ("coverage_68", "coverage_95")
                 ),
-                *(number(judged.get(k), 2) for k in ("spearman", "nll", "nll_constant")),
+                *(number(judged[k], 2) for k in ("spearman", "nll", "nll_constant")),
             ]
             for kind, judged in found.items()
         ]
@@ -96,7 +96,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     for name, sigmas in model["config_type_sigma"].items():
         values = ", ".join(f"{kind} {value:g}" for kind, value in sigmas.items())
         lines.append(f"  {name}: {values}")
-    lines += _hyperparameter_lines(training.get("hyperparameters", {}))
+    lines += _hyperparameter_lines(training["hyperparameters"])
     lines += ["", f"Isolated atoms ({model['e0_origin']}):"]
     lines += [f"  {s} {e:.4f} eV" for s, e in model["e0"].items()]
     if model["e0_note"]:
@@ -126,7 +126,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
 
 def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:
     """How noise and prior scales were chosen, before and after."""
-    if not record.get("method"):
+    if record["method"] is None:
         return []
     how = {
         "loo": "leaving one structure out",

@@ -166,7 +166,7 @@ def find_suspects(
     ValueError
         If the data have a species the model does not know, or no labels.
     """
-    known = set(model.training.get("fingerprints", ()))
+    known = set(model.training["fingerprints"])
     fitted = [fingerprint(frame) in known for frame in data]
     used = [k for k, frame in enumerate(data) if frame.n_rows and not frame.is_isolated_atom]
     if not used:
