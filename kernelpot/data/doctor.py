@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ase.data import chemical_symbols
-from ase.units import GPa
+from ase.stress import voigt_6_to_full_3x3_stress
+from ase.units import GPa, bar
 
 from kernelpot.common.tables import extent, number, table
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset, Frame, label_sources
 from kernelpot.data.distances import shortest_distances
 from kernelpot.data.order import digest, structure_digest
-from kernelpot.data.system import VOIGT
 
 # Strained copies further apart than this are not compared (trapezoid rule).
 _MAX_STRAIN = 0.06
@@ -301,13 +301,6 @@ def _neighbors_in_strain(chain: Sequence[Frame]) -> list[tuple[Frame, Frame, Flo
     return [(chain[k], chain[m], e) for (k, m), e in found.items()]
 
 
-def _full(voigt: FloatArray) -> FloatArray:
-    full = np.empty((3, 3))
-    for k, (a, b) in enumerate(VOIGT):
-        full[a, b] = full[b, a] = voigt[k]
-    return full
-
-
 def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
     facts["virial_test"] = None
     pairs = _strained_pairs(data)
@@ -320,7 +313,8 @@ def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) ->
         assert one.virial is not None
         assert two.virial is not None
         change.append(two.energy - one.energy)
-        work.append(-0.5 * float(np.sum((_full(one.virial) + _full(two.virial)) * strain)))
+        virials = voigt_6_to_full_3x3_stress(one.virial) + voigt_6_to_full_3x3_stress(two.virial)
+        work.append(-0.5 * float(np.sum(virials * strain)))
         offset.append(-len(one) * float(np.trace(strain)))
         size.append(float(len(one)))
     # dE = slope * (-W : strain) - constant * N * tr(strain), per atom
@@ -354,7 +348,7 @@ def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) ->
             "expects virial = -dE/d strain, stress = +dE/d strain / volume"
         )
     elif not 0.8 < slope < 1.25:
-        units = {160.21766: "GPa taken for eV/Å^3", 1602.1766: "kbar taken for eV/Å^3"}
+        units = {1 / GPa: "GPa taken for eV/Å^3", 1 / (1000 * bar): "kbar taken for eV/Å^3"}
         guess = ""
         for factor, text in units.items():
             for s in (slope, 1.0 / slope):

@@ -13,14 +13,13 @@ import numpy as np
 from kernelpot.common.parallel import map_in_order
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.neighbors import NeighborList
+from kernelpot.data.system import VOIGT_COLUMNS, VOIGT_ROWS
 from kernelpot.gp.covariance import KernelTerm
 from kernelpot.terms.dot_product import normalize
 from kernelpot.terms.soap import SOAP, PairBatch
 
 # Atoms whose derivatives by strain are formed together.
 CHUNK = 32
-# Cartesian axes of the strain components xx yy zz yz xz xy.
-_VOIGT_ROWS, _VOIGT_COLUMNS = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class Environments:
                 out = self.outgoing[self.outgoing_first[atom] : self.outgoing_first[atom + 1]]
                 jacobian = self._jacobian(out).reshape(len(out), 3 * n_features)
                 full = self.batch.displacements[out].T @ jacobian
-                derivative[k] = full.reshape(3, 3, -1)[_VOIGT_ROWS, _VOIGT_COLUMNS]
+                derivative[k] = full.reshape(3, 3, -1)[VOIGT_ROWS, VOIGT_COLUMNS]
             tangents[:, start : start + CHUNK] = self._of_unit(some, derivative)
 
         starts = range(0, len(atoms), CHUNK)
