@@ -300,6 +300,7 @@ def test_outliers_do_not_bend_the_fit():
         frames.append(atoms)
     e0 = AtomicEnergies({13: 0.0, 29: 0.0}, "given")
     fitted = kp.PairBaseline(OPEN, r_cut=4.5).fit(kp.read_dataset(frames), (13, 29), Reference(e0))
+    # a force of 300 eV/Å leaves 5 % and 1 %
     assert fitted.pairs[29, 29].depth == pytest.approx(0.35, rel=0.1)
     assert fitted.pairs[29, 29].r_0 == pytest.approx(2.5, rel=0.02)
 
@@ -360,7 +361,7 @@ def test_every_kind_of_function_can_be_fitted(function):
     term = kp.PairBaseline(alloy_pairs(function), r_cut=4.5)
     fitted = fit_terms([kp.Wall(), term], data, (13, 29), e0).baseline[1]
     for name in (*full.energies, *full.lengths):
-        assert getattr(fitted.pairs[13, 29], name) == pytest.approx(getattr(full, name), rel=0.01)
+        assert getattr(fitted.pairs[13, 29], name) == pytest.approx(getattr(full, name), rel=1e-4)
 
 
 # ---- errors and files ------------------------------------------------------------------

@@ -216,7 +216,9 @@ def test_evaluate_says_null_without_labels(fitted, folder, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["stress_mae_gpa"] is None
     assert report["forces_mae_ev_per_ang"] is None
-    assert report["energy_mae_mev_per_atom"] is not None
+    (frame,) = kp.read_dataset(tmp_path / "e.xyz")
+    error = kp.load(fitted).predict(frame.atoms).energy - frame.energy
+    assert report["energy_mae_mev_per_atom"] == pytest.approx(1e3 * abs(error) / 4, rel=1e-9)
 
 
 def test_md_can_stop_at_the_gate_or_go_without(fitted, tmp_path, capsys):
@@ -233,15 +235,19 @@ def test_md_can_stop_at_the_gate_or_go_without(fitted, tmp_path, capsys):
 
 
 def test_evaluation_through_the_gate(fitted, folder, tmp_path):
-    results = []
-    for options in ([], ["--gated"]):
-        report = tmp_path / "errors.json"
-        arguments = ["evaluate", str(fitted), str(folder / "train.xyz"), "--json", str(report)]
-        assert main([*arguments, *options]) == 0
-        results.append(json.loads(report.read_text()))
-    assert results[0]["forces_mae_ev_per_ang"] == pytest.approx(
-        results[1]["forces_mae_ev_per_ang"], rel=0.05
-    )
+    ase.io.write(tmp_path / "far.xyz", label(rattled_alloy(1, (1, 1, 1), 0.6)), format="extxyz")
+    errors = {}
+    for data in (folder / "train.xyz", tmp_path / "far.xyz"):
+        for options in ([], ["--gated"]):
+            report = tmp_path / "errors.json"
+            arguments = ["evaluate", str(fitted), str(data), "--json", str(report)]
+            assert main([*arguments, *options]) == 0
+            found = json.loads(report.read_text())["forces_mae_ev_per_ang"]
+            errors.setdefault(data.name, []).append(found)
+    plain, gated = errors["train.xyz"]
+    assert gated == pytest.approx(plain, rel=1e-9)  # open everywhere in the training data
+    plain, gated = errors["far.xyz"]
+    assert gated != pytest.approx(plain, rel=1e-3)
 
 
 def test_md_runs_and_logs(fitted, folder, tmp_path, capsys):

@@ -56,8 +56,8 @@ def test_sound_data_raise_no_warning(strained, rattled):
 
 def test_exact_virials_pass_their_test(strained):
     found = read_dataset(strained).check().facts["virial_test"]
-    assert found["slope"] == pytest.approx(1.0, abs=0.02)
-    assert found["offset_ev_per_atom"] == pytest.approx(0.0, abs=0.01)
+    assert found["slope"] == pytest.approx(1.0, abs=5e-3)
+    assert found["offset_ev_per_atom"] == pytest.approx(0.0, abs=5e-3)
     assert found["explained"] > 0.999
 
 
@@ -93,7 +93,8 @@ def test_many_strained_cells_are_compared_with_their_neighbors():
         frames.append(label(atoms))
         frames[-1].arrays["REF_forces"][:] = 1e-6
     test = read_dataset(frames).check().facts["virial_test"]
-    assert test["slope"] == pytest.approx(1.0, abs=0.03)
+    # the trapezoid rule over strains of several per cent
+    assert test["slope"] == pytest.approx(1.0, abs=0.02)
     assert test["n_pairs"] > 100
 
 

@@ -187,7 +187,8 @@ def test_a_config_type_finds_a_noise_of_its_own(silicon):
     record = pot.fitted_.training["hyperparameters"]
     assert list(record["sigmas"]) == [f"sigma_forces of {names[0]}"]
     assert pot.fitted_.noise.sigma_forces == 0.05
-    assert pot.fitted_.noise.config_types[names[0]]["forces"] == pytest.approx(0.5, rel=0.25)
+    # what a few hundred labels of it tell (the evidence found 2 % less)
+    assert pot.fitted_.noise.config_types[names[0]]["forces"] == pytest.approx(0.5, rel=0.1)
     assert f"sigma_forces of {names[0]} 0.05 -> " in pot.summary()
     pot.fit(noisy, optimize=None, calibrate=False)
     assert pot.fitted_.noise.config_types == {names[0]: {"forces": 0.05}}

@@ -167,6 +167,7 @@ def test_the_peak_is_as_promised_and_independent_of_the_amount_of_data(tmp_path)
 
     measure("1", "free", "1")  # compiling loops takes memory of its own, once
     peak, estimate = measure("2", "free", "1")
+    # an estimate; what the allocator keeps and libraries load differs between machines
     assert estimate == pytest.approx(peak, rel=0.2)
     budget = 1.02 * estimate  # not enough for eight threads
     more, _ = measure("4", str(budget), "8")

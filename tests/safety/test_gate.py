@@ -14,7 +14,7 @@ from kernelpot.data.system import System
 from kernelpot.fit.hold_out import hold_out
 from kernelpot.md.dynamics import energy_drift
 from kernelpot.safety.gate import GateClosedError, GateWarning, VarianceGate
-from kernelpot.safety.thresholds import FALLBACK_MARGIN, SafetyNet
+from kernelpot.safety.thresholds import FALLBACK_MARGIN, SafetyNet, local_energies
 from kernelpot.testing import numerical_forces, numerical_stress
 from tests.conftest import rattled_alloy, structures
 
@@ -195,7 +195,11 @@ def test_kernel_noise_cannot_fight_the_wall(potential):
 def test_without_a_wall_nothing_is_damped(labelled, small_terms):
     bare = kp.KernelPotential(small_terms[:1], baseline=[]).fit(labelled)
     assert bare.fitted_.safety.d_min == {}
-    assert np.isfinite(bare.predict(Atoms("Cu2", [[0, 0, 0], [0, 0, 0.3]])).energy)
+    dimer = Atoms("Cu2", [[0, 0, 0], [0, 0, 0.3]])
+    kernels = local_energies(bare.model.local, bare.model.species, dimer)[1].sum()
+    assert abs(kernels) > 0.01
+    free = bare.model.e0.total(dimer.numbers)
+    assert bare.predict(dimer).energy == pytest.approx(free + kernels, rel=1e-12)
 
 
 def test_screening_changes_nothing_but_the_cost(potential, monkeypatch):
