@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.baseline.reference import BaselineTerm
+from kernelpot.common.estimator import Estimator
 from kernelpot.common.parallel import single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import LabelKeys
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from kernelpot.model.committee import Committee
 
 
-class KernelPotential:
+class KernelPotential(Estimator):
     """A sparse Gaussian-process interatomic potential.
 
     Local energies are a sum of SOAP kernels (GAP [1]_); what is added to them is the

@@ -311,7 +311,7 @@ class SOAP:
     @cached_property
     def n_features(self) -> int:
         """Number of features of one environment."""
-        return int(self._definition[0].get_number_of_features())
+        return len(self.feature_scale)
 
     def create(self, atoms: Atoms, centers: Sequence[int] | None = None) -> FloatArray:
         """Features from dscribe, scaled so that dot products are overlaps.
