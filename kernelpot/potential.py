@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.baseline.reference import BaselineTerm
+from kernelpot.common.estimator import Estimator
 from kernelpot.common.parallel import single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import LabelKeys
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from kernelpot.model.committee import Committee
 
 
-class KernelPotential:
+class KernelPotential(Estimator):
     """A sparse Gaussian-process interatomic potential.
 
     Local energies are a sum of kernels (GAP [1]_); what is added to them is the energy of
@@ -517,12 +518,12 @@ class KernelPotential:
         >>> import kernelpot as kp
         >>> from kernelpot.datasets import load_silicon
         >>> frames = list(load_silicon())
-        >>> frames[5] = replace(frames[5], energy=frames[5].energy + 20.0)
+        >>> frames[20] = replace(frames[20], energy=frames[20].energy + 20.0)
         >>> terms = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=50)]
         >>> pot = kp.KernelPotential(terms, baseline=[kp.Wall()])
         >>> pot = pot.fit(kp.Dataset(frames), optimize=None)
         >>> worst = pot.suspicious(kp.Dataset(frames)).flagged[0]
-        >>> worst.name == frames[5].name, worst.quantity
+        >>> worst.name == frames[20].name, worst.quantity
         (True, 'energy')
         """
         return find_suspects(

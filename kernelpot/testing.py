@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 
 from kernelpot.common.types import FloatArray
-from kernelpot.data.system import VOIGT
 from kernelpot.model.prediction import Prediction
 
 
@@ -36,16 +38,7 @@ def numerical_forces(potential: Predictor, atoms: Atoms, *, step: float = 1e-4) 
     ndarray of shape (n_atoms, 3)
         [eV/Å].
     """
-    forces = np.empty((len(atoms), 3))
-    for i in range(len(atoms)):
-        for axis in range(3):
-            energy = []
-            for sign in (1, -1):
-                moved = atoms.copy()
-                moved.positions[i, axis] += sign * step
-                energy.append(potential.predict(moved).energy)
-            forces[i, axis] = -(energy[0] - energy[1]) / (2 * step)
-    return forces
+    return np.asarray(calculate_numerical_forces(_with_energies(atoms, potential), eps=step))
 
 
 def numerical_stress(potential: Predictor, atoms: Atoms, *, step: float = 1e-4) -> FloatArray:
@@ -65,16 +58,32 @@ def numerical_stress(potential: Predictor, atoms: Atoms, *, step: float = 1e-4) 
     ndarray of shape (6,)
         xx yy zz yz xz xy [eV/Å^3].
     """
-    stress = np.empty(6)
-    for k, (a, b) in enumerate(VOIGT):
-        energy = []
-        for sign in (1, -1):
-            strain = np.eye(3)
-            strain[a, b] += 0.5 * sign * step
-            strain[b, a] += 0.5 * sign * step
-            moved = atoms.copy()
-            moved.set_cell(atoms.cell.array @ strain)
-            moved.positions = atoms.positions @ strain
-            energy.append(potential.predict(moved).energy)
-        stress[k] = (energy[0] - energy[1]) / (2 * step) / atoms.get_volume()
-    return stress
+    strained = _with_energies(atoms, potential)
+    return np.asarray(calculate_numerical_stress(strained, eps=step, force_consistent=False))
+
+
+class _Energies(Calculator):
+    """The energies of a potential, and nothing else."""
+
+    implemented_properties = ["energy"]
+
+    def __init__(self, potential: Predictor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._potential = potential
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        self.results = {"energy": self._potential.predict(self.atoms).energy}
+
+
+def _with_energies(atoms: Atoms, potential: Predictor) -> Atoms:
+    """A free copy of the structure that has the energies of the potential."""
+    copy = atoms.copy()
+    copy.set_constraint()
+    copy.calc = _Energies(potential)
+    return copy

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk
 from ase.calculators.emt import EMT
 
 import kernelpot as kp
@@ -110,8 +110,3 @@ def small_terms():
 def potential(labelled, small_terms):
     """A small fitted potential of default noise; tests must not change it."""
     return kp.KernelPotential(small_terms).fit(labelled, optimize=None)
-
-
-@pytest.fixture(scope="session")
-def ethanol():
-    return molecule("CH3CH2OH")

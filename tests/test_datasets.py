@@ -27,7 +27,8 @@ def test_the_label_doctor_is_content(load, split):
         assert report.warnings == []
     test = report.facts["virial_test"]
     if test is not None:
-        assert test["slope"] == pytest.approx(1.0, abs=0.03)
+        # the trapezoid rule over strains of several per cent
+        assert test["slope"] == pytest.approx(1.0, abs=0.01)
         assert abs(test["offset_gpa"]) < 0.5
     assert report.facts["max_net_force_ev_per_ang"] < 5e-3
 

@@ -316,8 +316,9 @@ def test_a_constant_virial_error_is_recognized_and_kept_out(labelled, small_term
         frames.append(copy)
     right = kp.KernelPotential(small_terms).fit(labelled, optimize=None)
     wrong = kp.KernelPotential(small_terms).fit(frames, optimize=None)
+    # the kernels take up some of it
     assert wrong.fitted_.virial_offset == pytest.approx(
-        right.fitted_.virial_offset + offset, abs=0.05
+        right.fitted_.virial_offset + offset, abs=0.02
     )
     assert abs(right.fitted_.virial_offset) < 0.05
     assert any("virial" in note for note in wrong.fitted_.training.notes)
@@ -374,7 +375,8 @@ def test_sparse_points_must_cover_every_species(labelled, small_terms):
     pot = kp.KernelPotential(small_terms, sparse_points=[copper, None]).fit(labelled)
     found = pot.predict(crystal, return_std=True)  # one species has one term only
     np.testing.assert_allclose(found.forces, numerical_forces(pot, crystal), atol=2e-6)
-    assert np.isfinite(found.energies_std).all()
+    second = small_terms[1].delta  # of explicit terms it is as given
+    assert 0 < found.energies_std[crystal.numbers == 13].max() <= second
 
 
 @pytest.mark.parametrize("method", ["cur", "kmeans", "random"])

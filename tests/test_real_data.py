@@ -45,6 +45,7 @@ def test_even_the_fast_preset_is_a_good_potential(silicon, data_dir):
 def test_the_label_doctor_knows_copper_and_trusts_silicon(data_dir):
     silicon = load(data_dir, "zuo2020-Si", "train").check()
     assert silicon.warnings == []
+    # the trapezoid rule over strains of several per cent
     assert silicon.facts["virial_test"]["slope"] == pytest.approx(1.0, abs=0.02)
     copper = load(data_dir, "zuo2020-Cu", "train").check()
     assert len(copper.warnings) == 1
@@ -56,4 +57,5 @@ def test_the_fit_finds_coppers_virial_offset(data_dir):
     part = kp.Dataset(list(train)[::6])
     pot = kp.KernelPotential(n_sparse=150).fit(part)
     checked = train.check().facts["virial_test"]["offset_ev_per_atom"]
+    # of a sixth of the structures, by a model of few points: within what is worth a warning
     assert pot.fitted_.virial_offset == pytest.approx(checked, abs=0.03)

@@ -235,8 +235,8 @@ def _repelling(
 
 
 def _stronger(wall: Wall, pairs: Sequence[Pair], strength: float, reach: float) -> Wall:
-    d_min, factors = dict(wall.d_min or {}), dict(wall.strength or {})
+    strengths, reaches = dict(wall.strength or {}), dict(wall.reach or {})
     for pair in pairs:
-        d_min[pair] *= reach
-        factors[pair] = factors.get(pair, 1.0) * strength
-    return replace(wall, d_min=d_min, strength=factors)
+        strengths[pair] = strengths.get(pair, 1.0) * strength
+        reaches[pair] = reaches.get(pair, 1.0) * reach
+    return replace(wall, strength=strengths, reach=reaches)

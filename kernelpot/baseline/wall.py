@@ -12,7 +12,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,8 +26,10 @@ from kernelpot.data.dataset import Dataset
 from kernelpot.data.distances import contact_distances
 from kernelpot.data.system import Contribution, System
 
-# The wall acts fully below the first and not at all above the second fraction of d_min.
+# The wall acts fully below the first and not at all above the second fraction of its distance.
 WALL_INNER, WALL_OUTER = 0.7, 0.95
+# What a wall knows of each pair of species.
+_PER_PAIR = ("d_min", "strength", "reach")
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,13 @@ class Wall:
     Parameters
     ----------
     d_min : mapping of (Z, Z') to float, optional
-        Distance [Å] that scales the wall of each pair: full below 0.7 and zero above
-        0.95 of it. Missing pairs are filled in by `fit`.
+        Distance [Å] at which the data of each pair begin. Missing pairs are filled in by
+        `fit`.
     strength : mapping of (Z, Z') to float, optional
         Factor of the repulsion, 1 where nothing is said.
+    reach : mapping of (Z, Z') to float, optional
+        Factor of the distances at which the wall acts, 1 where nothing is said: it is full
+        below 0.7 and zero above 0.95 of ``reach * d_min``.
 
     Raises
     ------
@@ -50,12 +55,13 @@ class Wall:
 
     d_min: Mapping[Pair, float] | None = None
     strength: Mapping[Pair, float] | None = None
+    reach: Mapping[Pair, float] | None = None
 
     kind: ClassVar[str] = "wall"
 
     def __post_init__(self) -> None:
         """Order every pair of species, check the distances."""
-        for name in ("d_min", "strength"):
+        for name in _PER_PAIR:
             values = getattr(self, name)
             if values is None:
                 continue
@@ -83,12 +89,28 @@ class Wall:
         -------
         Wall
         """
-        return Wall({**contact_distances(data, species), **(self.d_min or {})}, self.strength)
+        d_min = {**contact_distances(data, species), **(self.d_min or {})}
+        return replace(self, d_min=d_min)
+
+    def distance(self, pair: Pair) -> float:
+        """Distance that scales where the wall acts.
+
+        Parameters
+        ----------
+        pair : (Z, Z')
+            Ascending.
+
+        Returns
+        -------
+        float
+            `d_min`, times `reach` if the wall was moved [Å].
+        """
+        return (self.d_min or {})[pair] * (self.reach or {}).get(pair, 1.0)
 
     @property
     def r_cut(self) -> float:
         """Largest distance at which any pair feels the wall [Å]."""
-        return WALL_OUTER * max((self.d_min or {}).values(), default=0.0)
+        return WALL_OUTER * max(map(self.distance, self.d_min or {}), default=0.0)
 
     def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
         """Energy of one pair and its derivative.
@@ -113,9 +135,9 @@ class Wall:
         if self.d_min is None:
             raise ValueError("the wall has no distances yet: fit it, or give `d_min`")
         pair = min(z1, z2), max(z1, z2)
-        d_min, strength = self.d_min[pair], (self.strength or {}).get(pair, 1.0)
+        distance, strength = self.distance(pair), (self.strength or {}).get(pair, 1.0)
         value, slope, _ = ZBL(z1, z2).derivatives(r)
-        inner, outer = WALL_INNER * d_min, WALL_OUTER * d_min
+        inner, outer = WALL_INNER * distance, WALL_OUTER * distance
         step, d_step = smoothstep((outer - r) / (outer - inner))
         slope = slope * step - value * d_step / (outer - inner)
         return strength * value * step, strength * slope
@@ -138,10 +160,10 @@ class Wall:
         -------
         dict
         """
+        per_pair = {name: sorted((getattr(self, name) or {}).items()) for name in _PER_PAIR}
         return {
             "kind": self.kind,
-            "d_min": [[a, b, d] for (a, b), d in sorted((self.d_min or {}).items())],
-            "strength": [[a, b, s] for (a, b), s in sorted((self.strength or {}).items())],
+            **{name: [[a, b, v] for (a, b), v in items] for name, items in per_pair.items()},
         }
 
     @classmethod
@@ -156,11 +178,12 @@ class Wall:
         -------
         Wall
         """
-        d_min, strength = (
-            {(int(a), int(b)): float(value) for a, b, value in data.get(name, [])}
-            for name in ("d_min", "strength")
+        # before there was a reach, the distances of a wall that was moved out were larger
+        per_pair = {"reach": [], **data}
+        d_min, strength, reach = (
+            {(int(a), int(b)): float(value) for a, b, value in per_pair[name]} for name in _PER_PAIR
         )
-        return cls(d_min or None, strength or None)
+        return cls(d_min or None, strength or None, reach or None)
 
     def describe(self) -> list[str]:
         """Return a heading and one line per pair of species for reports.
@@ -170,7 +193,8 @@ class Wall:
         list of str
         """
         lines = []
-        for (a, b), d in sorted((self.d_min or {}).items()):
+        for a, b in sorted(self.d_min or {}):
+            d = self.distance((a, b))
             factor = (self.strength or {}).get((a, b), 1.0)
             lines.append(
                 f"{chemical_symbols[a]}-{chemical_symbols[b]}: full below {WALL_INNER * d:.2f} Å, "

@@ -70,8 +70,12 @@ def write_json(arguments: argparse.Namespace, content: Mapping[str, Any]) -> Non
 
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process so far [bytes]."""
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows, which is the system that tells psutil
+        import psutil
 
+        return int(psutil.Process().memory_info().peak_wset)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -7,13 +7,12 @@ sentence on standard error, exit status 2, and nothing written.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from kernelpot.cli.arguments import build_parser
 from kernelpot.cli.console import (
@@ -397,7 +396,7 @@ def _search(arguments: argparse.Namespace) -> None:
             n_threads=arguments.threads,
             progress=bars,
         )
-    text = "".join(toml_term(term) for term in found.best_params_["terms"] or ())
+    text = config_of(found.best_params_["terms"] or ())
     write_text(arguments.output, f"# written by kernelpot search\n{text}")
     print(found.summary(), file=out)
     print(f"\nwrote {arguments.output}: use it with kernelpot fit --config", file=out)
@@ -412,16 +411,21 @@ def _search(arguments: argparse.Namespace) -> None:
     )
 
 
-def toml_term(term: Term) -> str:
-    """A ``[[terms]]`` table; numbers, strings and arrays of JSON are those of TOML."""
-    lines = ["", "[[terms]]"]
-    for name, value in term.to_dict().items():
-        if isinstance(value, Mapping):
-            inner = ", ".join(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in value.items())
-            lines.append(f"{name} = {{ {inner} }}")
-        elif value is not None:
-            lines.append(f"{name} = {json.dumps(value)}")
-    return "\n".join(lines) + "\n"
+def config_of(terms: Sequence[Term]) -> str:
+    """TOML that `read_config` takes; it has no null, so what is None is left out."""
+    import tomli_w
+
+    def table(values: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                found[name] = table(value)
+            elif value is not None:
+                found[name] = value.tolist() if hasattr(value, "tolist") else value
+        return found
+
+    tables = [table(term.to_dict()) for term in terms]
+    return str(tomli_w.dumps({"terms": tables} if tables else {}))
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ other, which finds wrong signs, wrong units and labels that belong to another fr
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ase.data import chemical_symbols
-from ase.units import GPa
+from ase.stress import voigt_6_to_full_3x3_stress
+from ase.units import GPa, bar
 
 from kernelpot.common.tables import extent, number, table
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset, Frame, label_sources
 from kernelpot.data.distances import shortest_distances
-from kernelpot.data.system import VOIGT
+from kernelpot.data.order import digest, structure_digest
 
 # Strained copies further apart than this are not compared (trapezoid rule).
 _MAX_STRAIN = 0.06
@@ -30,6 +30,8 @@ _MAX_STRAIN = 0.06
 _WINDOW = 25
 # Frames whose atoms all lie within this distance [Å] nearly coincide.
 _NEAR = 0.08
+# Positions and cells [Å] that agree to so many decimals are the same.
+_DECIMALS = 5
 # Energies further than so many robust deviations from the composition's line are listed.
 _OUTLIER = 12.0
 
@@ -172,17 +174,10 @@ def _check_zero_and_net_forces(data: Dataset, facts: dict[str, Any], warnings: l
         )
 
 
-def _digest(frame: Frame) -> bytes:
-    h = hashlib.sha256(np.ascontiguousarray(frame.atoms.numbers).tobytes())
-    h.update((np.round(frame.atoms.positions, 5) + 0.0).tobytes())
-    h.update((np.round(frame.atoms.cell.array, 5) + 0.0).tobytes())
-    return h.digest()
-
-
 def _check_duplicates(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
-    groups: dict[bytes, list[Frame]] = {}
+    groups: dict[str, list[Frame]] = {}
     for frame in data:
-        groups.setdefault(_digest(frame), []).append(frame)
+        groups.setdefault(structure_digest(frame.atoms, decimals=_DECIMALS), []).append(frame)
     repeated = [g for g in groups.values() if len(g) > 1]
     facts["duplicates"] = [[f.name for f in g] for g in repeated]
     if repeated:
@@ -306,13 +301,6 @@ def _neighbors_in_strain(chain: Sequence[Frame]) -> list[tuple[Frame, Frame, Flo
     return [(chain[k], chain[m], e) for (k, m), e in found.items()]
 
 
-def _full(voigt: FloatArray) -> FloatArray:
-    full = np.empty((3, 3))
-    for k, (a, b) in enumerate(VOIGT):
-        full[a, b] = full[b, a] = voigt[k]
-    return full
-
-
 def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
     facts["virial_test"] = None
     pairs = _strained_pairs(data)
@@ -325,7 +313,8 @@ def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) ->
         assert one.virial is not None
         assert two.virial is not None
         change.append(two.energy - one.energy)
-        work.append(-0.5 * float(np.sum((_full(one.virial) + _full(two.virial)) * strain)))
+        virials = voigt_6_to_full_3x3_stress(one.virial) + voigt_6_to_full_3x3_stress(two.virial)
+        work.append(-0.5 * float(np.sum(virials * strain)))
         offset.append(-len(one) * float(np.trace(strain)))
         size.append(float(len(one)))
     # dE = slope * (-W : strain) - constant * N * tr(strain), per atom
@@ -359,7 +348,7 @@ def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) ->
             "expects virial = -dE/d strain, stress = +dE/d strain / volume"
         )
     elif not 0.8 < slope < 1.25:
-        units = {160.21766: "GPa taken for eV/Å^3", 1602.1766: "kbar taken for eV/Å^3"}
+        units = {1 / GPa: "GPa taken for eV/Å^3", 1 / (1000 * bar): "kbar taken for eV/Å^3"}
         guess = ""
         for factor, text in units.items():
             for s in (slope, 1.0 / slope):
@@ -379,13 +368,13 @@ def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) ->
 
 def _check_gradients(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
     """Compare energies of near-duplicates with the work of their forces."""
-    groups: dict[bytes, list[Frame]] = {}
+    groups: dict[str, list[Frame]] = {}
     for frame in data:
         if frame.energy is None or frame.forces is None or len(frame) < 2:
             continue
-        h = hashlib.sha256(np.ascontiguousarray(frame.atoms.numbers).tobytes())
-        h.update((np.round(frame.atoms.cell.array, 5) + 0.0).tobytes())
-        groups.setdefault(h.digest(), []).append(frame)
+        cell = np.round(frame.atoms.cell.array, _DECIMALS)
+        same_box = digest(frame.atoms.numbers, frame.atoms.pbc, cell)
+        groups.setdefault(same_box, []).append(frame)
     tested, wrong = 0, []
     for members in groups.values():
         # along the first coordinate near-duplicates are neighbors

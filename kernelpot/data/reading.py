@@ -18,7 +18,7 @@ from ase import Atoms
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset, Frame, LabelKeys
 from kernelpot.data.soundness import bare_copy, check_structure, finite
-from kernelpot.data.system import VOIGT
+from kernelpot.data.system import voigt
 
 
 def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:
@@ -225,8 +225,7 @@ def _virial(
         full = array.reshape(3, 3)
         if np.abs(full - full.T).max() > 1e-3 * max(1.0, np.abs(full).max()):
             raise ValueError(f"{name}: {key} is not symmetric")
-        full = 0.5 * (full + full.T)
-        array = np.array([full[a, b] for a, b in VOIGT])
+        array = voigt(full)
     if array.shape != (6,):
         raise ValueError(
             f"{name}: {key} must have 9 or 6 (xx yy zz yz xz xy) numbers, got shape {array.shape}"

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.neighbors import NeighborList, neighbor_list, pair_forces, pair_virial
@@ -201,10 +202,13 @@ def species_index(numbers: IntArray, species: Sequence[int]) -> IntArray:
     return index.astype(np.int64)
 
 
+# Cartesian axes of the components xx yy zz yz xz xy.
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 VOIGT_ROWS, VOIGT_COLUMNS = (list(axis) for axis in zip(*VOIGT, strict=True))
+# Symmetrizes a 3x3 tensor and lists xx yy zz yz xz xy.
 
 
 def voigt(full: FloatArray) -> FloatArray:
     """Symmetrize a 3x3 tensor and list xx yy zz yz xz xy."""
-    return (0.5 * (full + full.T))[VOIGT_ROWS, VOIGT_COLUMNS]
+    found: FloatArray = full_3x3_to_voigt_6_stress(full)
+    return found

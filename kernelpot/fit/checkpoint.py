@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 
 from kernelpot._version import __version__
 from kernelpot.common import archive
 from kernelpot.common.types import Array
+from kernelpot.data.order import digest, frame_digest
 from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import FactorTree
 from kernelpot.fit.plan import Plan
@@ -31,43 +30,24 @@ _SHARE = 0.05
 
 def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
     """SHA-256 of all that a fit depends on: data, parameters, version."""
-    h = hashlib.sha256(f"{__version__}".encode())
-
-    def add(*values: object) -> None:
-        for value in values:
-            if isinstance(value, Atoms):
-                add(value.numbers, value.positions, value.cell.array, value.pbc)
-            elif isinstance(value, np.ndarray):
-                h.update(f"{value.dtype.str}{value.shape}".encode())
-                h.update(np.ascontiguousarray(value).tobytes())
-            else:
-                h.update(repr(value).encode())
-
-    def add_all(values: Mapping[str, Any]) -> None:
-        for name, value in sorted(values.items()):
-            add(name)
-            if isinstance(value, Mapping):
-                add_all(value)
-            else:
-                add(value)
-
-    for frame in problem.frames:
-        add(frame.atoms, frame.energy, frame.forces, frame.virial, frame.config_type)
-        add(sorted(frame.sigmas.items()))
-    add(
+    batches = (
         plan.batch_bytes,
         plan.candidate_bytes,
         accumulation.BATCH_ATOMS,
         accumulation.ROWS_PER_COLUMN,
         accumulation.BRANCH,
     )
-    add(problem.species, problem.noise, settings.seed, settings.default_n_sparse)
-    for term in problem.terms:
-        add_all(term.to_dict())
-    for given in settings.sparse_points or ():
-        for atoms, center in given or ():
-            add(atoms, int(center))
-    return h.hexdigest()
+    return digest(
+        __version__,
+        [frame_digest(frame) for frame in problem.frames],
+        batches,
+        problem.species,
+        problem.noise,
+        problem.terms,
+        settings.seed,
+        settings.default_n_sparse,
+        settings.sparse_points,
+    )
 
 
 @dataclasses.dataclass

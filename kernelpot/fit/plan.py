@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import psutil
 
 from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import expected_pairs
@@ -54,12 +55,8 @@ def parse_memory(memory: float | str) -> float:
 
 
 def resident_bytes() -> float:
-    """Memory this process occupies now; an estimate where the system does not say."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as stream:
-            return float(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 2.5e8
+    """Memory this process occupies now."""
+    return float(psutil.Process().memory_info().rss)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def solution_of(factor: TriangularFactor, design: Design) -> tuple[LocalModel, f
 
 
 def _wall_distances(reference: Reference) -> Mapping[Pair, float]:
-    """Distances that scale the wall, and with it the damping; empty without a wall."""
+    """Where the data of each pair begin, by which damping goes; empty without a wall."""
     walls = [term for term in reference.baseline if isinstance(term, Wall)]
     return walls[0].d_min or {} if walls else {}
 

@@ -133,7 +133,7 @@ def _check_previous(model: FittedModel, data: Dataset | None, add_sparse: int) -
 
 
 def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
-    """Warn of pairs closer than the distances the wall was built from."""
+    """Warn of pairs closer than the data that the wall was built for."""
     found = shortest_distances(new)
     notes = []
     for wall in model.baseline:
@@ -141,9 +141,9 @@ def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
             if found.get(pair, np.inf) < known - 1e-9:
                 symbols = "-".join(chemical_symbols[z] for z in pair)
                 notes.append(
-                    f"{symbols} pairs as close as {found[pair]:.3f} Å are within the reach of the "
-                    f"wall (d_min {known:.3f} Å), which an update leaves in place: to move it, "
-                    "fit anew to all data"
+                    f"{symbols} pairs as close as {found[pair]:.3f} Å are closer than the data "
+                    f"the wall was built for (d_min {known:.3f} Å), which an update leaves in "
+                    "place: to move it, fit anew to all data"
                 )
     for note in notes:
         warnings.warn(note, stacklevel=4)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import replace
 
-import numpy as np
-
 from kernelpot._version import __version__
 from kernelpot.common.files import write_text
 from kernelpot.common.types import KINDS
-from kernelpot.data.order import fingerprint
+from kernelpot.data.order import digest, frame_digest
 from kernelpot.gp.labels import Noise
 from kernelpot.hypersearch.candidates import Candidate, Judge, Terms
 from kernelpot.hypersearch.space import Space
@@ -95,12 +92,12 @@ class Record:
 def identity_of(judge: Judge, space: Space) -> str:
     """SHA-256 of all that the scores of a search depend on: data, parameters, version."""
     problem = judge.problem
-    h = hashlib.sha256(__version__.encode())
-    for frame in problem.frames:
-        h.update(
-            f"{fingerprint(frame)} {frame.config_type} {sorted(frame.sigmas.items())}".encode()
-        )
-        h.update(repr(frame.atoms.pbc.tolist()).encode())
-    h.update(repr((problem.species, problem.noise, judge.seed, judge.chosen)).encode())
-    h.update(json.dumps(space.to_dict(), sort_keys=True, default=np.ndarray.tolist).encode())
-    return h.hexdigest()
+    return digest(
+        __version__,
+        [frame_digest(frame) for frame in problem.frames],
+        problem.species,
+        problem.noise,
+        judge.seed,
+        judge.chosen,
+        space.to_dict(),
+    )

@@ -16,7 +16,6 @@ gives the same answer twice, whatever it was asked before.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ from ase.data import chemical_symbols
 from kernelpot.common import archive
 from kernelpot.common.types import Array, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
+from kernelpot.data.order import digest
 from kernelpot.data.reading import read_dataset
 from kernelpot.data.soundness import bare_copy
 from kernelpot.data.system import species_index, voigt
@@ -507,15 +507,4 @@ def _threshold(model: FittedModel, given: float | Mapping[str, float] | None) ->
 
 def _fingerprint(model: FittedModel, threshold: FloatArray, atoms: Atoms) -> str:
     """SHA-256 of what a run starts from."""
-    h = hashlib.sha256()
-    for array in (
-        threshold,
-        model.factor.matrix,
-        atoms.numbers,
-        atoms.positions,
-        atoms.get_momenta(),
-        atoms.cell.array,
-        atoms.pbc,
-    ):
-        h.update(np.ascontiguousarray(array).tobytes())
-    return h.hexdigest()
+    return digest(threshold, model.factor.matrix, atoms)

@@ -331,13 +331,11 @@ class Calibration:
             }
             for quantity, by_species in data["factors"].items()
         }
-        if "forces" in factors:  # files that do not tell local energies from forces
-            factors.setdefault("energies", factors["forces"])
         return cls(
             factors,
             data["n_structures"],
-            data.get("novelty", {}),
-            {int(z): value for z, value in data.get("floor", {}).items()},
+            data["novelty"],
+            {int(z): value for z, value in data["floor"].items()},
         )
 
 

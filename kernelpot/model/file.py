@@ -162,9 +162,7 @@ def _restore(
         safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
         training=TrainingRecord.from_dict(header["training"]),
-        calibration=Calibration.from_dict(header["calibration"])
-        if header.get("calibration")
-        else None,
+        calibration=Calibration.from_dict(header["calibration"]) if header["calibration"] else None,
     )
     golden = Atoms(
         arrays["golden_numbers"],

@@ -49,7 +49,7 @@ def uncertainty_table(errors: Mapping[str, Any]) -> str:
                     number(None if judged[k] is None else 100 * judged[k], 1)
                     for k in ("coverage_68", "coverage_95")
                 ),
-                *(number(judged.get(k), 2) for k in ("spearman", "nll", "nll_constant")),
+                *(number(judged[k], 2) for k in ("spearman", "nll", "nll_constant")),
             ]
             for kind, judged in found.items()
         ]
@@ -119,7 +119,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
 
 def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:
     """How noise and prior scales were chosen, before and after."""
-    if not record.get("method"):
+    if record["method"] is None:
         return []
     how = {
         "loo": "leaving one structure out",

@@ -91,8 +91,7 @@ class SafetyNet:
             np.array(data["std_low"], dtype=float),
             np.array(data["fallback"], dtype=float),
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
-            # early files have none: it was the same for all
-            np.array(data.get("closed_factor", [CLOSED_FACTOR] * len(data["std_low"]))),
+            np.array(data["closed_factor"], dtype=float),
             data["note"],
         )
 

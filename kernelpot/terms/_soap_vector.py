@@ -40,14 +40,18 @@ class _Vectors:
         return self.builder.shuffle_vector(vector, vector, mask)
 
     def pointer(self, base, offset):
-        """Address of element ``base[offset]`` as a pointer to a vector."""
+        """Address of a vector that begins at element ``base[offset]``."""
         if isinstance(offset, int):
             offset = ir.Constant(ir.IntType(64), offset)
-        element = self.builder.gep(base, [offset])
-        return self.builder.bitcast(element, self.type.as_pointer())
+        element = _element(self.builder, base, offset)
+        if element.type.is_opaque:
+            return element
+        # LLVM's pointers have no type any more, those of llvmlite have one as long as numba's
+        # have: it must be that of what is stored
+        return self.builder.bitcast(element, ir.PointerType(self.type))
 
     def load(self, base, offset):
-        return self.builder.load(self.pointer(base, offset), align=8)
+        return self.builder.load(self.pointer(base, offset), align=8, typ=self.type)
 
     def store(self, vector, base, offset):
         self.builder.store(vector, self.pointer(base, offset), align=8)
@@ -88,8 +92,12 @@ def _offset(builder, start, extra):
     return builder.add(start, ir.Constant(ir.IntType(64), extra))
 
 
+def _element(builder, base, offset):
+    return builder.gep(base, [offset], source_etype=_DOUBLE)
+
+
 def _scalar(builder, base, offset):
-    return builder.load(builder.gep(base, [offset]))
+    return builder.load(_element(builder, base, offset), typ=_DOUBLE)
 
 
 def prefactor(degree, order):

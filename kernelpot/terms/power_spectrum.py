@@ -8,6 +8,8 @@ derivatives (dscribe 2.1 has none for periodic systems or weighted densities).
 from __future__ import annotations
 
 import math
+import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +47,42 @@ class PairBatch:
     center_values: FloatArray
 
 
+# Why vector code does not compile here; one failure speaks for all sizes.
+_vector_failures: list[str] = []
+_compiling = threading.Lock()
+
+
+def _compiles(size: tuple[int, ...], degrees: tuple[int, ...]) -> bool:
+    """Whether vector code of this size compiles (or is cached); a warning if it does not.
+
+    The code is generated with llvmlite, whose interface is that of LLVM and changes with it.
+    """
+    n_max, n_l = len(size), len(degrees)
+    index, numbers = np.zeros(1, dtype=np.int64), np.zeros(0)
+    # no pairs and no centers: the compilation is all that happens
+    pairs = (index, np.zeros((0, 3)), index[:0], numbers, 0, 0)
+    rows = np.zeros((0, 1, n_l * n_l, n_max))
+    table = np.zeros((2, 2, n_l, n_max))
+    with _compiling:
+        if _vector_failures:
+            return False
+        try:
+            centers = (index[:0], np.zeros((0, n_max)), -1, 1.0)
+            _soap.expand_vector(*pairs, *centers, table, size, degrees, rows)
+            _soap.pair_gradients_vector(*pairs, 1.0, table, size, degrees, rows, np.zeros((0, 3)))
+        except Exception as error:  # numba, llvmlite and LLVM have their own
+            _vector_failures.append(repr(error))
+            warnings.warn(
+                "the vector code of SOAP does not compile with this version of numba or "
+                "llvmlite; plain loops do the same work more slowly. The error was "
+                f"{type(error).__name__}: {str(error)[:500]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class SOAP:
     """The power spectrum of one `SOAPTerm` for a fixed set of species.
@@ -57,7 +95,8 @@ class SOAP:
         Atomic numbers that may occur, ascending.
     specialize : bool, default=True
         Vector code for this `n_max` and `l_max` (fastest; compiled once per size, some
-        seconds). False: plain loops, one compilation for all sizes.
+        seconds); plain loops, with a warning, where it does not compile. False: plain
+        loops, one compilation for all sizes.
     basis : (alphas, betas), optional
         Constants of the radial basis, as from an earlier `basis_constants`. They come
         out of an ill-conditioned matrix square root and differ between machines in
@@ -310,7 +349,8 @@ class SOAP:
 
         if not self.specialize or getattr(numba.config, "DISABLE_JIT", False):
             return None
-        return (0,) * (int(self.term.l_max) + 1)
+        size, degrees = (0,) * int(self.term.n_max), (0,) * (int(self.term.l_max) + 1)
+        return degrees if _compiles(size, degrees) else None
 
     @cached_property
     def _species_weight(self) -> FloatArray:

@@ -99,7 +99,8 @@ def test_energy_of_rock_salt_in_electron_volts():
 def test_fitted_charges_are_those_of_the_labels(salts):
     found = kp.Ewald("fit").fit(kp.read_dataset(salts), SPECIES, FREE)
     assert set(found.charges) == {"Na", "Cl"}
-    assert found.charges["Na"] == pytest.approx(0.8, abs=0.04)
+    # noise in the labels, and repulsion that the term does not have
+    assert found.charges["Na"] == pytest.approx(0.8, abs=0.02)
     assert found.charges["Cl"] == pytest.approx(-found.charges["Na"], rel=1e-12)  # neutral cells
     assert 0 < found.errors["Na"] < 0.02
     assert abs(found.charges["Na"] - 0.8) < 4 * found.errors["Na"]
@@ -110,7 +111,8 @@ def test_outliers_do_not_move_fitted_charges(salts):
     for atoms in spoilt:
         atoms.arrays["REF_forces"][0] += [1.0, -2.0, 1.5]
     found = kp.Ewald("fit").fit(kp.read_dataset(spoilt), SPECIES, FREE)
-    assert found.charges["Na"] == pytest.approx(0.8, abs=0.08)
+    # as without the outliers, to twice what noise does
+    assert found.charges["Na"] == pytest.approx(0.8, abs=0.02)
 
 
 def test_charges_of_molecules_need_no_neutral_cell():
@@ -121,8 +123,8 @@ def test_charges_of_molecules_need_no_neutral_cell():
         atoms = Atoms("NaClNaCl", positions + 0.5 * rng.normal(size=(4, 3)))
         frames.append(labelled_salt(atoms))
     found = kp.Ewald("fit").fit(kp.read_dataset(frames), SPECIES, FREE)
-    assert found.charges["Na"] == pytest.approx(0.8, abs=0.01)
-    assert found.charges["Cl"] == pytest.approx(-0.8, abs=0.01)
+    assert found.charges["Na"] == pytest.approx(0.8, abs=5e-3)
+    assert found.charges["Cl"] == pytest.approx(-0.8, abs=5e-3)
 
 
 def test_three_species_with_one_composition():
@@ -204,14 +206,20 @@ def test_pair_energy_of_atomic_charges_is_the_most_attractive_seen(salts):
 # ---- refusals ----------------------------------------------------------------------
 
 
+def test_a_neutralizing_background_makes_a_wigner_crystal():
+    """Simple cubic, Coldwell-Horsfall and Maradudin, J. Math. Phys. 1, 395 (1960)."""
+    term = kp.Ewald({"Na": 1.0}, widths=0.4, background="neutralizing")
+    energy = ewald_energy(term, Atoms("Na", cell=[4, 4, 4], pbc=True))
+    # what charges feel of the background has no place for their width: 4 Å are ten widths
+    assert energy == pytest.approx(-1.4186487397 * COULOMB / 4.0, rel=1e-8)
+
+
 def test_a_charged_cell_is_refused_with_its_charge(salts, terms):
     term = kp.Ewald({"Na": 1.0, "Cl": -0.5}, widths=0.4)
     with pytest.raises(ValueError, match=r"net charge of \+2 e.*background='neutralizing'"):
         term.check(salts[0], "structure")
     with pytest.raises(ValueError, match=r"^\S+ ?\d+: the periodic cell has a net charge of \+2 e"):
         kp.KernelPotential(terms, baseline=[kp.Wall(), term]).fit(salts)
-    background = kp.Ewald({"Na": 1.0, "Cl": -0.5}, widths=0.4, background="neutralizing")
-    assert np.isfinite(ewald_energy(background, salts[0]))
     molecule = Atoms("NaCl", [[0, 0, 0], [0, 0, 2.4]])
     term.check(molecule, "molecule")  # a charged molecule is fine
 
@@ -289,8 +297,12 @@ def test_the_fit_reproduces_new_structures(fitted, terms, salts):
 
 def test_forces_and_stress_of_the_whole_are_derivatives(fitted, salts):
     found = fitted.predict(salts[0])
-    np.testing.assert_allclose(found.forces, numerical_forces(fitted, salts[0]), atol=2e-6)
-    np.testing.assert_allclose(found.stress, numerical_stress(fitted, salts[0]), atol=1e-7)
+    # weights of 4e5 eV cancel to some 1e-10 eV; with smaller steps that would be seen
+    step = 3e-4
+    expected = numerical_forces(fitted, salts[0], step=step)
+    np.testing.assert_allclose(found.forces, expected, atol=2e-6)
+    expected = numerical_stress(fitted, salts[0], step=step)
+    np.testing.assert_allclose(found.stress, expected, atol=1e-7)
     assert found.energies.sum() == pytest.approx(found.energy, rel=1e-14)
 
 

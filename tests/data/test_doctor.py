@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
+from ase.units import GPa, bar
 
 from kernelpot import read_dataset
 from kernelpot.cli.verbs import main
@@ -55,8 +56,8 @@ def test_sound_data_raise_no_warning(strained, rattled):
 
 def test_exact_virials_pass_their_test(strained):
     found = read_dataset(strained).check().facts["virial_test"]
-    assert found["slope"] == pytest.approx(1.0, abs=0.02)
-    assert found["offset_ev_per_atom"] == pytest.approx(0.0, abs=0.01)
+    assert found["slope"] == pytest.approx(1.0, abs=5e-3)
+    assert found["offset_ev_per_atom"] == pytest.approx(0.0, abs=5e-3)
     assert found["explained"] > 0.999
 
 
@@ -64,8 +65,8 @@ def test_exact_virials_pass_their_test(strained):
     ("factor", "message"),
     [
         (-1.0, "virials have the wrong sign"),
-        (1602.1766, "another unit or scale.*kbar taken for"),
-        (1 / 160.21766, "another unit or scale.*GPa taken for"),
+        (1 / (1000 * bar), "another unit or scale.*kbar taken for"),
+        (GPa, "another unit or scale.*GPa taken for"),
     ],
 )
 def test_virials_of_wrong_sign_or_unit_are_found(strained, factor, message):
@@ -92,7 +93,8 @@ def test_many_strained_cells_are_compared_with_their_neighbors():
         frames.append(label(atoms))
         frames[-1].arrays["REF_forces"][:] = 1e-6
     test = read_dataset(frames).check().facts["virial_test"]
-    assert test["slope"] == pytest.approx(1.0, abs=0.03)
+    # the trapezoid rule over strains of several per cent
+    assert test["slope"] == pytest.approx(1.0, abs=0.02)
     assert test["n_pairs"] > 100
 
 
@@ -123,6 +125,16 @@ def test_duplicates_and_contradictions_are_found(rattled):
     again.info["REF_energy"] += 1.0
     found = warnings_of([*rattled, again])
     assert any("identical structures with different energies" in w for w in found)
+
+
+def test_the_same_positions_with_another_periodicity_are_no_duplicates(rattled):
+    slab = rattled[0].copy()
+    slab.pbc = (True, True, False)
+    del slab.info["REF_virial"]
+    slab.info["REF_energy"] += 1.0
+    report = read_dataset([*rattled, slab]).check()
+    assert report.facts["duplicates"] == []
+    assert not any("identical" in w or "repeat" in w for w in report.warnings)
 
 
 def test_zeroed_and_net_forces_are_found(rattled):

@@ -155,10 +155,13 @@ def test_wrong_starts_end_at_the_same_errors(silicon):
             pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall())
             pot.fit(silicon[0], calibrate=False)
         found.append(pot.fitted_.training.hyperparameters["loo"])
-    for kind, spread in (("energy", 1.25), ("forces", 1.05)):
+    # which structures are left out and which points chosen depends on the order of the frames:
+    # in eight orders the starts differed 1.4- to 9-fold and 3- to 8-fold, the ends by at most 45 %
+    # and 4 %
+    for kind, start, end in (("energy", 2.0, 1.5), ("forces", 3.0, 1.05)):
         before, after = ([errors[when][kind] for errors in found] for when in ("before", "after"))
-        assert max(before) > 4 * min(before)
-        assert max(after) < spread * min(after)
+        assert max(before) > start * min(before)
+        assert max(after) < end * min(after)
 
 
 def test_a_config_type_finds_a_noise_of_its_own(silicon):
@@ -183,7 +186,8 @@ def test_a_config_type_finds_a_noise_of_its_own(silicon):
     record = pot.fitted_.training.hyperparameters
     assert list(record["sigmas"]) == [f"sigma_forces of {names[0]}"]
     assert pot.fitted_.noise.sigma_forces == 0.05
-    assert pot.fitted_.noise.config_types[names[0]]["forces"] == pytest.approx(0.5, rel=0.25)
+    # what a few hundred labels of it tell (the evidence found 2 % less)
+    assert pot.fitted_.noise.config_types[names[0]]["forces"] == pytest.approx(0.5, rel=0.1)
     assert f"sigma_forces of {names[0]} 0.05 -> " in pot.summary()
     pot.fit(noisy, optimize=None, calibrate=False)
     assert pot.fitted_.noise.config_types == {names[0]: {"forces": 0.05}}

@@ -336,11 +336,15 @@ def test_the_command_refuses_in_one_sentence(tmp_path, capsys):
     assert not out.exists()
 
 
-def test_toml_of_a_term_reads_back(tmp_path):
+def test_toml_of_terms_reads_back(tmp_path):
     from kernelpot.cli.console import read_config
-    from kernelpot.cli.verbs import _toml_term
+    from kernelpot.cli.verbs import config_of
 
-    term = kp.SOAPTerm(3.5, zeta=3, species_weighting={"Cu": 1.0, "Al": 0.5}, compression="mu2")
+    weighting = {"Cu": 1.0, "Al": 1 / 3}
+    one = kp.SOAPTerm(3.5, zeta=3, species_weighting=weighting, compression="mu2")
     path = tmp_path / "a.toml"
-    path.write_text(_toml_term(term))
-    assert read_config(str(path))["terms"] == [term]
+    for terms in ([one], [one, kp.SOAPTerm(5.0, n_sparse=100, delta=0.1 + 0.2)]):
+        path.write_text(config_of(terms))
+        assert read_config(str(path)) == {"terms": terms}
+    path.write_text(config_of([]))
+    assert read_config(str(path)) == {}

@@ -98,7 +98,7 @@ def test_relaxation_of_positions_and_cell(copper):
     assert np.abs(atoms.get_forces()).max() < 0.011
     assert np.abs(atoms.get_stress()).max() * atoms.get_volume() < 0.011
     # EMT copper
-    assert atoms.get_volume() ** (1 / 3) == pytest.approx(3.59, abs=0.03)
+    assert atoms.get_volume() ** (1 / 3) == pytest.approx(3.59, abs=2e-3)
 
 
 def test_energy_is_conserved(copper):
@@ -120,7 +120,8 @@ def test_npt_runs(copper):
         pdamp=2000 * units.fs,
     )  # fmt: skip
     dynamics.run(50)
-    assert atoms.get_volume() / 32 == pytest.approx(11.6, abs=0.8)
+    # three times what it fluctuates by at 300 K with copper's bulk modulus
+    assert atoms.get_volume() / 32 == pytest.approx(11.6, abs=0.3)
 
 
 @pytest.mark.parametrize("ensemble", ["nvt", "npt"])
@@ -189,7 +190,7 @@ def test_unknown_species_are_refused(potential):
 
 def test_drift_is_the_slope_of_block_averages():
     t = np.linspace(0, 10, 1001)
-    assert energy_drift(t, 3.0 + 2e-3 * t + 1e-4 * np.sin(300 * t)) == pytest.approx(2e-2, rel=0.01)
+    assert energy_drift(t, 3.0 + 2e-3 * t + 1e-4 * np.sin(300 * t)) == pytest.approx(2e-2, rel=1e-4)
     assert energy_drift(t[:1], t[:1]) == 0.0
 
 

@@ -20,6 +20,7 @@ def test_factors_are_quantiles_that_hold_new_labels(rng):
     new_std = np.exp(rng.normal(size=20_000))
     new = 3.0 * new_std * t(3).rvs(20_000, random_state=rng)
     factors = Factors.of(residual / std)
+    # three times the statistical error of 0.004 of a share in 20,000, of two samples
     for level in (*LEVELS, 0.6, 0.85, 0.97):
         assert np.mean(np.abs(new) < factors.at(level) * new_std) == pytest.approx(level, abs=0.012)
     assert factors.scale == pytest.approx(np.sqrt(np.mean((residual / std) ** 2)))
@@ -28,8 +29,8 @@ def test_factors_are_quantiles_that_hold_new_labels(rng):
 def test_a_gaussian_needs_no_factors(rng):
     factors = Factors.of(rng.normal(size=200_000))
     for level in (0.3, 0.6827, 0.95):
-        assert factors.at(level) == pytest.approx(norm.ppf(0.5 + level / 2), rel=0.02)
-    assert factors.scale == pytest.approx(1.0, abs=0.01)
+        assert factors.at(level) == pytest.approx(norm.ppf(0.5 + level / 2), rel=8e-3)
+    assert factors.scale == pytest.approx(1.0, abs=5e-3)
 
 
 def test_few_labels_are_not_trusted_beyond_the_largest():
@@ -96,7 +97,8 @@ def test_forces_have_a_constant_part_where_errors_do(rng):
         )
         expected = {z: pytest.approx(share * rms[z]) for z in (1, 8)} if share else {}
         assert found.floor == expected
-        assert found.factor("forces", None, 1) == pytest.approx(0.7, rel=0.05)
+        # four statistical errors of the scale of 4,000 numbers
+        assert found.factor("forces", None, 1) == pytest.approx(0.7, rel=4 / np.sqrt(2 * 4000))
         std = np.array([[2.0, 0.0, 1.0], [3.0, 1e-9, 0.5]])  # zeros by symmetry stay
         widened = found.std("forces", std, np.zeros((2, 3)), np.array([1, 8]))
         for row, z in enumerate((1, 8)):
@@ -131,6 +133,7 @@ def silicon():
 def test_intervals_of_a_fit_hold_unseen_labels(silicon):
     errors = kp.evaluate(silicon, load_silicon("test"), uncertainty=True)
     forces = errors["uncertainty"]["forces"]
+    # errors within a structure go together: 22 test structures are few
     assert forces["coverage_68"] == pytest.approx(0.68, abs=0.12)
     assert forces["coverage_95"] == pytest.approx(0.95, abs=0.05)
     assert forces["spearman"] > 0.5
@@ -183,7 +186,8 @@ def test_measures_are_their_definitions(rng):
     expected = np.mean(0.5 * (error / std) ** 2 + np.log(std) + 0.5 * np.log(2 * np.pi))
     assert errors.negative_log_likelihood(error, std) == pytest.approx(expected)
     promised, covered = errors.reliability(error, std)
-    np.testing.assert_allclose(covered, promised, atol=0.01)
+    # four statistical errors of a share in 50,000
+    np.testing.assert_allclose(covered, promised, atol=4 * 0.5 / np.sqrt(50_000))
     _, narrow = errors.reliability(error, 0.5 * std, np.array([0.5, 0.9]))
     assert np.all(narrow < [0.4, 0.8])
 
@@ -192,8 +196,9 @@ def test_judging_vectors_ranks_their_norms(rng):
     std = np.exp(rng.normal(size=(500, 3)))
     error = std * rng.normal(size=(500, 3))
     judged = errors.judge(np.stack([std, 1.96 * std, std], axis=-1), error)
+    # of 1500 components the shares are known to 0.012 and 0.006
     assert judged["coverage_68"] == pytest.approx(0.683, abs=0.03)
-    assert judged["coverage_95"] == pytest.approx(0.95, abs=0.02)
+    assert judged["coverage_95"] == pytest.approx(0.95, abs=0.015)
     assert 0.6 < judged["spearman"] < 1.0
     assert judged["nll"] < judged["nll_constant"]
     assert errors.judge(np.zeros((4, 3, 3)), error[:4])["nll"] is None
@@ -212,7 +217,7 @@ def test_a_group_that_is_zero_by_symmetry_is_not_judged(rng):
     frames = kp.Dataset([replace(perfect, config_type="perfect"), *moving])
     groups = kp.evaluate(pot, frames, uncertainty=True)["by_config_type"]
     assert groups["perfect"]["uncertainty"]["forces"]["coverage_95"] is None
-    assert groups["perfect"]["uncertainty"]["energy"]["coverage_95"] is not None
+    assert groups["perfect"]["uncertainty"]["energy"]["coverage_95"] in (0.0, 1.0)  # one energy
 
 
 def test_stds_of_stresses_are_not_blamed_for_an_offset_of_the_labels(silicon):

@@ -127,11 +127,25 @@ def test_a_newer_format_is_refused(path, monkeypatch):
         kp.load(path)
 
 
-@pytest.mark.parametrize("key", ["parameters", "noise", "e0"])
-def test_a_header_without_its_parts_is_refused(path, key):
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("parameters",),
+        ("noise",),
+        ("e0",),
+        ("calibration",),
+        ("safety", "closed_factor"),
+        ("calibration", "novelty"),
+        ("calibration", "floor"),
+    ],
+)
+def test_a_header_without_its_parts_is_refused(path, keys):
     header, arrays = archive.read(path)
     header.pop("arrays")
-    header.pop(key)
+    part = header
+    for key in keys[:-1]:
+        part = part[key]
+    part.pop(keys[-1])
     archive.write(path, header, arrays)
     with pytest.raises(ModelFileError, match="incompatible version"):
         kp.load(path)

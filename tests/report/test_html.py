@@ -173,8 +173,8 @@ def test_reliability_is_of_the_calibrated_standard_deviations(potential, unseen)
     std, error = np.concatenate(std), np.concatenate(error)
     np.testing.assert_allclose(np.sort(found.std), np.sort(std), rtol=1e-9)
     assert found.coverage["1"] == pytest.approx(np.mean(np.abs(error) <= std))
-    # equally populated bins: their squares average to the whole
-    assert np.mean(found.bin_rmse**2) == pytest.approx(np.mean(error**2), rel=0.1)
+    # bins populated equally (up to one): their squares average to the whole
+    assert np.mean(found.bin_rmse**2) == pytest.approx(np.mean(error**2), rel=0.05)
 
 
 def test_pairs_that_the_baseline_refuses_are_said(small_terms, labelled):

@@ -196,7 +196,12 @@ def test_kernel_noise_cannot_fight_the_wall(potential):
 def test_without_a_wall_nothing_is_damped(labelled, small_terms):
     bare = kp.KernelPotential(small_terms[:1], baseline=[]).fit(labelled)
     assert bare.fitted_.safety.d_min == {}
-    assert np.isfinite(bare.predict(Atoms("Cu2", [[0, 0, 0], [0, 0, 0.3]])).energy)
+    dimer = Atoms("Cu2", [[0, 0, 0], [0, 0, 0.3]])
+    system = bare.model.system(dimer)
+    kernels = bare.model.local.evaluate(system).energies.sum()
+    assert abs(kernels) > 0.01
+    free = bare.model.e0.total(dimer.numbers)
+    assert bare.predict(dimer).energy == pytest.approx(free + kernels, rel=1e-12)
 
 
 def test_screening_changes_nothing_but_the_cost(potential, monkeypatch):

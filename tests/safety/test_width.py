@@ -19,7 +19,7 @@ def test_the_frequency_is_that_of_the_stiffest_part_of_the_step():
     path = _Path(mass, np.array([0]), np.array([height]), np.sqrt(variance)[:, None])
     found = _frequency(np.array([low]), np.array([factor]), path)
     stiffness = height / width**2 * 10 / np.sqrt(3)  # the largest curvature of the C2 step
-    assert found == pytest.approx(np.sqrt(stiffness / mass) * units.fs, rel=0.01)
+    assert found == pytest.approx(np.sqrt(stiffness / mass) * units.fs, rel=5e-3)
 
 
 def fastest(model, net, structures):

@@ -10,7 +10,7 @@ from ase.build import bulk
 
 import kernelpot as kp
 from kernelpot.cli.console import read_config
-from kernelpot.cli.verbs import main, toml_term
+from kernelpot.cli.verbs import config_of, main
 from kernelpot.data.system import System
 from kernelpot.fit.accumulation import FactorTree, Labels, accumulate
 from kernelpot.fit.checkpoint import Checkpoint
@@ -161,9 +161,7 @@ def test_the_gradient_of_the_variance_is_a_derivative(pot):
     scale = np.abs(found).max()
     for i in range(len(atoms)):
         for c in range(3):
-            slope = central(
-                lambda x, i=i, c=c: weights @ pot.local_std(moved(atoms, i, c, x)) ** 2
-            )
+            slope = central(lambda x, i=i, c=c: weights @ pot.local_std(moved(atoms, i, c, x)) ** 2)
             assert found[i, c] == pytest.approx(slope, abs=1e-5 * scale)
 
 
@@ -262,9 +260,7 @@ def test_priors_are_those_of_the_kernel(pot, design, name):
         for c in range(3):
             expected = mixed(lambda x, i=i, c=c: moved(atoms, i, c, x))
             # truncation h^2, rounding 1e-16 / h^2 of the scale
-            assert prior[1 + 3 * i + c] == pytest.approx(
-                expected, rel=1e-4, abs=1e-7 * scale.max()
-            )
+            assert prior[1 + 3 * i + c] == pytest.approx(expected, rel=1e-4, abs=1e-7 * scale.max())
     for k, (a, b) in enumerate(VOIGT):
         expected = mixed(lambda x, a=a, b=b: strained(atoms, a, b, x))
         assert prior[1 + 3 * len(atoms) + k] == pytest.approx(
@@ -285,9 +281,7 @@ def test_standard_deviations_are_dense_algebra(pot, design):
 
     phi, prior = local_features(design, system)
     np.testing.assert_allclose(prior, model.local.prior(system), rtol=1e-12)
-    np.testing.assert_allclose(
-        found.energies_std**2, variance(phi, prior), atol=1e-7 * prior.max()
-    )
+    np.testing.assert_allclose(found.energies_std**2, variance(phi, prior), atol=1e-7 * prior.max())
     rows = whole_rows(design, atoms)
     phi = np.zeros((len(rows), design.layout.size))
     for block in design.blocks:
@@ -369,7 +363,7 @@ def test_labels_travel_to_workers(term, labelled):
     settings = Settings(terms=[term], baseline=[])
     problem = prepare(kp.read_dataset(labelled), settings)
     labels = Labels(select(problem, settings).design, problem.frames[:6], problem.noise)
-    there = pickle.loads(pickle.dumps(labels))
+    there = pickle.loads(pickle.dumps(labels))  # noqa: S301 - our own
     one, two = accumulate(labels), accumulate(there)
     for group in one.groups:
         for kept in ("rows", "triangles"):
@@ -380,7 +374,7 @@ def test_labels_travel_to_workers(term, labelled):
 
 def test_a_configuration_file_names_its_kind(term, tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text(toml_term(term), encoding="utf-8")
+    path.write_text(config_of([term]), encoding="utf-8")
     assert read_config(str(path))["terms"] == [term]
 
 
@@ -427,7 +421,7 @@ def test_a_search_moves_its_parameters(term, labelled):
 
 def test_the_command_line_fits_and_reports(term, labelled, tmp_path, capsys):
     config, data, model = (tmp_path / name for name in ("c.toml", "d.xyz", "m.kpot"))
-    config.write_text(toml_term(term), encoding="utf-8")
+    config.write_text(config_of([term]), encoding="utf-8")
     ase.io.write(data, labelled, format="extxyz")
     arguments = ["fit", str(data), "-o", str(model), "--config", str(config), "--quiet"]
     assert main(arguments) == 0

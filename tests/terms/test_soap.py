@@ -2,18 +2,20 @@
 
 import dataclasses
 
+import numba
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 from scipy.special import sph_harm_y
 
 from kernelpot import SOAP, SOAPTerm
 from kernelpot.data.neighbors import neighbor_list
 from kernelpot.data.system import species_index
-from kernelpot.terms import _soap
+from kernelpot.terms import _soap, _soap_vector, power_spectrum
 from kernelpot.terms.soap import COMPRESSIONS
 from tests.conftest import rattled_alloy, structures
 
@@ -98,6 +100,65 @@ def test_vector_code_is_the_plain_loops(n_max, l_max, rng):
         results.append((coefficients, gradient))
     for plain, vector in zip(*results, strict=True):
         np.testing.assert_allclose(vector, plain, rtol=1e-11, atol=1e-12 * np.abs(plain).max())
+
+
+def gradients(soap, atoms):
+    """Coefficients and pair gradients of some cotangent."""
+    pairs, batch = prepare(soap, atoms)
+    coefficients = soap.expansion(batch, 0, len(atoms))
+    cotangent = np.random.default_rng(3).normal(size=(len(atoms), soap.n_features))
+    gradient = np.zeros((pairs.n_pairs, 3))
+    soap.pair_gradients(batch, 0, len(atoms), coefficients, cotangent, gradient)
+    return coefficients, gradient
+
+
+def refuse(*args):
+    raise TypeError("this llvmlite has another interface")
+
+
+def test_plain_loops_serve_where_vector_code_does_not_compile(monkeypatch):
+    atoms = rattled_alloy(1, (1, 1, 1))
+    for name in ("expand_vector", "pair_gradients_vector"):
+        # neither compiled yet nor cached
+        monkeypatch.setattr(_soap, name, numba.njit(getattr(_soap, name).py_func))
+    monkeypatch.setattr(_soap_vector._Vectors, "pointer", refuse)
+    monkeypatch.setattr(power_spectrum, "_vector_failures", [])
+    terms = [SOAPTerm(r_cut=4.5, n_max=n, l_max=2) for n in (3, 4)]
+    with pytest.warns(RuntimeWarning, match="plain loops .* this llvmlite has another") as found:
+        results = [gradients(SOAP(term, SPECIES), atoms) for term in terms]
+    assert len(found) == 1
+    for term, result in zip(terms, results, strict=True):
+        plain = gradients(SOAP(term, SPECIES, specialize=False), atoms)
+        for one, other in zip(result, plain, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_vector_code_is_compiled_once_for_all_data_of_a_size(monkeypatch):
+    for name in ("expand_vector", "pair_gradients_vector"):
+        monkeypatch.setattr(_soap, name, numba.njit(getattr(_soap, name).py_func))
+    gradients(SOAP(SOAPTerm(r_cut=4.5, n_max=2, l_max=1), SPECIES), rattled_alloy(1, (1, 1, 1)))
+    # trying whether it compiles was the compilation that served
+    assert len(_soap.expand_vector.signatures) == 1
+    assert len(_soap.pair_gradients_vector.signatures) == 1
+
+
+def test_vector_code_takes_opaque_pointers():
+    """Those of LLVM have no type; llvmlite will have only such when numba does."""
+    vector = ir.VectorType(ir.DoubleType(), 4)
+    function = ir.Function(
+        ir.Module(), ir.FunctionType(ir.DoubleType(), [ir.PointerType()] * 2), "f"
+    )
+    builder = ir.IRBuilder(function.append_basic_block())
+    v = _soap_vector._Vectors(builder, 4)
+    source, target = function.args
+    v.store(v.load(source, 4), target, 0)
+    builder.ret(_soap_vector._scalar(builder, source, ir.Constant(ir.IntType(64), 3)))
+    text = str(function)
+    assert "getelementptr double, ptr" in text
+    assert f"load {vector}, ptr" in text
+    assert f"store {vector}" in text
+    assert "bitcast" not in text
+    assert "load double, ptr" in text
 
 
 def test_solid_harmonics_are_scipys():
