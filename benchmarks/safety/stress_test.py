@@ -28,7 +28,6 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import FIRE
 
 import kernelpot as kp
-from kernelpot.data.distances import shortest_distances
 from kernelpot.data.neighbors import neighbor_list
 
 SYSTEMS = ("zuo2020-Si", "zuo2020-Mo", "zuo2020-Cu", "rmd17-ethanol", "3bpa")
@@ -119,7 +118,7 @@ def run(atoms, calculator, temperature, picoseconds, timestep, limits, seed, *, 
 def stress(system, path, arguments):
     """All runs of one system; returns counts of failures and of gated runs."""
     frames = training_frames(path, arguments.seed)
-    limits = shortest_distances(frames)
+    limits = frames.distances.shortest
     timestep = 0.5 if any(z == 1 for z in frames.species) else 1.0
     found = []
     for variant in arguments.variants:

@@ -223,13 +223,7 @@ class Reference:
         -------
         Frame
         """
-        energy, forces, virial = self.labels(frame.atoms)
-        return replace(
-            frame,
-            energy=None if frame.energy is None else frame.energy - energy,
-            forces=None if frame.forces is None else frame.forces - forces,
-            virial=None if frame.virial is None else frame.virial - virial,
-        )
+        return _less(frame, *self.labels(frame.atoms))
 
 
 def fit_terms(
@@ -255,48 +249,81 @@ def fit_terms(
     return reference
 
 
-def without_terms(data: Dataset, reference: Reference) -> Dataset:
-    """Take what the terms explain, but not the free atoms, off the energies of the data.
+@dataclass(frozen=True)
+class Explained:
+    """A reference, and what its terms explain of the data: evaluated once.
 
-    Parameters
-    ----------
-    data : Dataset
-    reference : Reference
-
-    Returns
-    -------
-    Dataset
-        Other labels as they are.
-    """
-    frames = []
-    for frame in data:
-        if frame.energy is not None:
-            explained = reference.labels(frame.atoms)[0]
-            explained -= reference.e0.total(frame.atoms.numbers)
-            frame = replace(frame, energy=frame.energy - explained)
-        frames.append(frame)
-    return Dataset(frames)
-
-
-def with_level_energies(reference: Reference, data: Dataset) -> Reference:
-    """Refer least-squares e0 to what the terms leave, so that the kernels fit no constant.
-
-    Parameters
+    Attributes
     ----------
     reference : Reference
     data : Dataset
-
-    Returns
-    -------
-    Reference
-        The same where e0 are energies of free atoms, or the terms vanish in the data.
+    labels : sequence of (energy, forces, virial)
+        Of each frame what the terms explain, without the free atoms [eV, eV/Å, eV].
     """
-    if reference.e0.absolute or not reference.baseline:
-        return reference
-    explained = []
-    for frame in data:
-        energy = reference.labels(frame.atoms)[0]
-        explained.append(energy - reference.e0.total(frame.atoms.numbers))
-    if not np.any(np.abs(explained) > 1e-9):
-        return reference
-    return Reference(atomic_energies(data, "least_squares", explained), reference.baseline)
+
+    reference: Reference
+    data: Dataset
+    labels: Sequence[tuple[float, FloatArray, FloatArray]]
+
+    @classmethod
+    def of(cls, reference: Reference, data: Dataset) -> Explained:
+        """Evaluate the terms of a reference for all frames.
+
+        Least-squares e0 are then referred to what the terms leave, so that the kernels fit
+        no constant.
+
+        Parameters
+        ----------
+        reference : Reference
+        data : Dataset
+        """
+        labels = []
+        for frame in data:
+            energy, forces, virial = reference.labels(frame.atoms)
+            labels.append((energy - reference.e0.total(frame.atoms.numbers), forces, virial))
+        energies = [energy for energy, _, _ in labels]
+        # the terms may vanish in the data: then e0 stay as they are, to the last bit
+        if not reference.e0.absolute and np.any(np.abs(energies) > 1e-9):
+            e0 = atomic_energies(data, "least_squares", energies)
+            reference = Reference(e0, reference.baseline)
+        return cls(reference, data, labels)
+
+    def without_terms(self) -> Dataset:
+        """The data with energies less what the terms explain; other labels as they are."""
+        frames = [
+            frame if frame.energy is None else replace(frame, energy=frame.energy - energy)
+            for frame, (energy, _, _) in zip(self.data, self.labels, strict=True)
+        ]
+        return self.data.relabelled(frames)
+
+    def remainders(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Frames with labels less what the kernels need not explain.
+
+        Parameters
+        ----------
+        frames : sequence of Frame
+            Some of the data, or others.
+
+        Returns
+        -------
+        list of Frame
+        """
+        known = {id(f): found for f, found in zip(self.data, self.labels, strict=True)}
+        e0 = self.reference.e0
+        result = []
+        for frame in frames:
+            if id(frame) in known:
+                energy, forces, virial = known[id(frame)]
+                result.append(_less(frame, energy + e0.total(frame.atoms.numbers), forces, virial))
+            else:
+                result.append(self.reference.remainder(frame))
+        return result
+
+
+def _less(frame: Frame, energy: float, forces: FloatArray, virial: FloatArray) -> Frame:
+    return replace(
+        frame,
+        energy=None if frame.energy is None else frame.energy - energy,
+        forces=None if frame.forces is None else frame.forces - forces,
+        virial=None if frame.virial is None else frame.virial - virial,
+    )

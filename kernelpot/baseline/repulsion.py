@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.baseline.free_atoms import AtomicEnergies
-from kernelpot.baseline.reference import BaselineTerm, Reference, fit_terms, with_level_energies
+from kernelpot.baseline.reference import BaselineTerm, Explained, Reference, fit_terms
 from kernelpot.baseline.wall import WALL_OUTER, Wall
 from kernelpot.common.types import FloatArray, Pair
 from kernelpot.data.dataset import Dataset
@@ -161,7 +161,7 @@ def collapse(
 
 def assemble(
     terms: Sequence[BaselineTerm], data: Dataset, species: Sequence[int], e0: AtomicEnergies
-) -> tuple[Reference, list[str]]:
+) -> tuple[Explained, list[str]]:
     """Fit terms one after the other and make sure that their sum repels.
 
     Parameters
@@ -174,7 +174,8 @@ def assemble(
 
     Returns
     -------
-    reference : Reference
+    explained : Explained
+        The reference, with what it explains of the data.
     notes : list of str
         Walls that were strengthened or moved out.
 
@@ -192,7 +193,7 @@ def assemble(
             notes += note
         fitted, note = _repelling(fitted, list(contact), contact, data, crystal=True)
         notes += note
-    return with_level_energies(Reference(e0, tuple(fitted)), data), notes
+    return Explained.of(Reference(e0, tuple(fitted)), data), notes
 
 
 def _repelling(

@@ -14,6 +14,7 @@ from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import neighbor_list
 
 if TYPE_CHECKING:
+    from kernelpot.data.distances import DistanceFacts
     from kernelpot.data.doctor import DataReport
 
 
@@ -111,6 +112,29 @@ class Dataset(Sequence[Frame]):
 
     def __init__(self, frames: Iterable[Frame]) -> None:
         self._frames = tuple(frames)
+
+    @cached_property
+    def distances(self) -> DistanceFacts:
+        """How close atoms come; looked for once."""
+        from kernelpot.data.distances import DistanceFacts
+
+        return DistanceFacts.of(self)
+
+    def relabelled(self, frames: Iterable[Frame]) -> Dataset:
+        """The same structures with other labels, one for one.
+
+        Parameters
+        ----------
+        frames : iterable of Frame
+
+        Returns
+        -------
+        Dataset
+        """
+        other = Dataset(frames)
+        if "distances" in self.__dict__:
+            other.__dict__["distances"] = self.distances
+        return other
 
     def __len__(self) -> int:
         """Return the number of frames."""

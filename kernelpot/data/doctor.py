@@ -21,7 +21,6 @@ from ase.units import GPa, bar
 from kernelpot.common.tables import extent, number, table
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset, Frame, label_sources
-from kernelpot.data.distances import shortest_distances
 from kernelpot.data.order import digest, structure_digest
 
 # Strained copies further apart than this are not compared (trapezoid rule).
@@ -88,7 +87,7 @@ def check_dataset(data: Dataset) -> DataReport:
         "all": _ranges(list(data)),
         "shortest_distances": {
             f"{chemical_symbols[a]}-{chemical_symbols[b]}": round(d, 4)
-            for (a, b), d in sorted(shortest_distances(data).items())
+            for (a, b), d in sorted(data.distances.shortest.items())
         },
     }
     for kind in ("energy", "forces", "virial"):

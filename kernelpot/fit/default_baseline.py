@@ -21,16 +21,15 @@ from kernelpot.baseline import pairs_fit
 from kernelpot.baseline.free_atoms import AtomicEnergies
 from kernelpot.baseline.pair_functions import Morse
 from kernelpot.baseline.pairs import PairBaseline
-from kernelpot.baseline.reference import BaselineTerm, Reference
+from kernelpot.baseline.reference import Explained
 from kernelpot.baseline.repulsion import assemble
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import KINDS, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.fit.defaults import length_scale
-from kernelpot.fit.sparse_points import choose_sparse_points
-from kernelpot.gp.blocks import BoundTerm
-from kernelpot.gp.design import Design
+from kernelpot.fit.settings import Settings
+from kernelpot.fit.state import State
 from kernelpot.gp.labels import Noise, observe
 from kernelpot.terms.base import Term
 
@@ -84,7 +83,7 @@ def choose_baseline(
     noise: Noise,
     *,
     seed: int = 0,
-) -> tuple[list[BaselineTerm], list[str]]:
+) -> tuple[Explained, list[str]]:
     """Choose between a wall and a wall with fitted pair functions.
 
     Parameters
@@ -100,24 +99,24 @@ def choose_baseline(
 
     Returns
     -------
-    terms : list of BaselineTerm
-        With every parameter.
+    explained : Explained
+        What was chosen, and what it explains of the data.
     notes : list of str
         What was compared, and why it was chosen.
     """
     longest = max(terms, key=lambda term: term.r_cut)
     frames = some_frames(data)
+    wall, wall_notes = assemble([Wall()], data, species, e0)
     if len(frames) < MINIMUM_FRAMES:
-        return [Wall()], [
+        return wall, [
             f"baseline: the wall alone; {len(frames)} structures are too few to see whether pair "
             "functions help"
         ]
-    wall, _ = assemble([Wall()], data, species, e0)
     try:
         bonds = pair_functions(data, species, longest.r_cut)
-        both, _ = assemble([Wall(), bonds], data, species, e0)
+        both, notes = assemble([Wall(), bonds], data, species, e0)
     except ValueError as error:
-        return list(wall.baseline), [f"baseline: the wall alone; no pair functions: {error}"]
+        return wall, [f"baseline: the wall alone; no pair functions: {error}"]
     without, with_bonds = left_out_errors(frames, [wall, both], longest, noise, seed=seed)
     ratios = with_bonds.ratios(without)
     mean = float(np.exp(np.mean(np.log(ratios))))
@@ -126,7 +125,7 @@ def choose_baseline(
         "the wall alone"
     )
     if mean <= TOLERANCE and ratios.max() <= TOLERANCE_OF_ONE:
-        notes = [f"baseline: wall and a Morse function per pair ({compared})"]
+        notes = [f"baseline: wall and a Morse function per pair ({compared})", *notes]
         unseen = [
             f"{chemical_symbols[a]}-{chemical_symbols[b]}"
             for (a, b), function in bonds.pairs.items()
@@ -137,10 +136,11 @@ def choose_baseline(
                 f"baseline: {', '.join(unseen)} have the wall alone; the data have none closer "
                 f"than {bonds.r_cut:.2f} Å"
             )
-        return list(both.baseline), notes
-    return list(wall.baseline), [
+        return both, notes
+    return wall, [
         f"baseline: the wall alone; with a Morse function per pair errors are up to "
-        f"{100 * (ratios.max() - 1):.1f} % larger ({compared})"
+        f"{100 * (ratios.max() - 1):.1f} % larger ({compared})",
+        *wall_notes,
     ]
 
 
@@ -189,7 +189,7 @@ def some_frames(data: Dataset) -> list[Frame]:
 
 def left_out_errors(
     frames: Sequence[Frame],
-    references: Sequence[Reference],
+    baselines: Sequence[Explained],
     term: Term,
     noise: Noise,
     *,
@@ -203,7 +203,7 @@ def left_out_errors(
     Parameters
     ----------
     frames : sequence of Frame
-    references : sequence of Reference
+    baselines : sequence of Explained
     term : Term
         Kernel; its number of sparse points is replaced by a small one.
     noise : Noise
@@ -212,24 +212,27 @@ def left_out_errors(
     Returns
     -------
     list of LeftOut
-        One per reference.
+        One per baseline.
     """
     species = tuple(sorted({int(z) for frame in frames for z in frame.atoms.numbers}))
-    bound = BoundTerm.of(term.changed(n_sparse=None), species)
-    chosen = choose_sparse_points(bound, 0, frames, default_n_sparse=N_SPARSE, seed=seed)
-    design = Design.of(species, [bound], chosen.points)
+    settings = Settings(seed=seed)
+    design = State.chosen(
+        [term.changed(n_sparse=None)], species, frames, settings=settings, usual=[N_SPARSE]
+    ).design
     # stresses follow from energies, and the noise of all frames of a kind is the same
-    frames = [replace(frame, virial=None, config_type="default", sigmas={}) for frame in frames]
     plain = replace(noise, config_types={})
+    left = [
+        [replace(f, virial=None, config_type="default", sigmas={}) for f in e.remainders(frames)]
+        for e in baselines
+    ]
     phi, y, fold, is_energy, size = [], [], [], [], []
     with single_blas_thread():
-        for index, frame in enumerate(frames):
-            left = [reference.remainder(frame) for reference in references]
-            rows = design.rows(left[:1], plain)
+        for index, (frame, *others) in enumerate(zip(*left, strict=True)):
+            rows = design.rows([frame], plain)
             sigma = rows.noise(plain.sigma)
             phi.append(rows.phi[:, :-1] / sigma[:, None])  # the virial offset plays no part
-            others = [observe([f], plain).y / rows.unit for f in left[1:]]
-            y.append(np.stack([rows.y, *others], axis=1) / sigma[:, None])
+            targets_of = [rows.y, *(observe([f], plain).y / rows.unit for f in others)]
+            y.append(np.stack(targets_of, axis=1) / sigma[:, None])
             of_energy = rows.kind == KINDS.index("energy")
             fold.append(np.full(len(rows), index % FOLDS))
             is_energy.append(of_energy)
@@ -241,11 +244,11 @@ def left_out_errors(
         for k in range(FOLDS):
             out = folds == k
             stacked = np.concatenate([features[~out], prior])
-            right = np.concatenate([targets[~out], np.zeros((len(prior), len(references)))])
+            right = np.concatenate([targets[~out], np.zeros((len(prior), len(baselines)))])
             errors[out] = targets[out] - features[out] @ lstsq(stacked, right)[0]
     absolute = np.abs(errors) * np.concatenate(size)[:, None]
 
     def mean(rows: npt.NDArray[np.bool_], column: int) -> float | None:
         return float(absolute[rows, column].mean()) if rows.any() else None
 
-    return [LeftOut(mean(energies, c), mean(~energies, c)) for c in range(len(references))]
+    return [LeftOut(mean(energies, c), mean(~energies, c)) for c in range(len(baselines))]

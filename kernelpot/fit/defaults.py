@@ -8,16 +8,12 @@ import numpy as np
 from ase.data import covalent_radii
 
 from kernelpot.baseline.free_atoms import AtomicEnergies
-from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset
-from kernelpot.data.neighbors import neighbor_list
 from kernelpot.gp.labels import bulk_volume
 from kernelpot.terms.soap import SOAPTerm
 
 # Sparse points per term.
 N_SPARSE = {"fast": 300, "default": 1000, "accurate": 3000}
-# Structures looked at for the length scale.
-MAX_FRAMES = 200
 # Noise of energies [eV/atom]; of forces as a share of their root mean square; of
 # stresses [eV/Å^3]. They stand for what the model cannot represent more than for errors
 # of the labels. Chosen, like the shapes below, on validation splits of training data.
@@ -61,21 +57,11 @@ def length_scale(data: Dataset) -> tuple[float, str]:
     molecule in a periodic box has a volume that says nothing either).
     """
     volume = bulk_volume(list(data))
-    frames = list(data)[:: max(1, len(data) // MAX_FRAMES)]
-    nearest: list[FloatArray] = []
-    heavy: list[int] = []
-    for frame in frames:
-        atoms = frame.atoms[frame.atoms.numbers > 1]
-        heavy += atoms.numbers.tolist()
-        pairs = neighbor_list(atoms, 4.0) if len(atoms) else None
-        if pairs is not None and pairs.n_pairs:
-            distances = np.linalg.norm(pairs.displacements(atoms.positions), axis=1)
-            bonded = np.flatnonzero(np.diff(pairs.first))
-            nearest.append(np.minimum.reduceat(distances, pairs.first[bonded]))
-    radius = float(np.median(covalent_radii[heavy])) if heavy else 0.6
+    heavy, nearest = data.distances.heavy, data.distances.nearest_heavy
+    radius = float(np.median(covalent_radii[heavy])) if len(heavy) else 0.6
     bond = RADII_PER_BOND * radius
-    if nearest:
-        bond = min(bond, float(np.median(np.concatenate(nearest))))
+    if len(nearest):
+        bond = min(bond, float(np.median(nearest)))
     limit = BONDS_PER_LENGTH * bond
     length = volume ** (1 / 3)
     if length <= limit:

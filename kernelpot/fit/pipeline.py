@@ -10,33 +10,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from ase.data import chemical_symbols
-
 from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import Progress
-from kernelpot.data.dataset import Dataset, Frame
+from kernelpot.data.dataset import Dataset
 from kernelpot.fit import accumulation
-from kernelpot.fit.accumulation import FactorTree, Labels
+from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
 from kernelpot.fit.left_out import structures_to_leave_out
 from kernelpot.fit.noise import METHODS, choose_hyperparameters, is_searched
 from kernelpot.fit.plan import Plan, expected_seconds, plan_memory
 from kernelpot.fit.problem import Problem, prepare
-from kernelpot.fit.progress import Overall, nth_of
+from kernelpot.fit.progress import Overall
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import record, solve
-from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES, choose_sparse_points
+from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES
 from kernelpot.fit.state import State
-from kernelpot.gp.blocks import BoundTerm
-from kernelpot.gp.design import Design
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import GroupedFactor
-from kernelpot.terms.base import Term
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -163,7 +157,7 @@ def select(
         If more points are asked for than there are environments, or given ones leave
         out a species.
     """
-    return chosen_state(
+    return State.chosen(
         problem.terms,
         problem.species,
         problem.frames,
@@ -172,61 +166,6 @@ def select(
         candidate_bytes=MAX_CANDIDATE_BYTES if plan is None else plan.candidate_bytes,
         progress=progress,
     )
-
-
-def chosen_state(
-    terms: Sequence[Term],
-    species: tuple[int, ...],
-    frames: Sequence[Frame],
-    *,
-    held_out: Sequence[int] = (),
-    settings: Settings,
-    usual: Sequence[int] | None = None,
-    candidate_bytes: float = MAX_CANDIDATE_BYTES,
-    progress: Progress | None = None,
-) -> State:
-    """Choose the sparse points of some terms among the environments of some frames.
-
-    Parameters
-    ----------
-    terms : sequence of Term
-    species : tuple of int
-    frames : sequence of Frame
-        In canonical order.
-    held_out : sequence of int
-        Frames to choose from only where the others hold too little.
-    settings : Settings
-        Given sparse points, the usual number of them, and the seed.
-    usual : sequence of int, optional
-        That number for each term instead.
-    candidate_bytes : float
-    progress : callable, optional
-
-    Returns
-    -------
-    State
-    """
-    bound = [BoundTerm.of(term, species) for term in terms]
-    points, notes, unseen = [], [], held_out
-    for index, term in enumerate(bound):
-        given = None if settings.sparse_points is None else settings.sparse_points[index]
-        chosen = choose_sparse_points(
-            term,
-            index,
-            frames,
-            held_out=held_out,
-            given=given,
-            default_n_sparse=settings.default_n_sparse if usual is None else usual[index],
-            seed=settings.seed,
-            candidate_bytes=candidate_bytes,
-            progress=None if progress is None else nth_of(progress, index, len(bound)),
-        )
-        points += chosen.points
-        notes += [f"term {index}: {note}" for note in chosen.notes]
-        unseen = () if chosen.from_all else unseen
-    design = Design.of(species, bound, points)
-    _check_every_species(design)
-    return State(design, notes, FactorTree(design.n_columns), unseen)
 
 
 def accumulate(
@@ -274,17 +213,3 @@ def accumulate(
         after_batch=None if saver is None else lambda _: saver.save_if_due(state),
         progress=progress,
     )
-
-
-def _check_every_species(design: Design) -> None:
-    present = design.present
-    if not all(term.descriptor.has_centers for term in design.terms):
-        return  # whole structures have all species
-    missing = [
-        chemical_symbols[number] for z, number in enumerate(design.species) if z not in present
-    ]
-    if missing:
-        raise ValueError(
-            f"`sparse_points` has no environment of {', '.join(missing)} in any term: add one, "
-            "or leave a term's list out to have it selected"
-        )

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
 from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
-from kernelpot.baseline.reference import Reference, terms_of, without_terms
+from kernelpot.baseline.reference import Reference, terms_of
 from kernelpot.baseline.repulsion import assemble
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.order import canonical_order, fingerprint
@@ -81,18 +81,17 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
     species = dataset.species
     noise, noise_notes = _choose_noise(settings, dataset)
     e0 = atomic_energies(dataset, _given_e0(settings.e0))
-    baseline_notes: list[str] = []
     if settings.baseline is None:
         terms, _ = _choose_terms(settings, dataset, e0)
-        baseline, baseline_notes = choose_baseline(
+        explained, baseline_notes = choose_baseline(
             dataset, species, e0, terms, noise, seed=settings.seed
         )
     else:
-        baseline = terms_of(settings.baseline)
-    reference, found = assemble(baseline, dataset, species, e0)
+        explained, baseline_notes = assemble(terms_of(settings.baseline), dataset, species, e0)
+    reference = explained.reference
     e0 = reference.e0
     # the scale of the kernels: of what the baseline leaves
-    terms, notes = _choose_terms(settings, without_terms(dataset, reference), e0)
+    terms, notes = _choose_terms(settings, explained.without_terms(), e0)
     frames = canonical_order(with_isolated_atoms(dataset, e0))
     return Problem(
         dataset,
@@ -100,9 +99,9 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         terms,
         noise,
         reference,
-        [reference.remainder(frame) for frame in frames],
+        explained.remainders(frames),
         [fingerprint(frame) for frame in frames],
-        [*notes, *baseline_notes, *found, *_isolated_notes(dataset, e0)],
+        [*notes, *baseline_notes, *_isolated_notes(dataset, e0)],
         noise_notes,
         hold_out([(frame.config_type, frame.atoms.numbers) for frame in frames]),
     )

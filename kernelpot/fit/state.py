@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ase.data import chemical_symbols
+
+from kernelpot.common.types import Progress
+from kernelpot.data.dataset import Frame
 from kernelpot.fit.accumulation import FactorTree
+from kernelpot.fit.progress import nth_of
+from kernelpot.fit.settings import Settings
+from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES, choose_sparse_points
+from kernelpot.gp.blocks import BoundTerm
 from kernelpot.gp.design import Design
+from kernelpot.terms.base import Term
 
 
 @dataclass(frozen=True)
@@ -28,3 +37,80 @@ class State:
     notes: Sequence[str]
     tree: FactorTree
     unseen: Sequence[int] = ()
+
+    @classmethod
+    def chosen(
+        cls,
+        terms: Sequence[Term],
+        species: tuple[int, ...],
+        frames: Sequence[Frame],
+        *,
+        held_out: Sequence[int] = (),
+        settings: Settings,
+        usual: Sequence[int] | None = None,
+        candidate_bytes: float = MAX_CANDIDATE_BYTES,
+        progress: Progress | None = None,
+    ) -> State:
+        """Choose the sparse points of some terms among the environments of some frames.
+
+        Parameters
+        ----------
+        terms : sequence of Term
+        species : tuple of int
+        frames : sequence of Frame
+            In canonical order.
+        held_out : sequence of int
+            Frames to choose from only where the others hold too little.
+        settings : Settings
+            Given sparse points, the usual number of them, and the seed.
+        usual : sequence of int, optional
+            That number for each term instead.
+        candidate_bytes : float
+            Memory for features to select from.
+        progress : callable, optional
+
+        Returns
+        -------
+        State
+
+        Raises
+        ------
+        ValueError
+            If more points are asked for than there are environments, or given ones leave
+            out a species.
+        """
+        bound = [BoundTerm.of(term, species) for term in terms]
+        points, notes, unseen = [], [], held_out
+        for index, term in enumerate(bound):
+            given = None if settings.sparse_points is None else settings.sparse_points[index]
+            chosen = choose_sparse_points(
+                term,
+                index,
+                frames,
+                held_out=held_out,
+                given=given,
+                default_n_sparse=settings.default_n_sparse if usual is None else usual[index],
+                seed=settings.seed,
+                candidate_bytes=candidate_bytes,
+                progress=None if progress is None else nth_of(progress, index, len(bound)),
+            )
+            points += chosen.points
+            notes += [f"term {index}: {note}" for note in chosen.notes]
+            unseen = () if chosen.from_all else unseen
+        design = Design.of(species, bound, points)
+        _check_every_species(design)
+        return cls(design, notes, FactorTree(design.n_columns), unseen)
+
+
+def _check_every_species(design: Design) -> None:
+    present = design.present
+    if not all(term.descriptor.has_centers for term in design.terms):
+        return  # whole structures have all species
+    missing = [
+        chemical_symbols[number] for z, number in enumerate(design.species) if z not in present
+    ]
+    if missing:
+        raise ValueError(
+            f"`sparse_points` has no environment of {', '.join(missing)} in any term: add one, "
+            "or leave a term's list out to have it selected"
+        )

@@ -21,7 +21,6 @@ from ase.data import chemical_symbols
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset, Frame
-from kernelpot.data.distances import shortest_distances
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
 from kernelpot.fit.problem import with_isolated_atoms
@@ -134,7 +133,7 @@ def _check_previous(model: FittedModel, data: Dataset | None, add_sparse: int) -
 
 def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
     """Warn of pairs closer than the data that the wall was built for."""
-    found = shortest_distances(new)
+    found = new.distances.shortest
     notes = []
     for wall in model.baseline:
         for pair, known in (wall.d_min or {}).items() if isinstance(wall, Wall) else ():

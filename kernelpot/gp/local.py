@@ -18,9 +18,9 @@ from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.gp.blocks import Block, BoundTerm
 from kernelpot.gp.design import Design
-from kernelpot.gp.species_run import Part, SpeciesRun, TermRun, constant_prior
+from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
+from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.terms.base import FastMean
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
@@ -114,27 +114,6 @@ class LocalEvaluation:
     def energies(self) -> FloatArray:
         """Local energies [eV], shape (n_atoms,)."""
         return self.result.energies
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """The sparse points of a block in the order that the variance of a species needs.
-
-    Attributes
-    ----------
-    points : ndarray of shape (n_points, n_features)
-    weights : ndarray of shape (n_points,)
-    columns : ndarray of shape (n_used,)
-        Places of the first of them in the order of the species' `LocalVariance`
-        (ascending; points that repeat others come last and have none).
-    mean : FastMean or None
-        Closed form of the mean where that costs less than the kernel.
-    """
-
-    points: FloatArray
-    weights: FloatArray
-    columns: IntArray
-    mean: FastMean | None
 
 
 @dataclass

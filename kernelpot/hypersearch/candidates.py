@@ -18,10 +18,11 @@ from kernelpot.data.dataset import Frame
 from kernelpot.fit.hyperparameters import Free
 from kernelpot.fit.left_out import build_rows, choose_structures
 from kernelpot.fit.noise import tune
-from kernelpot.fit.pipeline import accumulate, chosen_state
+from kernelpot.fit.pipeline import accumulate
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.scores import Errors, Score
 from kernelpot.fit.settings import Settings
+from kernelpot.fit.state import State
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
 from kernelpot.regression.factors import GroupedFactor
@@ -136,7 +137,7 @@ class Judge:
             If these terms cannot be fitted.
         """
         problem = self.problem
-        state = chosen_state(
+        state = State.chosen(
             [term.changed(n_sparse=None) for term in terms],
             problem.species,
             problem.frames,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kernelpot.terms.base import Range, Term
+from kernelpot.terms.base import Term
+from kernelpot.terms.parameters import Range
 
 # Values are rounded to so many significant digits: finer differences mean nothing.
 DIGITS = 4

@@ -15,7 +15,7 @@ from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.system import Contribution, System, voigt
 from kernelpot.gp.design import Design
 from kernelpot.gp.local import BATCH, LocalModel
-from kernelpot.gp.species_run import TermRun
+from kernelpot.gp.parts import TermRun
 from kernelpot.model.fitted import FittedModel
 
 Potential = TypeVar("Potential")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernelpot.common.types import FloatArray
-from kernelpot.terms.base import SimilarityKernel
+from kernelpot.terms.similarity import SimilarityKernel
 
 
 @dataclass(frozen=True)

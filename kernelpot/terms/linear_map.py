@@ -18,14 +18,12 @@ from kernelpot.terms.base import (
     Environments,
     Kernel,
     Key,
-    Range,
     RowGradient,
     Tangents,
     Term,
-    TermBase,
     key_name,
-    require,
 )
+from kernelpot.terms.parameters import Range, TermBase, require
 
 
 @dataclass(frozen=True, eq=False)

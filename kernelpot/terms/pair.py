@@ -13,20 +13,17 @@ import numpy as np
 from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.system import VOIGT, Contribution, System
-from kernelpot.terms.base import (
+from kernelpot.terms.base import Environments, Key, RowGradient
+from kernelpot.terms.gaussian import GaussianKernel
+from kernelpot.terms.over_pairs import add_pair_rows, chunks_of
+from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
     SELECTIONS,
-    Environments,
-    Key,
     Range,
-    RowGradient,
     TermBase,
-    add_pair_rows,
-    chunks_of,
     require,
     require_number,
 )
-from kernelpot.terms.gaussian import GaussianKernel
 
 # Sparse points of each pair of species: a smooth function of one number needs no more.
 N_SPARSE = 30

@@ -12,21 +12,17 @@ import numpy as np
 
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
-from kernelpot.terms.base import (
+from kernelpot.terms.base import Environments, Key, RowGradient
+from kernelpot.terms.dot_product import DotProductKernel
+from kernelpot.terms.over_pairs import CenterTangents, add_pair_rows, chunks_of
+from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
     SELECTIONS,
-    CenterTangents,
-    Environments,
-    Key,
     Range,
-    RowGradient,
     TermBase,
-    add_pair_rows,
-    chunks_of,
     require,
     require_number,
 )
-from kernelpot.terms.dot_product import DotProductKernel
 from kernelpot.terms.power_spectrum import SOAP, PairBatch
 
 COMPRESSIONS = ("off", "mu1nu1", "mu2", "crossover")

@@ -13,7 +13,6 @@ import kernelpot as kp
 from kernelpot.baseline.free_atoms import AtomicEnergies
 from kernelpot.baseline.pair_functions import COULOMB
 from kernelpot.baseline.reference import BaselineTerm, ReadsAtoms, Reference
-from kernelpot.data.distances import shortest_distances
 from kernelpot.data.neighbors import neighbor_list, pair_forces
 from kernelpot.data.system import VOIGT
 from kernelpot.testing import numerical_forces, numerical_stress
@@ -163,7 +162,7 @@ def test_too_few_labels_are_said_to_be_too_few(salts):
 def test_widths_come_from_the_shortest_distances(salts):
     data = kp.read_dataset(salts)
     term = kp.Ewald({"Na": 1.0, "Cl": -1.0}).fit(data, SPECIES, FREE)
-    nearest = shortest_distances(data)[11, 17]
+    nearest = data.distances.shortest[11, 17]
     assert term.widths[11, 17] == pytest.approx(0.3 * nearest)
     energy, _ = term.pair_energy(np.array([nearest]), 11, 17)
     assert energy[0] == pytest.approx(-COULOMB / nearest, rel=3e-6)

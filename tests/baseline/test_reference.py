@@ -9,7 +9,6 @@ from kernelpot import Wall, read_dataset
 from kernelpot.baseline.free_atoms import atomic_energies
 from kernelpot.baseline.pair_functions import ZBL
 from kernelpot.common.smoothstep import smoothstep
-from kernelpot.data.distances import shortest_distances
 from kernelpot.data.system import Contribution, System
 from tests.conftest import label, rattled_alloy, structures
 
@@ -43,7 +42,7 @@ def data():
 
 def test_distances_come_from_the_data_capped_by_chemistry(data):
     wall = Wall().fit(data, (8, 13, 29))
-    shortest = shortest_distances(data)
+    shortest = data.distances.shortest
     touching = covalent_radii[13] + covalent_radii[29]
     assert wall.d_min[13, 29] == pytest.approx(min(shortest[13, 29], 0.95 * touching))
     assert wall.d_min[8, 13] == pytest.approx(0.8 * (covalent_radii[8] + covalent_radii[13]))

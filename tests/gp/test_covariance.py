@@ -87,7 +87,7 @@ def test_a_batch_is_its_structures_one_by_one(design, monkeypatch):
     batch = [structures()["cluster"], structures()["crystal"], structures()["tiny"]]
     sizes = [len(a) for a in batch]
     # small chunks, so that a structure's pairs span several of them
-    monkeypatch.setattr("kernelpot.terms.base.JACOBIAN_BYTES", 2e4)
+    monkeypatch.setattr("kernelpot.terms.over_pairs.JACOBIAN_BYTES", 2e4)
     together = covariance_rows(design, batch)
     monkeypatch.undo()
     first_atom = np.cumsum([0, *sizes])

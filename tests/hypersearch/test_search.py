@@ -7,7 +7,7 @@ import pytest
 
 import kernelpot as kp
 from kernelpot.cli.verbs import main
-from kernelpot.fit import pipeline
+from kernelpot.fit import state
 from kernelpot.hypersearch import candidates
 from kernelpot.hypersearch.path import Budget
 from kernelpot.hypersearch.space import Axis, Space
@@ -73,16 +73,16 @@ def test_the_score_is_that_of_refits_without_each_structure(labelled):
     """Closed form against fits to all but one structure, at the same sparse points."""
     from kernelpot.fit.accumulation import Labels, accumulate
     from kernelpot.fit.left_out import build_rows
-    from kernelpot.fit.pipeline import chosen_state
     from kernelpot.fit.problem import prepare
     from kernelpot.fit.settings import Settings
+    from kernelpot.fit.state import State
 
     problem = prepare(kp.read_dataset(labelled), Settings(terms=[BAD], baseline=[kp.Wall()]))
     judge = candidates.Judge(problem, (BAD,), ("energy", "forces", "stress"), 0, 1)
     errors, n_sparse = judge.errors((BAD,))
     assert n_sparse == [40]
     index = judge.chosen[3]
-    design = chosen_state(
+    design = State.chosen(
         [BAD], problem.species, problem.frames, held_out=judge.chosen, settings=Settings()
     ).design
     others = [frame for i, frame in enumerate(problem.frames) if i != index]
@@ -99,14 +99,14 @@ def test_the_score_is_that_of_refits_without_each_structure(labelled):
 
 def test_no_candidate_takes_sparse_points_from_its_judges(labelled, monkeypatch):
     seen = []
-    original = pipeline.choose_sparse_points
+    original = state.choose_sparse_points
 
     def spy(*arguments, **options):
         result = original(*arguments, **options)
         seen.append((options["held_out"], result.from_all))
         return result
 
-    monkeypatch.setattr(pipeline, "choose_sparse_points", spy)
+    monkeypatch.setattr(state, "choose_sparse_points", spy)
     found = kp.search(labelled, budget=3, potential=start(), refit=False)
     assert len(seen) == 3
     assert all(held == seen[0][0] and not from_all for held, from_all in seen)

@@ -116,7 +116,7 @@ def test_mean_and_adjoint_are_the_rows_times_the_weights(pot, name, fast):
 
 def test_a_batch_is_its_structures_one_by_one(design, monkeypatch):
     batch = [structures()[name] for name in ("cluster", "crystal", "tiny")]
-    monkeypatch.setattr("kernelpot.terms.base.JACOBIAN_BYTES", 2e4)  # several chunks
+    monkeypatch.setattr("kernelpot.terms.over_pairs.JACOBIAN_BYTES", 2e4)  # several chunks
     together = whole_rows(design, batch)
     monkeypatch.undo()
     first = np.cumsum([0, *map(len, batch)])
