@@ -51,9 +51,18 @@ class Design:
     def of(
         cls, species: tuple[int, ...], terms: Sequence[BoundTerm], points: Iterable[Points]
     ) -> Design:
-        """Whiten the sparse points of every class of environments and term."""
+        """Whiten the sparse points of every class of environments and term.
+
+        At a delta of one: it scales columns, and what they span does not depend on it.
+        """
+        unit = [term.term.changed(delta=1.0).kernel() for term in terms]
         return cls.known(
-            species, terms, [(p, whitening(terms[p.term].kernel.gram(p.points))) for p in points]
+            species,
+            terms,
+            [
+                (p, whitening(unit[p.term].gram(p.points)) / terms[p.term].kernel.delta)
+                for p in points
+            ],
         )
 
     @classmethod
