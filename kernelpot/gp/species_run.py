@@ -116,13 +116,15 @@ class SpeciesRun:
         return np.broadcast_to(np.asarray(total, dtype=float), (n,))
 
     def variance(self) -> FloatArray:
-        """Posterior variances [eV^2]."""
+        """Posterior variances [eV^2]; zero where no term has an energy of these atoms."""
+        if not self.parts:
+            return np.zeros(len(self.rows))
         return self._exact(self._model.variances[self._z])
 
     def blend_variance(self, blend: Blend) -> FloatArray:
         """Variances for a blend, or upper bounds of them that do not matter to it [eV^2]."""
         irrelevant = blend.irrelevant_below(self._z)
-        if irrelevant == np.inf:
+        if irrelevant == np.inf or not self.parts:
             return np.zeros(len(self.rows))
         exact = self._variance_of(blend)
         if self._explained is not None and self._explained.posterior is exact:
@@ -139,7 +141,7 @@ class SpeciesRun:
 
     def novelty(self) -> FloatArray:
         """What the sparse points do not span of the prior variance [eV^2]."""
-        phi = []
+        phi = [np.zeros((len(self.rows), 0))]
         for part in self.parts:
             k = part.kernel(part.u, part.block.points)
             phi.append(part.summed(part.weighted(k), part.at, len(self.rows)) @ part.block.T)

@@ -238,8 +238,10 @@ def _add_term(
     term = design.terms[t]
     parts = []
     for block in design.blocks:
+        if block.term != t:
+            continue
         members = np.flatnonzero(run.found.key == term.descriptor.keys.index(block.key))
-        if block.term == t and len(members):
+        if len(members):
             weight = 1.0 if run.found.weight is None else run.found.weight[members, None]
             similarity = term.kernel.similarity(run.u[members], block.points)
             values, slopes = term.kernel.values(similarity), term.kernel.slopes(similarity)

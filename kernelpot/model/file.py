@@ -146,7 +146,7 @@ def _restore(
         design,
         arrays["weights"],
         variances("variance"),
-        variances("gauge_fixed") if f"gauge_fixed_{design.present[0]}" in arrays else None,
+        variances("gauge_fixed") if any(k.startswith("gauge_fixed_") for k in arrays) else None,
     )
     noise = dict(header["noise"])
     noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]

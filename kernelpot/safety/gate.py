@@ -112,7 +112,7 @@ class VarianceGate:
         low = self._fill("std_low", symbols, net.std_low)
         high = self._fill("std_high", symbols, net.closed_factor * low)
         for symbol, a, b in zip(symbols, low, high, strict=True):
-            if not b > a:
+            if not b > a and np.isfinite(a):
                 raise ValueError(
                     f"`std_high` of {symbol} must exceed its `std_low` of {a:.4g} eV, got {b:.4g}"
                 )
@@ -190,8 +190,10 @@ class GatedEnergies:
         above = energies - fallback
         if self._thresholds is not None:
             low, high = (t[self._z_index[atoms]] for t in self._thresholds)
-            closed, slope = smoothstep((variances - low) / (high - low))
-            by_variance = -keep * above * slope / (high - low)
+            # never closed where there is nothing to go by
+            width = np.subtract(high, low, out=np.ones(len(low)), where=np.isfinite(low))
+            closed, slope = smoothstep((variances - low) / width)
+            by_variance = -keep * above * slope / width
         share = (1.0 - closed) * keep
         return Blended(fallback + share * above, share, by_variance, (1.0 - closed) * above)
 

@@ -43,7 +43,8 @@ class SafetyNet:
     Attributes
     ----------
     std_low : ndarray of shape (n_species,)
-        Local standard deviation at which the gate begins to close [eV].
+        Local standard deviation at which the gate begins to close [eV]; infinite for a
+        species whose atoms have no energies of their own.
     fallback : ndarray of shape (n_species,)
         Local energy that takes over, beyond e0 and baseline [eV].
     d_min : mapping of (Z, Z') to float
@@ -88,7 +89,8 @@ class SafetyNet:
         SafetyNet
         """
         return cls(
-            np.array(data["std_low"], dtype=float),
+            # JSON has no infinity
+            np.array([np.inf if s is None else s for s in data["std_low"]], dtype=float),
             np.array(data["fallback"], dtype=float),
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
             np.array(data["closed_factor"], dtype=float),
@@ -190,6 +192,13 @@ def learn_safety_net(
     notes = []
     prior_std = typical_prior_std(local, species, structures)
     for z, number in enumerate(species):
+        if prior_std[z] == 0.0:
+            low[z] = np.inf
+            notes.append(
+                f"{chemical_symbols[number]}: outside the gate, as no term has energies of "
+                "single atoms"
+            )
+            continue
         low[z], note = _threshold(left_out[z], chosen_from[z], bias, float(prior_std[z]))
         notes.append(f"{chemical_symbols[number]}: {note}")
     return SafetyNet(

@@ -65,7 +65,12 @@ def widened(
         With the smallest `closed_factor`, one for all species, that keeps the frequencies
         of moved atoms below `MAX_FREQUENCY`; the best one if none does.
     """
-    ways = [_ways_out(net, local, species, structures, z, n_threads) for z in species]
+    gated = np.isfinite(net.std_low)
+    ways = [
+        _ways_out(net, local, species, structures, z, n_threads)
+        for z, has_gate in zip(species, gated, strict=True)
+        if has_gate
+    ]
     if not any(ways):
         return net
     prior_std = typical_prior_std(local, species, structures)
