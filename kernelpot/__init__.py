@@ -1,4 +1,4 @@
-"""Gaussian-process interatomic potentials with SOAP descriptors.
+"""Gaussian-process interatomic potentials.
 
 The names below are the public interface; they are imported on first use, so that
 ``import kernelpot`` stays quick.
