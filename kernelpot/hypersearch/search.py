@@ -161,10 +161,11 @@ def search(
         Where to start, and parameters of the fit; by default the default potential. It
         is not changed.
     parameters : sequence of str, optional
-        What to search: some of ``"r_cut"``, ``"sigma_atom"``, ``"central_weight"``,
-        ``"zeta"`` (integers) and ``"n_sparse"``. The last, which always helps and always
-        costs, only if named here or in `bounds`: a doubling must then lower the errors by
-        5 %.
+        What to search, among `searched` of the terms: of SOAP ``"r_cut"``,
+        ``"sigma_atom"``, ``"central_weight"`` and ``"zeta"`` (integers), of pairs
+        ``"r_cut"`` and ``"length_scale"``; of all of them ``"n_sparse"``. The last, which
+        always helps and always costs, only if named here or in `bounds`: a doubling must
+        then lower the errors by 5 %.
     bounds : mapping of str to (low, high), optional
         Values that a parameter stays within, in every term.
     n_sparse : int, default=300
