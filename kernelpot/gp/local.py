@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
+from kernelpot.gp.blend import Blend
 from kernelpot.gp.blocks import Block, BoundTerm
 from kernelpot.gp.design import Design
 from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
@@ -27,63 +27,6 @@ from kernelpot.regression.local_variance import LocalVariance
 BATCH, VARIANCE_BATCH = 128, 256
 # In place of a species, for whole structures.
 WHOLE = -1
-
-
-@dataclass(frozen=True)
-class Blended:
-    """Energies of a run of atoms that depend on local energies and variances.
-
-    Attributes
-    ----------
-    energies : ndarray of shape (n_atoms,)
-        [eV].
-    by_energy, by_variance : ndarray of shape (n_atoms,)
-        Their derivatives by local energy and variance.
-    by_keep : ndarray of shape (n_atoms,) or None
-        Their derivatives by what else they depend on (the factors of `Blend.pull`).
-    """
-
-    energies: FloatArray
-    by_energy: FloatArray
-    by_variance: FloatArray
-    by_keep: FloatArray | None = None
-
-
-class Blend(Protocol):
-    """An energy that depends on local energies and variances."""
-
-    @property
-    def gauge_fixed(self) -> bool:
-        """Whether its variances are those of `LocalModel.gauge_fixed`."""
-
-    def irrelevant_below(self, species: int) -> float:
-        """Variance of an atom of a species below which its value does not matter [eV^2]."""
-
-    def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
-        """Energies of a run of atoms, and their derivatives.
-
-        Variances are exact, or upper bounds not above `irrelevant_below`.
-        """
-
-    def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
-        """Add the derivative through what does not depend on local energies."""
-
-
-class AsItIs:
-    """The energy itself, of which the exact variances a gate would see are wanted."""
-
-    gauge_fixed = True
-
-    def irrelevant_below(self, species: int) -> float:
-        """Nothing is irrelevant."""
-        return -np.inf
-
-    def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
-        """Energies as they are."""
-        return Blended(energies, np.ones_like(energies), np.zeros_like(energies))
-
-    def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
-        """Depends on nothing else."""
 
 
 @dataclass(frozen=True)
@@ -316,11 +259,38 @@ class LocalModel:
             for term in self.terms
         ]
         z_run = system.z_index(self.species)[atoms]
-        species = [
-            SpeciesRun(self, int(z), np.flatnonzero(z_run == z), runs, atoms, z_run)
-            for z in np.unique(z_run)
-        ]
+        species = []
+        for z in np.unique(z_run).tolist():
+            rows = np.flatnonzero(z_run == z)
+            parts = [
+                self._part(z, index, block, runs[block.term], rows, atoms, z_run)
+                for index, block in self.blocks_of(z)
+            ]
+            posterior = self.variances.get(z)
+            fixed = posterior if self.gauge_fixed is None else self.gauge_fixed.get(z)
+            species.append(SpeciesRun(z, rows, parts, posterior, fixed))
         return runs, species
+
+    def _part(
+        self,
+        z: int,
+        index: int,
+        block: Block,
+        run: TermRun | None,
+        rows: IntArray,
+        atoms: slice,
+        z_run: IntArray,
+    ) -> Part:
+        """Environments of a block that belong to the atoms of a species in a run."""
+        assert run is not None
+        term = self.terms[block.term]
+        members, at = rows, None
+        if not term.descriptor.one_per_atom:
+            key = term.descriptor.keys.index(block.key)
+            center = run.found.center - atoms.start
+            members = np.flatnonzero((run.found.key == key) & (z_run[center] == z))
+            at = np.searchsorted(rows, center[members])
+        return Part(block, term.kernel, self.compiled[z, index], run, members, at)
 
     def _add_whole(self, t: int, system: System, result: Contribution, gradient: bool) -> None:
         """Add a term whose environments are whole structures, shared equally by their atoms."""

@@ -7,20 +7,17 @@ passed back to their environments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kernelpot.common.types import FloatArray, IntArray
-from kernelpot.gp.parts import Part, TermRun
+from kernelpot.gp.blend import Blend
+from kernelpot.gp.parts import Part
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.regression.novelty import novelty
-
-if TYPE_CHECKING:
-    from kernelpot.gp.local import Blend, LocalModel
 
 # Of the points that explain most, this share screens: atoms whose variance they already
 # bring below what matters need no more.
@@ -54,43 +51,27 @@ class SpeciesRun:
 
     Parameters
     ----------
-    model : LocalModel
     z : int
         Species index.
     rows : ndarray of shape (n_atoms,)
         Which atoms of the run.
-    runs : sequence of TermRun or None
-        Environments of the run, term by term.
-    atoms : slice
-        The run.
-    z_run : ndarray
-        Species index of each atom of the run.
+    parts : list of Part
+        Their environments, block by block.
+    posterior, gauge_fixed : LocalVariance or None
+        Of their energies, and given the mean energy of the species; None without parts.
     """
 
     def __init__(
         self,
-        model: LocalModel,
         z: int,
         rows: IntArray,
-        runs: Sequence[TermRun | None],
-        atoms: slice,
-        z_run: IntArray,
+        parts: list[Part],
+        posterior: LocalVariance | None,
+        gauge_fixed: LocalVariance | None,
     ) -> None:
-        self.rows = rows
-        self._model, self._z = model, z
-        self.parts: list[Part] = []
-        for index, block in model.blocks_of(z):
-            run, term = runs[block.term], model.terms[block.term]
-            assert run is not None
-            at = None
-            members = rows
-            if not term.descriptor.one_per_atom:
-                key = term.descriptor.keys.index(block.key)
-                center = run.found.center - atoms.start
-                members = np.flatnonzero((run.found.key == key) & (z_run[center] == z))
-                at = np.searchsorted(rows, center[members])
-            compiled = model.compiled[z, index]
-            self.parts.append(Part(block, term.kernel, compiled, run, members, at))
+        self.rows, self.parts = rows, parts
+        self._z = z
+        self._posterior, self._gauge_fixed = posterior, gauge_fixed
         self._explained: _Explained | None = None
 
     # ---- values --------------------------------------------------------------------
@@ -117,16 +98,16 @@ class SpeciesRun:
 
     def variance(self) -> FloatArray:
         """Posterior variances [eV^2]; zero where no term has an energy of these atoms."""
-        if not self.parts:
+        if self._posterior is None:
             return np.zeros(len(self.rows))
-        return self._exact(self._model.variances[self._z])
+        return self._exact(self._posterior)
 
     def blend_variance(self, blend: Blend) -> FloatArray:
         """Variances for a blend, or upper bounds of them that do not matter to it [eV^2]."""
         irrelevant = blend.irrelevant_below(self._z)
-        if irrelevant == np.inf or not self.parts:
-            return np.zeros(len(self.rows))
         exact = self._variance_of(blend)
+        if irrelevant == np.inf or exact is None:
+            return np.zeros(len(self.rows))
         if self._explained is not None and self._explained.posterior is exact:
             return exact.unexplained(self.prior, self._explained.values)
         points = max(SCREEN_MINIMUM, int(SCREEN_SHARE * len(exact.order)))
@@ -159,8 +140,9 @@ class SpeciesRun:
         atoms = np.flatnonzero(by_variance)
         by_kernel = None
         similarities: dict[int, FloatArray] = {}
-        if len(atoms):
-            by_kernel, similarities = self._by_kernel(self._variance_of(blend), atoms)
+        posterior = self._variance_of(blend)
+        if len(atoms) and posterior is not None:
+            by_kernel, similarities = self._by_kernel(posterior, atoms)
             by_kernel *= by_variance[atoms, None]
         for index, part in enumerate(self.parts):
             factor = by_energy if part.at is None else by_energy[part.at]
@@ -203,10 +185,8 @@ class SpeciesRun:
         else:
             part.by_u[which] += cotangent @ points[:n]
 
-    def _variance_of(self, blend: Blend) -> LocalVariance:
-        model = self._model
-        fixed = model.gauge_fixed if blend.gauge_fixed else None
-        return (model.variances if fixed is None else fixed)[self._z]
+    def _variance_of(self, blend: Blend) -> LocalVariance | None:
+        return self._gauge_fixed if blend.gauge_fixed else self._posterior
 
     def _exact(
         self,
@@ -272,7 +252,7 @@ class SpeciesRun:
         similarities : dict of part to ndarray of shape (n_env, n)
         """
         if n_points is None:
-            n_points = len(self._model.variances[self._z].order)
+            n_points = 0 if self._posterior is None else len(self._posterior.order)
         n_atoms = len(self.rows) if atoms is None else len(atoms)
         k = np.empty((n_atoms, n_points))
         similarities: dict[int, FloatArray] = {}

@@ -19,9 +19,10 @@ from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
 from kernelpot.data.system import Contribution, System, species_index, voigt
+from kernelpot.gp.blend import Blend, Blended
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
-from kernelpot.gp.local import Blend, Blended, LocalEvaluation, LocalModel
+from kernelpot.gp.local import LocalEvaluation, LocalModel
 from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.prediction import Prediction

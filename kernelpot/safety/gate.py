@@ -31,7 +31,7 @@ from ase.data import chemical_symbols
 from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
-from kernelpot.gp.local import Blended
+from kernelpot.gp.blend import Blended
 from kernelpot.safety.damping import Damping
 from kernelpot.safety.thresholds import SafetyNet
 
@@ -149,7 +149,7 @@ def as_gate(gate: VarianceGate | bool | None) -> VarianceGate | None:
 
 
 class GatedEnergies:
-    """Local energies blended with the fallback; a `kernelpot.gp.local.Blend`.
+    """Local energies blended with the fallback; a `kernelpot.gp.blend.Blend`.
 
     Its derivative by a local energy is one less the share of the fallback.
 

@@ -13,7 +13,8 @@ from ase.data import chemical_symbols
 from kernelpot.common.types import FloatArray, IntArray, Pair
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.system import System
-from kernelpot.gp.local import AsItIs, LocalModel
+from kernelpot.gp.blend import AsItIs
+from kernelpot.gp.local import LocalModel
 from kernelpot.safety.damping import Damping, damping
 
 # The fallback energy lies this far above the largest local energy of the data [eV].
