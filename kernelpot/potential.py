@@ -21,7 +21,7 @@ from kernelpot.data.order import canonical_order
 from kernelpot.data.reading import read_dataset
 from kernelpot.fit.pipeline import Options, fit
 from kernelpot.fit.settings import Settings
-from kernelpot.fit.update import smaller, update
+from kernelpot.fit.update import update
 from kernelpot.model import file
 from kernelpot.model.fitted import FittedModel, ReturnStd
 from kernelpot.model.prediction import Prediction
@@ -266,7 +266,7 @@ class KernelPotential(Estimator):
             n_threads=thread_count(n_threads),
             progress=progress,
         )
-        self._golden = smaller(self._golden, new)
+        self._golden = file.smallest([self._golden, *(frame.atoms for frame in new)])
         return self
 
     def _settings(self) -> Settings:

@@ -205,7 +205,6 @@ def species_index(numbers: IntArray, species: Sequence[int]) -> IntArray:
 # Cartesian axes of the components xx yy zz yz xz xy.
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 VOIGT_ROWS, VOIGT_COLUMNS = (list(axis) for axis in zip(*VOIGT, strict=True))
-# Symmetrizes a 3x3 tensor and lists xx yy zz yz xz xy.
 
 
 def voigt(full: FloatArray) -> FloatArray:

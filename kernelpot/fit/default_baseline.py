@@ -115,9 +115,11 @@ def choose_baseline(
     try:
         bonds = pair_functions(data, species, longest.r_cut)
         both, notes = assemble([Wall(), bonds], data, species, e0)
+        without, with_bonds = left_out_errors(
+            frames, species, [wall, both], longest, noise, seed=seed
+        )
     except ValueError as error:
         return wall, [f"baseline: the wall alone; no pair functions: {error}"]
-    without, with_bonds = left_out_errors(frames, [wall, both], longest, noise, seed=seed)
     ratios = with_bonds.ratios(without)
     mean = float(np.exp(np.mean(np.log(ratios))))
     compared = (
@@ -189,6 +191,7 @@ def some_frames(data: Dataset) -> list[Frame]:
 
 def left_out_errors(
     frames: Sequence[Frame],
+    species: tuple[int, ...],
     baselines: Sequence[Explained],
     term: Term,
     noise: Noise,
@@ -203,6 +206,8 @@ def left_out_errors(
     Parameters
     ----------
     frames : sequence of Frame
+    species : tuple of int
+        Of all the data.
     baselines : sequence of Explained
     term : Term
         Kernel; its number of sparse points is replaced by a small one.
@@ -214,7 +219,6 @@ def left_out_errors(
     list of LeftOut
         One per baseline.
     """
-    species = tuple(sorted({int(z) for frame in frames for z in frame.atoms.numbers}))
     settings = Settings(seed=seed)
     design = State.chosen(
         [term.changed(n_sparse=None)], species, frames, settings=settings, usual=[N_SPARSE]

@@ -84,7 +84,7 @@ class Candidates:
     ----------
     grouped : GroupedFactor
     layout : Layout
-        Whitened columns of each species and term.
+        Whitened columns of each block.
     noise : Noise
         The start.
     free : Free

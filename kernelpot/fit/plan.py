@@ -70,7 +70,7 @@ class Workload:
     n_features : int
         Features of the largest descriptor.
     n_candidates : int
-        Environments to select from, if all were kept.
+        Environments to select from, if all were kept: about one for each atom.
     n_species, n_terms : int
     group_rows : tuple of int
         Labels of each group that has its own factor.

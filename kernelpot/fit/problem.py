@@ -154,6 +154,9 @@ def _choose_terms(
     terms = list(settings.terms)
     if not terms:
         raise ValueError("`terms` must hold at least one term, got none")
+    for term in terms:
+        if isinstance(term, type) or not hasattr(term, "descriptor"):
+            raise TypeError(f"`terms` must hold terms such as SOAPTerm(...), got {term!r}")
     if settings.n_sparse is not None:
         if all(t.n_sparse is not None for t in terms):
             raise ValueError(

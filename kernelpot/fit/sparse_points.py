@@ -15,13 +15,13 @@ from kernelpot.data.dataset import Frame
 from kernelpot.data.system import System
 from kernelpot.gp.blocks import BoundTerm, Points
 from kernelpot.regression.selection import (
-    MINIMUM_PER_SPECIES,
+    MINIMUM_PER_CLASS,
     environment_keys,
     first_of_each,
     quotas,
     select,
 )
-from kernelpot.terms.base import Environments
+from kernelpot.terms.base import Environments, key_name
 
 # Selection sees at most so many environments of each class, and so many bytes of features
 # of all classes together.
@@ -97,9 +97,13 @@ def choose_sparse_points(
     ValueError
         If more sparse points are asked for than there are distinct environments.
     """
-    term, keys = bound.term, bound.descriptor.keys
+    term, descriptor = bound.term, bound.descriptor
+    keys = descriptor.keys
     if given is not None:
-        return Chosen(_given(bound, index, given), [], True)
+        points = _given(bound, index, given)
+        missing = {key_name(k) for k in keys} - {key_name(p.key) for p in points}
+        note = f"no sparse points of {', '.join(sorted(missing))} were given: energy zero"
+        return Chosen(points, [note] if missing else [], True)
     notes: list[str] = []
     unseen = set(held_out)
     seen = [index for index in range(len(frames)) if index not in unseen]
@@ -128,8 +132,9 @@ def choose_sparse_points(
     share = quotas(wanted, available)
     if sum(share.values()) > wanted:
         notes.append(
-            f"{sum(share.values())} sparse points instead of {wanted}: every species gets at "
-            f"least {MINIMUM_PER_SPECIES}"
+            f"{sum(share.values())} sparse points instead of {wanted}: every "
+            f"{'species' if descriptor.one_per_atom else 'kind of environment'} gets at least "
+            f"{MINIMUM_PER_CLASS}"
         )
     points = []
     for k in sorted(available):
@@ -234,10 +239,10 @@ def _count(bound: BoundTerm, atoms: Atoms) -> IntArray:
 
 def _some_of(counts: IntArray, limit: int, rng: np.random.Generator) -> IntArray:
     """Environments as (frame, number in it): all, or a random subset within the limit."""
-    frame = np.repeat(np.arange(len(counts)), counts)
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    number = np.arange(len(frame)) - first[frame]
-    if len(frame) > limit:
-        keep = np.sort(rng.choice(len(frame), limit, replace=False))
-        frame, number = frame[keep], number[keep]
-    return np.stack([frame, number], axis=1)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    chosen = np.arange(total)
+    if total > limit:
+        chosen = np.sort(rng.choice(total, limit, replace=False))
+    frame = np.searchsorted(ends, chosen, side="right")
+    return np.stack([frame, chosen - (ends - counts)[frame]], axis=1)

@@ -76,8 +76,8 @@ class State:
         Raises
         ------
         ValueError
-            If more points are asked for than there are environments, or given ones leave
-            out a species.
+            If more points are asked for than there are environments, there are none, or
+            given ones leave out a species.
         """
         bound = [BoundTerm.of(term, species) for term in terms]
         points, notes, unseen = [], [], held_out
@@ -98,18 +98,20 @@ class State:
             notes += [f"term {index}: {note}" for note in chosen.notes]
             unseen = () if chosen.from_all else unseen
         design = Design.of(species, bound, points)
-        _check_every_species(design)
+        _check_every_species(design, given=settings.sparse_points is not None)
         return cls(design, notes, FactorTree(design.n_columns), unseen)
 
 
-def _check_every_species(design: Design) -> None:
-    present = design.present
-    if not all(term.descriptor.has_centers for term in design.terms):
-        return  # whole structures have all species
-    missing = [
-        chemical_symbols[number] for z, number in enumerate(design.species) if z not in present
-    ]
-    if missing:
+def _check_every_species(design: Design, *, given: bool) -> None:
+    """Refuse a design of nothing, or given points that leave out a species."""
+    if not design.n_sparse:
+        r_cut = ", ".join(f"{term.descriptor.r_cut:g}" for term in design.terms)
+        raise ValueError(
+            f"the data have no environment of any term (r_cut {r_cut} Å): no two atoms are that "
+            "close; use a longer cutoff, or add a term such as kernelpot.SOAPTerm"
+        )
+    missing = [chemical_symbols[z] for z in design.species if not design.n_points_of(z)]
+    if given and missing and all(term.descriptor.has_centers for term in design.terms):
         raise ValueError(
             f"`sparse_points` has no environment of {', '.join(missing)} in any term: add one, "
             "or leave a term's list out to have it selected"

@@ -11,16 +11,14 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.types import FloatArray, Progress
-from kernelpot.data.dataset import Dataset, Frame
+from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
 from kernelpot.fit.problem import with_isolated_atoms
@@ -32,7 +30,8 @@ from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
 
-# Squared distances of unit features in single precision mean nothing below this.
+# Squared distances in single precision, relative to those that matter to the kernel, mean
+# nothing below this.
 _SAME = 1e-6
 
 
@@ -168,7 +167,8 @@ def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, lis
                 continue
             squares, known = bound.kernel.squares(own), bound.kernel.squares(block.points)
             order, distance = farthest_from(own, block.points, min(n, len(own)), squares, known)
-            unlike = distance > _SAME
+            # in units in which the kernel falls by its whole
+            unlike = distance * bound.kernel.largest_slope() / bound.kernel.diagonal() > _SAME
             ranked += [
                 (-d, index, int(e)) for d, e in zip(distance[unlike], order[unlike], strict=True)
             ]
@@ -179,9 +179,3 @@ def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, lis
         fewer = f" instead of {n}: the others are known already" if len(chosen) < n else ""
         notes.append(f"term {t}: {len(chosen)} sparse points added{fewer}")
     return Design.of(design.species, design.terms, extended), notes
-
-
-def smaller(first: Atoms, frames: Sequence[Frame]) -> Atoms:
-    """Smallest of a structure and some frames, the structure itself where none is smaller."""
-    candidates = [first, *(f.atoms for f in frames if len(f) > 1)]
-    return min(candidates, key=lambda atoms: (len(atoms) == 1, len(atoms)))

@@ -83,11 +83,6 @@ class Block(Points):
     columns: slice
 
 
-def in_order(points: Iterable[Points]) -> list[Points]:
-    """Sort by class, in each by term: what a species has is together."""
-    return sorted(points, key=lambda p: (p.key, p.term))
-
-
 def lay_out(points: Iterable[tuple[Points, FloatArray]]) -> list[Block]:
     """Blocks, one after the other, of sparse points with their whitening."""
     blocks: list[Block] = []

@@ -15,6 +15,10 @@ from kernelpot.data.system import System
 from kernelpot.gp.blocks import BoundTerm, Points
 from kernelpot.terms.base import Environments, RowGradient
 
+# Environments are compared with the points so many bytes of kernel at a time, at least so
+# many environments: an atom has one in SOAP, but dozens in pairs.
+CHUNK_BYTES, CHUNK = 16e6, 1024
+
 
 def covariance_rows(
     terms: Sequence[BoundTerm],
@@ -68,8 +72,28 @@ def _block_rows(
     n_structures, n_atoms = system.n_structures, system.n_atoms
     n_rows = n_structures + (3 * n_atoms + 6 * n_structures if derivatives else 0)
     rows = np.zeros((n_rows, len(block.points)))
-    if not len(members):
+    if not (len(members) and len(block.points)):
         return rows
+    size = max(CHUNK, int(CHUNK_BYTES / (8 * max(1, len(block.points)))))
+    for start in range(0, len(members), size):
+        _add_members(
+            term, block, system, environments, members[start : start + size], u, norm, rows
+        )
+    return rows
+
+
+def _add_members(
+    term: BoundTerm,
+    block: Points,
+    system: System,
+    environments: Environments,
+    members: IntArray,
+    u: FloatArray,
+    norm: FloatArray,
+    rows: FloatArray,
+) -> None:
+    """Add some environments to the rows of one block of sparse points."""
+    n_structures, n_atoms = system.n_structures, system.n_atoms
     own = u[members]
     similarity = term.kernel.similarity(own, block.points)
     values = term.kernel.values(similarity)
@@ -78,7 +102,7 @@ def _block_rows(
     owners, runs = np.unique(environments.structure[members], return_index=True)
     weighted = values if weight is None else weight * values
     rows[owners] += np.add.reduceat(weighted, runs, axis=0)
-    if derivatives:
+    if len(rows) > n_structures:
         slope = term.kernel.slopes(similarity) / norm[members, None]
         if weight is not None:
             slope *= weight
@@ -92,4 +116,3 @@ def _block_rows(
             rows[n_structures:first_virial],
             rows[first_virial:],
         )
-    return rows

@@ -62,6 +62,7 @@ class Design:
             [
                 (p, whitening(unit[p.term].gram(p.points)) / terms[p.term].kernel.delta)
                 for p in points
+                if len(p.points)
             ],
         )
 
@@ -72,8 +73,21 @@ class Design:
         terms: Sequence[BoundTerm],
         points: Iterable[tuple[Points, FloatArray]],
     ) -> Design:
-        """Take over the whitening of each entry of `points`."""
-        return cls(species, terms, lay_out(points))
+        """Take over the whitening of each entry of `points`.
+
+        A class of environments that has no points gets a block without any: nothing is
+        known of its energies but their prior.
+        """
+        given = list(points)
+        named = {(p.term, p.key) for p, _ in given}
+        for t, term in enumerate(terms):
+            nothing = np.zeros((0, term.descriptor.n_features))
+            given += [
+                (Points(t, key, nothing), np.zeros((0, 0)))
+                for key in term.descriptor.keys
+                if (t, key) not in named
+            ]
+        return cls(species, terms, lay_out(given))
 
     @property
     def layout(self) -> Layout:
@@ -114,8 +128,18 @@ class Design:
 
     @property
     def present(self) -> list[int]:
-        """Indices of the species whose local energies have sparse points."""
+        """Indices of the species whose atoms have energies of their own in some term."""
         return [z for z, number in enumerate(self.species) if any(self.blocks_of(number))]
+
+    def n_points_of(self, number: int) -> int:
+        """Sparse points that the local energies of a species depend on.
+
+        Parameters
+        ----------
+        number : int
+            Atomic number.
+        """
+        return sum(len(block.points) for _, block in self.blocks_of(number))
 
     def rescaled(self, factors: Sequence[float]) -> Design:
         """Design with the delta of each term multiplied: same span, same directions.

@@ -5,7 +5,7 @@ covariance with the sparse points and :math:`k_{**}` its prior variance,
 
 .. math:: v = k_{**} - |\phi|^2 + |R^{-\top} \phi|^2 .
 
-Let x be a coordinate (of an atom, or a strain), u_i the unit features of environment i
+Let x be a coordinate (of an atom, or a strain), u_i the embedded features of environment i
 and :math:`g_i = \partial u_i / \partial x`. A derivative by x has
 
 .. math::

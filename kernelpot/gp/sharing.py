@@ -79,7 +79,12 @@ def rows_of_known_means(design: Design) -> FloatArray:
 
 
 def _of_single_species(design: Design) -> list[Block]:
-    return [block for block in design.blocks if len(block.key) == 1]
+    """Blocks whose sparse points are local energies of a species."""
+    return [
+        block
+        for block in design.blocks
+        if design.terms[block.term].descriptor.one_per_atom and len(block.points)
+    ]
 
 
 def _sparse_rows(T: FloatArray) -> FloatArray:

@@ -20,7 +20,7 @@ bound, and only structures whose bound heads the list are looked at again (lazy
 evaluation [1]_).
 
 The largest variance finds what is unlike all that is known. Errors of structures like the
-candidates are another goal: there the mean variance of all of them counts (`meanvariance`).
+candidates are another goal: there the mean variance of all of them counts (`optimal_design`).
 
 References
 ----------
@@ -53,12 +53,15 @@ from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.layout import Layout
 from kernelpot.regression.novelty import novelty
 from kernelpot.regression.optimal_design import choose_for_the_mean
+from kernelpot.regression.selection import farthest_from
 from kernelpot.terms.base import Kernel
 
 # Novelty of the local energies of a structure that its own sparse points need not span,
 # relative to their largest variance. Less costs columns and changes little.
 UNLEARNED = 0.02
 SCORES = ("forces", "energy", "mean_forces")
+# Of more environments of one class in a structure those farthest from what is known count.
+MAX_ENVIRONMENTS = 2000
 
 
 @dataclass(frozen=True)
@@ -297,6 +300,9 @@ class _State:
             key = term.descriptor.keys.index(block.key)
             own = embedded[block.term][found[block.term].key == key]
             points, T = block.points, block.T
+            if len(own) > MAX_ENVIRONMENTS:  # the covariance of all of them would be large
+                squares, known = term.kernel.squares(own), term.kernel.squares(points)
+                own = own[farthest_from(own, points, MAX_ENVIRONMENTS, squares, known)[0]]
             if len(own):
                 added, T = _extended(term.kernel, points, T, own, tolerance)
                 points = np.concatenate([points, own[added]])

@@ -164,6 +164,8 @@ class TriangularFactor:
         ndarray of shape (n_columns, n_columns)
             Upper triangular; ``|S @ phi|^2`` is the variance the data leave open.
         """
+        if not len(columns):
+            return np.zeros((0, 0))
         unit = np.zeros((self.n_features, len(columns)), order="F")
         unit[columns, np.arange(len(columns))] = 1.0
         # B^T with B the wanted rows of R^-1; the covariance is B B^T

@@ -10,6 +10,9 @@ import scipy.linalg
 
 from kernelpot.common.types import FloatArray, IntArray
 
+# A posterior variance above the prior by less than this is rounding.
+SHRINK_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class LocalVariance:
@@ -50,6 +53,8 @@ class LocalVariance:
         posterior_factor : ndarray of shape (rank, rank)
             S of `TriangularFactor.posterior_factor`.
         """
+        if not posterior_factor.size:  # no sparse points: the prior is all there is
+            return cls(np.empty(0, dtype=np.int64), np.zeros((0, 0), order="F"))
         # coordinates of the sparse points in the whitened basis: P P^T = K_MM
         T = scipy.linalg.block_diag(*whitening)
         P = T / np.einsum("mr,mr->r", T, T)
@@ -58,7 +63,11 @@ class LocalVariance:
         basis, corner = scipy.linalg.qr(P[order].T)
         # (1 - S^T S) in that basis as F^T F, F lower triangular
         shrink, vectors = scipy.linalg.eigh(posterior_factor.T @ posterior_factor)
-        half = np.sqrt(np.clip(1.0 - shrink, 0.0, None))[:, None] * (vectors.T @ basis)
+        if shrink[-1] > 1.0 + SHRINK_ROUNDING:
+            raise FloatingPointError(
+                f"a posterior variance exceeds its prior by a factor of {shrink[-1]:.6g}"
+            )
+        half = np.sqrt(np.maximum(1.0 - shrink, 0.0))[:, None] * (vectors.T @ basis)
         F = scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1]
         n = len(order)
         G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
@@ -125,6 +134,8 @@ class LocalVariance:
     def _product(self, rows: FloatArray, *, transpose: bool, factor: float = 1.0) -> FloatArray:
         """``rows @ G.T`` (or ``rows @ G``) with the leading block of G, in place."""
         n = rows.shape[1]
+        if n == 0:
+            return rows
         block = self.reduction if n == len(self.order) else self.reduction[:n, :n]
         product = scipy.linalg.blas.dtrmm(
             factor, block, rows.T, lower=1, trans_a=int(transpose), overwrite_b=1

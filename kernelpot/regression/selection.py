@@ -1,4 +1,4 @@
-"""Choosing sparse points among environments, species by species."""
+"""Choosing sparse points among environments, class by class."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from kernelpot.common.types import FloatArray, IntArray
 
-# Every species gets at least this many sparse points (or all it has).
-MINIMUM_PER_SPECIES = 20
+# Every class of environments (species, pair of species) gets at least this many sparse points
+# (or all it has).
+MINIMUM_PER_CLASS = 20
 
 
 def environment_keys(unit: FloatArray, decimals: int = 8) -> list[bytes]:
@@ -87,7 +88,7 @@ def farthest_from(
     ----------
     u : ndarray of shape (n_env, n_features)
     existing : ndarray of shape (n_existing, n_features)
-        Points to stay away from, at least one.
+        Points to stay away from.
     n : int
         Number wanted, at most n_env.
     squares, squares_existing : ndarray, optional
@@ -103,7 +104,10 @@ def farthest_from(
     points = np.ascontiguousarray(u, dtype=np.float32)
     lengths = _squares(u, squares)
     others = np.float32(0.5) * _squares(existing, squares_existing)
-    distance = lengths - 2.0 * (points @ existing.T.astype(np.float32) - others).max(axis=1)
+    if len(existing):
+        distance = lengths - 2.0 * (points @ existing.T.astype(np.float32) - others).max(axis=1)
+    else:
+        distance = np.full(len(points), np.inf, dtype=np.float32)
     chosen = np.empty(n, dtype=np.int64)
     at = np.empty(n, dtype=np.float32)
     for k in range(n):
@@ -196,20 +200,20 @@ def select(
 
 
 def quotas(n_sparse: int, available: Mapping[int, int]) -> dict[int, int]:
-    """Share sparse points among species.
+    """Share sparse points among classes of environments.
 
-    Every species gets `MINIMUM_PER_SPECIES` (or all it has); the rest goes in
+    Every class gets `MINIMUM_PER_CLASS` (or all it has); the rest goes in
     proportion to the square root of the number of distinct environments, what a
-    species cannot use to the others.
+    class cannot use to the others.
 
     Parameters
     ----------
     n_sparse : int
         Total wanted; at most the sum of `available`.
-    available : mapping of species to int
+    available : mapping of class to int
         Distinct environments of each.
     """
-    minimum = {z: min(MINIMUM_PER_SPECIES, count) for z, count in available.items()}
+    minimum = {z: min(MINIMUM_PER_CLASS, count) for z, count in available.items()}
     total = max(n_sparse, sum(minimum.values()))
     total = min(total, sum(available.values()))
     share = {z: float(m) for z, m in minimum.items()}

@@ -37,7 +37,7 @@ def whitening(K_mm: FloatArray, cut: float = RELATIVE_EIGENVALUE_CUT) -> FloatAr
         raise np.linalg.LinAlgError(
             "the kernel matrix of the sparse points is not positive semidefinite "
             f"(eigenvalues from {eigenvalues[0]:.3g} to {largest:.3g}); "
-            "a non-integer zeta does this: use an integer"
+            "a kernel that is none does this, such as a non-integer zeta: use an integer"
         )
     keep = eigenvalues > cut * largest
     # Largest eigenvalue first, and a fixed sign, so that results are reproducible.

@@ -284,7 +284,10 @@ def typical_prior_std(
         for atoms in some:
             system = System.of([atoms], local.r_cut)
             priors.append(local.prior(system)[system.numbers == number])
-        typical[z] = np.sqrt(np.median(np.concatenate(priors)))
+        # atoms without an environment tell nothing: then what one environment would have
+        found = np.concatenate(priors)
+        one = sum(local.terms[block.term].kernel.diagonal() for _, block in local.blocks_of(z))
+        typical[z] = np.sqrt(np.median(found[found > 0]) if np.any(found > 0) else one)
     return typical
 
 

@@ -1,6 +1,6 @@
 """Compiled SOAP loops: expansion, power spectrum, adjoint and Jacobian.
 
-Arrays in, caller-allocated arrays out; no checks (``descriptors.py`` has them).
+Arrays in, caller-allocated arrays out; no checks (``power_spectrum.py`` has them).
 Suffixes name the dimensions: ``p`` pair, ``c`` Cartesian, ``f`` feature, ``n``
 radial function, ``q`` the combined index ``l * l + l + m``.
 

@@ -175,8 +175,9 @@ class Descriptor(Protocol):
         by_x : ndarray of shape (n, n_features)
         by_weight : ndarray of shape (n,) or None
         out : Contribution
-            Receives them, by addition: ``gradient`` by pair displacements, ``forces`` and
-            ``virials`` what is none of these.
+            Receives them, by addition: ``gradient`` by the displacements of the pairs of
+            these centers; without centers also ``forces`` and ``virials``, what is no
+            derivative by displacements (runs of centers are evaluated in parallel).
         """
 
     def add_rows(
@@ -203,7 +204,10 @@ class Descriptor(Protocol):
         """
 
     def tangents(self, system: System, environments: Environments) -> Tangents:
-        """How coordinates move the environments of a system of one structure."""
+        """How coordinates move the environments of a system of one structure.
+
+        `kernelpot.terms.by_rows.RowTangents` does this for any descriptor, slowly.
+        """
 
     def to_arrays(self) -> dict[str, Array]:
         """Constants that must travel with a model; given back when it is loaded."""

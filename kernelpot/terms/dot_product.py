@@ -25,8 +25,6 @@ def normalize(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     norm : ndarray of shape (n_env,)
     """
     norm = np.sqrt(np.einsum("ef,ef->e", features, features))
-    if not norm.all():  # like nothing, as far as these features tell
-        norm[norm == 0.0] = 1.0
     return features / norm[:, None], norm
 
 

@@ -25,6 +25,10 @@ from kernelpot.terms.base import (
 )
 from kernelpot.terms.parameters import Range, TermBase, require
 
+# An environment of which a map keeps less than this share (of the length of its features) is
+# refused: where nothing is left the normalized kernel has no limit.
+LOST = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class LinearMap(TermBase):
@@ -44,8 +48,11 @@ class LinearMap(TermBase):
 
     Raises
     ------
+    TypeError
+        If `term` is no term.
     ValueError
-        If a matrix is not finite or of the wrong shape (for species, when they are known).
+        If a matrix is not finite or of the wrong shape (for species, when they are known); on
+        evaluation, if it sends an environment to nothing.
     """
 
     term: Term
@@ -55,6 +62,8 @@ class LinearMap(TermBase):
 
     def __post_init__(self) -> None:
         """Check the matrices; take copies that nobody changes."""
+        if isinstance(self.term, type) or not hasattr(self.term, "descriptor"):
+            raise TypeError(f"`term` must be a term such as SOAPTerm(...), got {self.term!r}")
         given = self.matrix if isinstance(self.matrix, Mapping) else {"": self.matrix}
         matrices = {}
         for name, value in given.items():
@@ -97,7 +106,7 @@ class LinearMap(TermBase):
         Raises
         ------
         ValueError
-            If there are not so many features.
+            If there are not so many features, or a class has no environments.
         """
         dataset = read_dataset(data)
         descriptor, kernel = term.descriptor(dataset.species), term.kernel()
@@ -118,6 +127,11 @@ class LinearMap(TermBase):
         n = descriptor.n_features
         matrices = {}
         for key, moment in zip(descriptor.keys, moments, strict=True):
+            if not moment.any():
+                raise ValueError(
+                    f"the data have no environment of {key_name(key)} (r_cut {term.r_cut:g} Å), "
+                    "so that it has no leading directions"
+                )
             _, vectors = scipy.linalg.eigh(moment, subset_by_index=(n - n_mapped, n - 1))
             vectors = vectors[:, ::-1]
             signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n_mapped)])
@@ -266,6 +280,13 @@ class LinearMap(TermBase):
             If a class of environments has no matrix, or one of the wrong shape.
         """
         inner = self.term.descriptor(species, constants)
+        names = {key_name(key) for key in inner.keys}
+        unknown = set(self._matrices) - names if isinstance(self.matrix, Mapping) else set()
+        if unknown:
+            raise ValueError(
+                f"`matrix` names {', '.join(sorted(unknown))}; the term with these species has "
+                f"{', '.join(sorted(names))}"
+            )
         found = []
         for key in inner.keys:
             name = key_name(key) if isinstance(self.matrix, Mapping) else ""
@@ -391,11 +412,19 @@ class MappedDescriptor:
     def environments(self, system: System, atoms: slice) -> Environments:
         """Environments of a run of atoms."""
         inner = self.inner.environments(system, atoms)
+        x = self._mapped(inner.key, inner.x)
+        lost = np.einsum("ef,ef->e", x, x) < LOST**2 * np.einsum("ef,ef->e", inner.x, inner.x)
+        if lost.any():
+            name = key_name(self.keys[inner.key[np.argmax(lost)]])
+            raise ValueError(
+                f"the linear map sends an environment of {name} to nothing: a kernel that "
+                "normalizes features would jump there; keep more directions"
+            )
         return Environments(
             inner.key,
             inner.center,
             inner.structure,
-            self._mapped(inner.key, inner.x),
+            x,
             inner.weight,
             inner,
         )

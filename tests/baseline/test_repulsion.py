@@ -278,7 +278,7 @@ def test_the_comparison_sees_what_helps_and_what_harms(labelled):
         r_cut=3.2, r_on=3.1,
     )  # fmt: skip
     references = [assemble([kp.Wall(), *t], data, (13, 29), e0)[0] for t in ([], [harm])]
-    plain, harmed = default_baseline.left_out_errors(list(data), references, term, noise)
+    plain, harmed = default_baseline.left_out_errors(list(data), (13, 29), references, term, noise)
     assert harmed.ratios(plain).max() > 1.05
     assert plain.forces < 0.5 * np.concatenate([np.abs(f.forces).ravel() for f in data]).mean()
 

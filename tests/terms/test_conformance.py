@@ -21,6 +21,7 @@ from kernelpot.fit.state import State
 from kernelpot.gp.covariance import covariance_rows
 from kernelpot.gp.local import LocalModel, local_features
 from kernelpot.gp.posterior import Posterior
+from kernelpot.terms.by_rows import RowTangents
 from kernelpot.terms.kinds import TERMS, term_from_dict
 from kernelpot.testing import numerical_forces, numerical_stress
 from tests.conftest import rattled_alloy, structures
@@ -163,6 +164,30 @@ def test_the_gradient_of_the_variance_is_a_derivative(pot):
         for c in range(3):
             slope = central(lambda x, i=i, c=c: weights @ pot.local_std(moved(atoms, i, c, x)) ** 2)
             assert found[i, c] == pytest.approx(slope, abs=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", ["cluster", "tiny"])
+def test_tangents_are_those_of_the_rows(design, name):
+    atoms = structures()[name]
+    system = System.of([atoms], design.r_cut)
+    for term in design.terms:
+        found = term.descriptor.environments(system, slice(0, len(atoms)))
+        own = term.descriptor.tangents(system, found)
+        by_rows = RowTangents(term.descriptor, system, found)
+        everything = np.arange(len(found))
+        for a, b in zip(own.strained(everything), by_rows.strained(everything), strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_allclose(a, b, atol=1e-10 * np.abs(b).max())
+        for atom in range(len(atoms)):
+            full = []
+            for members, *derivatives in (own.moved_by(atom), by_rows.moved_by(atom)):
+                whole = np.zeros((len(found), 3, found.x.shape[1] + 1))
+                whole[members, :, :-1] = derivatives[0]
+                if derivatives[1] is not None:
+                    whole[members, :, -1] = derivatives[1]
+                full.append(whole)
+            np.testing.assert_allclose(full[0], full[1], atol=1e-10 * np.abs(full[1]).max())
 
 
 # ---- physics -----------------------------------------------------------------------

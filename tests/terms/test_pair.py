@@ -1,0 +1,141 @@
+"""Pairs: what is never seen, and what nobody has to say of it."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+import kernelpot as kp
+from tests.conftest import label, rattled_alloy
+
+
+def dimer(symbols, d):
+    return label(Atoms(symbols, [[0, 0, 0], [0, 0, d]]))
+
+
+def mixed(n=14):
+    """Al-Cu pairs only, and free atoms."""
+    frames = [dimer("AlCu", d) for d in np.linspace(2.0, 4.4, n)]
+    return [*frames, label(Atoms("Al")), label(Atoms("Cu"))]
+
+
+@pytest.fixture(scope="module")
+def pot():
+    return kp.KernelPotential([kp.PairTerm(r_cut=5.0)], baseline=[]).fit(mixed(), optimize=None)
+
+
+def test_it_is_the_gaussian_process_of_a_pair_function():
+    """With every distance a sparse point: energies, forces and std's of the closed form."""
+    length_scale, delta, r_cut, sigma = 0.7, 1.3, 6.5, 0.02
+    at = np.linspace(2.2, 6.3, 25)
+    energies = 4 * 0.4 * ((2.3 / at) ** 12 - (2.3 / at) ** 6)
+    frames = []
+    for r, energy in zip(at, energies, strict=True):
+        atoms = Atoms("Cu2", [[0, 0, 0], [0, 0, r]])
+        atoms.info["REF_energy"] = energy
+        frames.append(atoms)
+    term = kp.PairTerm(r_cut=r_cut, length_scale=length_scale, delta=delta, n_sparse=len(at))
+    pot = kp.KernelPotential([term], baseline=[], e0={"Cu": 0.0}, sigma_energy=sigma)
+    pot.fit(frames, optimize=None)
+
+    def weight(r):
+        x = np.clip(r_cut - np.asarray(r), 0, 1)
+        return x**3 * (10 - 15 * x + 6 * x**2)
+
+    def covariance(r, s):
+        difference = np.subtract.outer(r, s) / length_scale
+        return delta**2 * np.multiply.outer(weight(r), weight(s)) * np.exp(-(difference**2) / 2)
+
+    noise = 2 * sigma**2  # of two atoms
+    factor = np.linalg.inv(covariance(at, at) + noise * np.eye(len(at)))
+
+    def mean(r):
+        return float((covariance(np.array([r]), at) @ factor @ energies)[0])
+
+    for r in np.linspace(2.23, 6.2, 17):
+        found = pot.predict(Atoms("Cu2", [[0, 0, 0], [0, 0, r]]), return_std=True)
+        assert found.energy == pytest.approx(mean(r), abs=1e-6)
+        slope = (mean(r + 1e-4) - mean(r - 1e-4)) / 2e-4
+        assert found.forces[1, 2] == pytest.approx(-slope, abs=1e-5)
+        row = covariance(np.array([r]), at)
+        variance = covariance(np.array([r]), np.array([r])) - row @ factor @ row.T
+        assert found.energy_std == pytest.approx(np.sqrt(variance.item()), abs=1e-6)
+
+
+def test_a_pair_of_species_never_seen_is_as_uncertain_as_the_prior(pot):
+    r = 2.4
+    unseen = Atoms("Al2", [[0, 0, 0], [0, 0, r]])
+    found = pot.predict(unseen, return_std=True)
+    assert found.energy == pytest.approx(2 * pot.model.e0.e0[13], abs=1e-12)
+    # both directions of the pair have half of its energy: all of one, of weight 1 here
+    delta = pot.terms[0].delta
+    assert found.energy_std == pytest.approx(delta, rel=1e-12)
+    np.testing.assert_allclose(found.energies_std, 0.5 * delta, rtol=1e-12)
+    np.testing.assert_allclose(found.spilling, 1.0)
+    assert found.forces_std[0, 2] == pytest.approx(delta / pot.terms[0].length_scale, rel=1e-10)
+    known = pot.predict(Atoms("AlCu", [[0, 0, 0], [0, 0, r]]), return_std=True)
+    assert known.energy_std < 0.05 * delta
+    gated = pot.predict(unseen, gate=True)
+    assert np.all(gated.gate_weights > 0.9)
+    assert "Al-Al 0 (rank 0)" in pot.summary()
+
+
+def test_an_update_adds_points_of_new_pairs(pot, tmp_path):
+    pot.save(tmp_path / "model.kpot")
+    again = kp.load(tmp_path / "model.kpot")
+    new = [dimer("Al2", d) for d in np.linspace(2.3, 4.2, 6)]
+    chosen = kp.select_frames(again, [*mixed(6)[:4], *new], 2)
+    assert chosen.indices[0] >= 4  # what is wholly unknown comes first
+    again.update(new, add_sparse=5, data=mixed())
+    counts = {b.key: len(b.points) for b in again.model.design.blocks}
+    assert counts[13, 13] == 5
+    assert again.predict(new[2]).energy == pytest.approx(new[2].info["REF_energy"], abs=0.05)
+
+
+def test_given_points_that_leave_out_a_pair_are_said_to():
+    given = [[(atoms, 0) for atoms in mixed()[:8]]]
+    pot = kp.KernelPotential([kp.PairTerm(r_cut=5.0)], baseline=[], sparse_points=given)
+    pot.fit(mixed(), optimize=None)
+    assert "no sparse points of Al-Al, Cu-Cu were given" in pot.summary()
+
+
+def test_data_without_a_pair_are_refused_with_the_cutoff():
+    far = [dimer("Cu2", d) for d in (5.0, 5.5, 6.0)]
+    with pytest.raises(ValueError, match=r"no environment of any term \(r_cut 3 Å\)"):
+        kp.KernelPotential([kp.PairTerm(r_cut=3.0)], baseline=[]).fit(far)
+
+
+def test_the_default_baseline_is_chosen_beside_a_species_without_neighbors():
+    frames = [label(rattled_alloy(s, (1, 1, 1), 0.15)) for s in range(24)]
+    for atoms in frames:
+        atoms.numbers[:] = 29
+    frames.append(label(Atoms("Al")))
+    terms = [kp.SOAPTerm(r_cut=4.0, n_max=3, l_max=2, n_sparse=40), kp.PairTerm(r_cut=5.0)]
+    pot = kp.KernelPotential(terms).fit(frames, optimize=None)
+    assert "baseline:" in pot.summary()
+    assert "5-fold" in pot.summary()
+
+
+def test_most_atoms_without_a_pair_do_not_open_the_gate():
+    frames = []
+    for s in range(12):
+        rng = np.random.default_rng(s)
+        atoms = Atoms("Cu5", [[0, 0, 0], [0, 0, 2.5], [20, 0, 0], [0, 20, 0], [0, 0, 30]])
+        atoms.positions[1, 2] += 0.3 * rng.normal()
+        frames.append(label(atoms))
+    pot = kp.KernelPotential([kp.PairTerm(r_cut=5.0)], baseline=[]).fit(frames, optimize=None)
+    assert np.isfinite(pot.model.safety.std_low).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"r_cut": -1.0}, "`r_cut` must be positive"),
+        ({"r_cut": 4.0, "cutoff_width": 5.0}, r"`cutoff_width` must be at most r_cut \(4 Å\)"),
+        ({"r_cut": 4.0, "length_scale": 0.0}, "`length_scale` must be positive"),
+        ({"r_cut": 4.0, "n_sparse": 2.5}, "`n_sparse` must be a positive integer"),
+        ({"r_cut": 4.0, "sparse_method": "best"}, "`sparse_method` must be one of"),
+    ],
+)
+def test_wrong_parameters_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kp.PairTerm(**arguments)
