@@ -2,6 +2,7 @@
 
 import configparser
 import pathlib
+import pkgutil
 import re
 
 import pytest
@@ -67,3 +68,12 @@ def test_the_oldest_versions_tested_are_those_declared(setup):
         # padded by zeros: 3.29 is 3.29.0
         assert bound.version in pinned[requirement.name], f"{requirement} is not {pinned}"
         assert str(pinned[requirement.name]).startswith("==")
+
+
+def test_no_public_name_is_that_of_a_module():
+    """Importing ``kernelpot.search`` would put the module in place of ``kp.search``."""
+    modules = {module.name for module in pkgutil.iter_modules(kp.__path__)}
+    assert {"baseline", "datasets", "potential", "testing"} <= modules
+    assert modules.isdisjoint(kp.__all__)
+    for name in kp.__all__:
+        assert isinstance(getattr(kp, name), str) or callable(getattr(kp, name))

@@ -15,14 +15,11 @@ import numpy as np
 
 import kernelpot as kp
 from kernelpot.common.parallel import thread_count
-from kernelpot.fit.accumulation import FactorTree
 from kernelpot.fit.pipeline import accumulate, select
 from kernelpot.fit.plan import plan_memory
 from kernelpot.fit.problem import prepare
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import solve
-from kernelpot.fit.state import State
-from kernelpot.gp.design import Design
 
 STAGES = ("sparse points", "labels", "solution")
 
@@ -33,10 +30,8 @@ def stages(data: kp.Dataset, n_sparse: int) -> list[float]:
     problem = prepare(data, settings)
     plan = plan_memory(problem, settings, thread_count(), None)
     marks = [time.perf_counter()]
-    terms, notes, unseen = select(problem, settings)
-    design = Design.of(terms, problem.species)
+    state = select(problem, settings, plan)
     marks.append(time.perf_counter())
-    state = State(design, notes, FactorTree(design.n_columns), unseen)
     grouped = accumulate(problem, state, plan)
     marks.append(time.perf_counter())
     solve(problem, state, grouped)

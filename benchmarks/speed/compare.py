@@ -18,16 +18,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from ase.build import bulk
 
-from kernelpot.data.neighbors import neighbor_list, pair_forces
-from kernelpot.data.system import species_index
-from kernelpot.gp.covariance import KernelTerm
+from kernelpot.data.neighbors import neighbor_list
+from kernelpot.data.system import System
+from kernelpot.gp.blocks import BoundTerm, Points
+from kernelpot.gp.design import Design
 from kernelpot.gp.local import LocalModel
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.regression.whitening import whitening
 from kernelpot.safety.gate import GatedEnergies
 from kernelpot.safety.thresholds import SafetyNet
-from kernelpot.terms.dot_product import DotProductKernel, normalize
-from kernelpot.terms.soap import SOAP, SOAPTerm
+from kernelpot.terms.soap import SOAPTerm
 
 SPECIES = (14,)
 # Variances between which a gate closes: above all there are, around all there are [eV^2].
@@ -48,17 +47,15 @@ def model(terms, n_sparse):
     rng = np.random.default_rng(1)
     source = bulk("Si", cubic=True).repeat(max(3, round((n_sparse / 8) ** (1 / 3)) + 1))
     source.positions += 0.25 * rng.normal(size=source.positions.shape)
-    kernel_terms, weights, whiten = [], {}, {}
-    for t, term in enumerate(terms):
-        soap = SOAP(term, SPECIES)
-        points = normalize(soap.create(source, range(n_sparse)))[0]
-        kernel_terms.append(KernelTerm(soap, DotProductKernel(term.zeta, term.delta), {0: points}))
-        weights[0, t] = rng.normal(size=n_sparse)
-        whiten[0, t] = whitening(kernel_terms[-1].K_mm(0))
-    rank = sum(T.shape[1] for T in whiten.values())
-    blocks = [whiten[key] for key in sorted(whiten)]
-    posterior = {0: LocalVariance.of(float(len(terms)), blocks, 0.01 * np.eye(rank))}
-    return LocalModel(kernel_terms, weights, whiten, posterior)
+    bound = [BoundTerm.of(term, SPECIES) for term in terms]
+    points = []
+    for t, term in enumerate(bound):
+        features = term.descriptor.soap.create(source, range(n_sparse))
+        points.append(Points(t, SPECIES, term.kernel.embed(features)[0]))
+    design = Design.of(SPECIES, bound, points)
+    posterior_factor = 0.01 * np.eye(design.layout.size)
+    variance = LocalVariance.of([block.T for block in design.blocks], posterior_factor)
+    return LocalModel(design, rng.normal(size=design.n_sparse), {0: variance})
 
 
 def predictor(local, atoms, *, variance=False, gate=None):
@@ -67,24 +64,22 @@ def predictor(local, atoms, *, variance=False, gate=None):
     `gate`: variances of all atoms between which it closes; far above all of them it is
     open and upper bounds of the variance from a fifth of the sparse points do.
     """
-    r_cut = max(t.soap.term.r_cut for t in local.terms)
     net = SafetyNet(np.ones(1), np.zeros(1), {}, np.full(1, 3.0))
 
     def evaluate():
-        pairs = neighbor_list(atoms, r_cut)
-        displacements = pairs.displacements(atoms.positions)
-        index = species_index(atoms.numbers, SPECIES)
-        blend = None if gate is None else GatedEnergies(net, index, gate, None)
-        found = local.evaluate(index, pairs, displacements, variance=variance, blend=blend)
-        stress = displacements.T @ found.pair_gradient
-        return found.energies.sum(), pair_forces(pairs, found.pair_gradient), stress
+        system = System.of([atoms], local.r_cut)
+        blend = None
+        if gate is not None:
+            blend = GatedEnergies(net, system.z_index(SPECIES), gate, None)
+        found = local.evaluate(system, variance=variance, blend=blend)
+        return found.energies.sum(), system.forces(found.result), system.virials(found.result)
 
     return evaluate
 
 
 def descriptors(local, atoms):
     """A function that has dscribe compute the features of every term."""
-    return lambda: [term.soap.create(atoms) for term in local.terms]
+    return lambda: [term.descriptor.soap.create(atoms) for term in local.terms]
 
 
 def measure(candidates, n_atoms, repetitions):

@@ -71,8 +71,8 @@ def stages(atoms, n_sparse):
     """Seconds of each stage over all atoms, in batches as the engine has them."""
     term = SOAPTerm(r_cut=5.0, n_max=8, l_max=8, sigma_atom=0.5, zeta=2)
     local = model([term], n_sparse)
-    soap = local.terms[0].soap
-    points = np.ascontiguousarray(local.terms[0].sparse[0])
+    soap = local.terms[0].descriptor.soap
+    points = np.ascontiguousarray(local.design.blocks[0].points)
     n = len(atoms)
     z_index = np.zeros(n, dtype=np.int64)
     pairs = neighbor_list(atoms, 5.0)
@@ -90,8 +90,8 @@ def stages(atoms, n_sparse):
         return lambda: [function(k, *run) for k, run in enumerate(runs)]
 
     def kernel(k, start, stop):
-        cosine = direct.cosine(units[k], points)
-        return direct.mean_and_slopes(cosine, local.weights[0, 0])[1] @ points
+        similarity = direct.similarity(units[k], points)
+        return direct.mean_and_slopes(similarity, local.weights)[1] @ points
 
     timed = {
         "neighbor list": best(lambda: neighbor_list(atoms, 5.0)),

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from typing import Any, ClassVar
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from scipy.special import erf
 
 from kernelpot.baseline.charges_fit import fit_charges
@@ -388,6 +389,33 @@ class Ewald:
         if fields["ranges"] is not None:
             fields["ranges"] = {s: (low, high) for s, (low, high) in fields["ranges"].items()}
         return cls(**fields)
+
+    @classmethod
+    def example(cls, species: Sequence[int]) -> Ewald:
+        """Small charges, to try things out with: the tests of all kinds do.
+
+        Parameters
+        ----------
+        species : sequence of int
+            Atomic numbers it will be used for.
+
+        Returns
+        -------
+        Ewald
+            With 0.3 e on the first and -0.1 e on the other species, in a neutralizing
+            background, and sums so accurate that finite differences see no cutoff.
+        """
+        first, *others = (chemical_symbols[z] for z in sorted(species))
+        widths = {
+            (a, b): 0.2 * float(covalent_radii[a] + covalent_radii[b])
+            for a, b in combinations_with_replacement(sorted(species), 2)
+        }
+        return cls(
+            {first: 0.3, **dict.fromkeys(others, -0.1)},
+            accuracy=1e-13,
+            background="neutralizing",
+            widths=widths,
+        )
 
     def describe(self) -> list[str]:
         """Return a heading and one line per fact, for reports.

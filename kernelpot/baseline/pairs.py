@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations_with_replacement
 from typing import Any, ClassVar, cast
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
 from kernelpot.baseline import pairs_fit
 from kernelpot.baseline.pair_function import (
@@ -19,7 +20,7 @@ from kernelpot.baseline.pair_function import (
     parts_of,
     with_parameters,
 )
-from kernelpot.baseline.pair_functions import COMBINATIONS, Tabulated, combine, from_dict
+from kernelpot.baseline.pair_functions import COMBINATIONS, Morse, Tabulated, combine, from_dict
 from kernelpot.baseline.reference import Reference, add_pairs
 from kernelpot.baseline.wall import WALL_OUTER
 from kernelpot.common.smoothstep import smoothstep
@@ -360,6 +361,26 @@ class PairBaseline:
             data["combine"],
             {(a, b): e for a, b, e in data["errors"]},
         )
+
+    @classmethod
+    def example(cls, species: Sequence[int]) -> PairBaseline:
+        """Weak bonds of all pairs, to try things out with: the tests of all kinds do.
+
+        Parameters
+        ----------
+        species : sequence of int
+            Atomic numbers it will be used for.
+
+        Returns
+        -------
+        PairBaseline
+            Morse functions of 0.1 eV, least at the sum of covalent radii.
+        """
+        bonds = {
+            (a, b): Morse(depth=0.1, width=0.6, r_0=float(covalent_radii[a] + covalent_radii[b]))
+            for a, b in combinations_with_replacement(sorted(species), 2)
+        }
+        return cls(bonds, r_cut=5.0)
 
     def describe(self) -> list[str]:
         """Return a heading and one line per pair of species for reports.

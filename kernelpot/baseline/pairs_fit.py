@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -117,6 +118,102 @@ def _hermite(r: FloatArray, knots: FloatArray) -> tuple[IntArray, FloatArray, Fl
     return left, value, slope
 
 
+class _Part(NamedTuple):
+    """Labels of one kind of one frame; see `Labels`."""
+
+    matrix: sparse.csr_matrix
+    targets: FloatArray
+    nuisance: FloatArray
+
+
+@dataclass(frozen=True)
+class _FramePairs:
+    """Labels of a frame as functionals of the tables.
+
+    Attributes
+    ----------
+    centers : ndarray of shape (n,)
+        Of the pairs within reach of the tables.
+    r : ndarray of shape (n,)
+        [Å].
+    vectors : ndarray of shape (n, 3)
+        From center to neighbor [Å].
+    where : ndarray of shape (4, n)
+        Columns of value and slope at either knot.
+    value, slope : ndarray of shape (4, n)
+        Their weights for V and dV/dr.
+    n_atoms, n_columns : int
+    """
+
+    centers: IntArray
+    r: FloatArray
+    vectors: FloatArray
+    where: IntArray
+    value: FloatArray
+    slope: FloatArray
+    n_atoms: int
+    n_columns: int
+
+    @classmethod
+    def of(
+        cls, system: System, pairs: Sequence[Pair], knots: FloatArray, r_cut: float
+    ) -> _FramePairs:
+        z1 = system.numbers[system.pairs.centers]
+        z2 = system.numbers[system.pairs.neighbors]
+        low, high = np.minimum(z1, z2), np.maximum(z1, z2)
+        offset = np.full(len(low), -1)
+        for k, (a, b) in enumerate(pairs):
+            offset[(low == a) & (high == b)] = 2 * len(knots) * k
+        mine = np.flatnonzero((offset >= 0) & (system.distances < r_cut))
+        left, value, slope = _hermite(system.distances[mine], knots)
+        left = left + offset[mine]
+        return cls(
+            system.pairs.centers[mine],
+            system.distances[mine],
+            system.displacements[mine],
+            np.array([left, left + len(knots), left + 1, left + 1 + len(knots)]),
+            value,
+            slope,
+            len(system.numbers),
+            2 * len(knots) * len(pairs),
+        )
+
+    def _sum(self, factor: FloatArray, weights: FloatArray) -> FloatArray:
+        total = np.bincount(self.where.ravel(), (factor * weights).ravel(), self.n_columns)
+        return np.asarray(total, dtype=float)
+
+    def energy(self) -> sparse.csr_matrix:
+        """Energy per atom, one row."""
+        return sparse.csr_matrix(self._sum(self.value, np.full(len(self.r), 0.5)) / self.n_atoms)
+
+    def virial(self) -> sparse.csr_matrix:
+        """Virial per atom, six rows."""
+        rows = [
+            self._sum(self.slope, -0.5 * self.vectors[:, a] * self.vectors[:, b] / self.r)
+            / self.n_atoms
+            for a, b in VOIGT
+        ]
+        return sparse.csr_matrix(np.array(rows))
+
+    def forces(self, atoms: IntArray) -> sparse.csr_matrix:
+        """Forces on some atoms, three rows each."""
+        row_of = np.full(self.n_atoms, -1)
+        row_of[atoms] = 3 * np.arange(len(atoms))
+        first = row_of[self.centers]
+        kept = np.flatnonzero(first >= 0)
+        x, y, z = (
+            sparse.coo_matrix(
+                (
+                    (self.slope[:, kept] * (self.vectors[kept, c] / self.r[kept])).ravel(),
+                    (np.tile(first[kept] + c, 4), self.where[:, kept].ravel()),
+                ),
+                shape=(3 * len(atoms), self.n_columns),
+            ).tocsr()
+            for c in range(3)
+        )
+        return x + y + z
+
+
 def labels(
     frames: Sequence[Frame], known: Reference, pairs: Sequence[Pair], r_cut: float
 ) -> Labels:
@@ -137,89 +234,50 @@ def labels(
         If no frame has a pair within reach.
     """
     systems = [System.of([frame.atoms], r_cut) for frame in frames]
+    knots = _knots(systems, r_cut)
+    # where e0 is least squares the zero of energy means nothing
+    all_species = sorted({z for frame in frames for z in frame.atoms.numbers.tolist()})
+    species = [] if known.e0.absolute else all_species
+    stride = max(1, sum(len(f) for f in frames if f.forces is not None) // MAX_FORCE_ATOMS)
+    parts: dict[str, list[_Part]] = {"energy": [], "forces": [], "virial": []}
+    for frame, system in zip(frames, systems, strict=True):
+        energy, forces, virial = known.labels(frame.atoms)
+        found = _FramePairs.of(system, pairs, knots, r_cut)
+        n_atoms = len(frame)
+        if frame.energy is not None:
+            counts = [float(np.sum(frame.atoms.numbers == z)) for z in species]
+            target = np.array([frame.energy - energy]) / n_atoms
+            parts["energy"].append(_Part(found.energy(), target, np.array([counts]) / n_atoms))
+        if frame.virial is not None:
+            target = (frame.virial - virial) / n_atoms
+            parts["virial"].append(_Part(found.virial(), target, np.zeros((6, len(species)))))
+        if frame.forces is not None:
+            atoms = np.arange(0, n_atoms, stride)
+            target = (frame.forces - forces)[atoms].ravel()
+            nothing = np.zeros((len(target), len(species)))
+            parts["forces"].append(_Part(found.forces(atoms), target, nothing))
+    return _scaled(knots, parts)
+
+
+def _knots(systems: Sequence[System], r_cut: float) -> FloatArray:
+    """Distances from the shortest of the data to `r_cut` [Å]."""
     shortest = min((s.distances.min() for s in systems if len(s.distances)), default=np.inf)
     if not shortest < r_cut:
         raise ValueError(
             f"no two atoms of the data are closer than r_cut {r_cut:g} Å: give the parameters of "
             "the pair functions, or a longer r_cut"
         )
-    knots = np.linspace(shortest, r_cut, max(8, int((r_cut - shortest) / SPACING)))
-    # where e0 is least squares the zero of energy means nothing
-    all_species = sorted({z for frame in frames for z in frame.atoms.numbers.tolist()})
-    species = [] if known.e0.absolute else all_species
-    n_constants = len(species)
-    columns = {pair: 2 * len(knots) * k for k, pair in enumerate(pairs)}
-    n_columns = 2 * len(knots) * len(pairs)
-    stride = max(1, sum(len(f) for f in frames if f.forces is not None) // MAX_FORCE_ATOMS)
-
-    blocks: dict[str, list[sparse.csr_matrix]] = {"energy": [], "forces": [], "virial": []}
-    targets: dict[str, list[FloatArray]] = {kind: [] for kind in blocks}
-    nuisance: dict[str, list[FloatArray]] = {kind: [] for kind in blocks}
-    for frame, system in zip(frames, systems, strict=True):
-        explained = known.labels(frame.atoms)
-        z1 = system.numbers[system.pairs.centers]
-        z2 = system.numbers[system.pairs.neighbors]
-        low, high = np.minimum(z1, z2), np.maximum(z1, z2)
-        offset = np.full(len(low), -1)
-        for (a, b), column in columns.items():
-            offset[(low == a) & (high == b)] = column
-        mine = np.flatnonzero((offset >= 0) & (system.distances < r_cut))
-        r, vectors = system.distances[mine], system.displacements[mine]
-        left, value, slope = _hermite(r, knots)
-        left = left + offset[mine]
-        where = np.array([left, left + len(knots), left + 1, left + 1 + len(knots)])
-        n_atoms = len(system.numbers)
-
-        def row(factor: FloatArray, weights: FloatArray, where: IntArray = where) -> FloatArray:
-            total = np.bincount(where.ravel(), (factor * weights).ravel(), n_columns)
-            return np.asarray(total, dtype=float)
-
-        counts = [float(np.sum(frame.atoms.numbers == z)) for z in species]
-        if frame.energy is not None:
-            energy_row = row(value, np.full(len(r), 0.5)) / n_atoms
-            blocks["energy"].append(sparse.csr_matrix(energy_row))
-            targets["energy"].append(np.array([frame.energy - explained[0]]) / n_atoms)
-            nuisance["energy"].append(np.array([counts]) / n_atoms)
-        if frame.virial is not None:
-            rows = [
-                row(slope, -0.5 * vectors[:, a] * vectors[:, b] / r) / n_atoms for a, b in VOIGT
-            ]
-            blocks["virial"].append(sparse.csr_matrix(np.array(rows)))
-            targets["virial"].append((frame.virial - explained[2]) / n_atoms)
-            nuisance["virial"].append(np.zeros((6, n_constants)))
-        if frame.forces is not None:
-            atoms = np.arange(0, n_atoms, stride)
-            row_of = np.full(n_atoms, -1)
-            row_of[atoms] = 3 * np.arange(len(atoms))
-            first = row_of[system.pairs.centers[mine]]
-            kept = np.flatnonzero(first >= 0)
-            entries = [
-                sparse.coo_matrix(
-                    (
-                        (slope[:, kept] * (vectors[kept, c] / r[kept])).ravel(),
-                        (np.tile(first[kept] + c, 4), where[:, kept].ravel()),
-                    ),
-                    shape=(3 * len(atoms), n_columns),
-                ).tocsr()
-                for c in range(3)
-            ]
-            blocks["forces"].append(entries[0] + entries[1] + entries[2])
-            targets["forces"].append((frame.forces - explained[1])[atoms].ravel())
-            nuisance["forces"].append(np.zeros((3 * len(atoms), n_constants)))
-    return _scaled(knots, blocks, targets, nuisance)
+    return np.linspace(shortest, r_cut, max(8, int((r_cut - shortest) / SPACING)))
 
 
-def _scaled(
-    knots: FloatArray,
-    blocks: Mapping[str, list[sparse.csr_matrix]],
-    targets: Mapping[str, list[FloatArray]],
-    nuisance: Mapping[str, list[FloatArray]],
-) -> Labels:
+def _scaled(knots: FloatArray, parts: Mapping[str, Sequence[_Part]]) -> Labels:
     """Labels in units of their spread beyond constants, every kind of equal weight."""
-    kinds = [kind for kind, found in blocks.items() if found]
-    parts: list[tuple[sparse.csr_matrix, FloatArray, FloatArray, FloatArray]] = []
-    for kind in kinds:
-        y, constants = np.concatenate(targets[kind]), np.concatenate(nuisance[kind])
+    scaled: list[tuple[_Part, FloatArray]] = []
+    for found in parts.values():
+        if not found:
+            continue
+        y = np.concatenate([part.targets for part in found])
+        constants = np.concatenate([part.nuisance for part in found])
         level = constants @ np.linalg.lstsq(constants, y, rcond=1e-10)[0]
         # the median, so that outliers do not widen the scale by which they are judged;
         # the root mean square where most labels vanish by symmetry
@@ -228,21 +286,22 @@ def _scaled(
             spread = float(np.sqrt(np.mean((y - level) ** 2)))
         if spread < 1e-8:  # one frame, or perfect crystals: nothing to learn from this kind
             continue
-        matrix = sparse.vstack(blocks[kind]) / spread
-        parts.append((matrix, constants / spread, y / spread, np.full(len(y), 1.0 / len(y))))
-    if not parts:
+        matrix = sparse.vstack([part.matrix for part in found]) / spread
+        whole = _Part(matrix, y / spread, constants / spread)
+        scaled.append((whole, np.full(len(y), 1.0 / len(y))))
+    if not scaled:
         raise ValueError(
             "the data do not determine pair functions (no forces, no two different energies): "
             "give their parameters"
         )
-    constants = np.concatenate([part[1] for part in parts])
+    constants = np.concatenate([part.nuisance for part, _ in scaled])
     u, s, _ = np.linalg.svd(constants, full_matrices=False)
     return Labels(
         knots,
-        sparse.csr_matrix(sparse.vstack([part[0] for part in parts])),
+        sparse.csr_matrix(sparse.vstack([part.matrix for part, _ in scaled])),
         u[:, s > 1e-8 * max(s[0], 1e-300)] if s.size and s[0] > 0 else constants[:, :0],
-        np.concatenate([part[2] for part in parts]),
-        np.concatenate([part[3] for part in parts]),
+        np.concatenate([part.targets for part, _ in scaled]),
+        np.concatenate([weights for _, weights in scaled]),
     )
 
 

@@ -106,6 +106,10 @@ class BaselineTerm(Protocol):
     def from_dict(cls, data: Mapping[str, Any]) -> BaselineTerm:
         """Inverse of `to_dict`."""
 
+    @classmethod
+    def example(cls, species: Sequence[int]) -> BaselineTerm:
+        """A small term of this kind, complete, to try things out with."""
+
     def describe(self) -> list[str]:
         """Return a heading and one line per fact, for reports."""
 

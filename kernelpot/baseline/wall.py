@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from typing import Any, ClassVar
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import chemical_symbols, covalent_radii
 
 from kernelpot.baseline.pair_functions import ZBL
 from kernelpot.baseline.reference import Reference, add_pairs
@@ -184,6 +185,23 @@ class Wall:
             {(int(a), int(b)): float(value) for a, b, value in per_pair[name]} for name in _PER_PAIR
         )
         return cls(d_min or None, strength or None, reach or None)
+
+    @classmethod
+    def example(cls, species: Sequence[int]) -> Wall:
+        """A wall that bonds feel, to try things out with: the tests of all kinds do.
+
+        Parameters
+        ----------
+        species : sequence of int
+            Atomic numbers it will be used for.
+
+        Returns
+        -------
+        Wall
+            With distances of 1.2 times the sum of covalent radii.
+        """
+        pairs = combinations_with_replacement(sorted(species), 2)
+        return cls({(a, b): 1.2 * float(covalent_radii[a] + covalent_radii[b]) for a, b in pairs})
 
     def describe(self) -> list[str]:
         """Return a heading and one line per pair of species for reports.

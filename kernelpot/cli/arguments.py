@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from kernelpot._version import __version__
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,11 +19,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kernelpot {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_quickstart(verbs)
+    _add_fit(verbs)
+    _add_update(verbs)
+    _add_check(verbs)
+    _add_evaluate(verbs)
+    _add_md(verbs)
+    _add_report(verbs)
+    _add_search(verbs)
+    _add_info(verbs)
+    return parser
 
+
+def _add_quickstart(verbs: Verbs) -> None:
     quick = verbs.add_parser("quickstart", help="fit the shipped silicon, evaluate, run MD, draw")
     quick.add_argument("--folder", default=".", help="where to write silicon.kpot, silicon.png")
     _finish(quick, "quickstart", keys=False)
 
+
+def _add_fit(verbs: Verbs) -> None:
     fit = verbs.add_parser("fit", help="fit a potential to labelled structures")
     fit.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
@@ -47,6 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--seed", type=int)
     _finish(fit, "fit")
 
+
+def _add_update(verbs: Verbs) -> None:
     update = verbs.add_parser("update", help="let a potential learn from more structures")
     update.add_argument("model", metavar="MODEL")
     update.add_argument("new", nargs="+", metavar="NEW", help="structures it has not seen")
@@ -56,6 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     update.add_argument("--data", nargs="+", help="all structures the potential was fitted to")
     _finish(update, "update")
 
+
+def _add_check(verbs: Verbs) -> None:
     check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
     check.add_argument("data", nargs="+", metavar="DATA")
     check.add_argument(
@@ -63,6 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _finish(check, "check")
 
+
+def _add_evaluate(verbs: Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
@@ -72,6 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _finish(evaluate, "evaluate")
 
+
+def _add_md(verbs: Verbs) -> None:
     md = verbs.add_parser("md", help="molecular dynamics with uncertainty logged")
     md.add_argument("model", metavar="MODEL")
     md.add_argument("structure", metavar="STRUCTURE", help="first frame of any file ASE reads")
@@ -94,12 +120,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _finish(md, "md", keys=False)
 
+
+def _add_report(verbs: Verbs) -> None:
     report = verbs.add_parser("report", help="errors, uncertainty, scans and gate as one HTML page")
     report.add_argument("model", metavar="MODEL")
     report.add_argument("data", nargs="+", metavar="DATA")
     report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="file to write")
     _finish(report, "report")
 
+
+def _add_search(verbs: Verbs) -> None:
     search = verbs.add_parser("search", help="better kernels from training data, for fit --config")
     search.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
     search.add_argument("-o", "--output", required=True, metavar="FILE.toml", help="file to write")
@@ -110,11 +140,12 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--seed", type=int, default=0)
     _finish(search, "search")
 
+
+def _add_info(verbs: Verbs) -> None:
     info = verbs.add_parser("info", help="what a model is and how it was fitted")
     info.add_argument("model", metavar="MODEL")
     info.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     info.set_defaults(verb="info")
-    return parser
 
 
 def _finish(parser: argparse.ArgumentParser, verb: str, *, keys: bool = True) -> None:

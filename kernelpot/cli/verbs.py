@@ -28,6 +28,10 @@ from kernelpot.cli.console import (
 from kernelpot.common.files import write_text
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
+    from kernelpot.data.dataset import LabelKeys
+    from kernelpot.md.dynamics import Dynamics
     from kernelpot.terms.base import Term
 
 
@@ -66,32 +70,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     check_writable(arguments.output)
-    config = read_config(arguments.config) if arguments.config else {}
-    keys = label_keys(arguments, config.pop("keys", None))
-    for name in (
-        "preset",
-        "n_sparse",
-        "sigma_energy",
-        "sigma_forces",
-        "sigma_stress",
-        "e0",
-        "seed",
-    ):
-        value = getattr(arguments, name)
-        if value is not None:
-            config[name] = value
-    options = {name: config.pop(name) for name in FIT_OPTIONS if name in config}
-    if arguments.optimize is not None:
-        options["optimize"] = arguments.optimize
-    if options.get("optimize") == "none":
-        options["optimize"] = None
-    if arguments.memory is not None:
-        options["memory"] = arguments.memory
-    if arguments.threads is not None:
-        options["n_threads"] = arguments.threads
-    if arguments.checkpoint is not None:
-        options["checkpoint"] = arguments.checkpoint
-    arguments.checkpoint = options.get("checkpoint")  # for the message after an interruption
+    parameters, options, keys = _fit_parameters(arguments)
     if arguments.checkpoint is not None:
         check_writable(arguments.checkpoint)
     out = text_stream(arguments)
@@ -99,7 +78,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     data = read_dataset(arguments.train, keys=keys)
     print(f"read {data}", file=out, flush=True)
     with Bars(arguments.quiet) as bars:
-        potential = KernelPotential(**config).fit(data, progress=bars, **options)
+        potential = KernelPotential(**parameters).fit(data, progress=bars, **options)
     potential.save(arguments.output)
     model = potential.describe()
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
@@ -128,6 +107,43 @@ def _fit(arguments: argparse.Namespace) -> None:
             "training": model["training"],
         },
     )  # fmt: skip
+
+
+def _fit_parameters(
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], dict[str, Any], LabelKeys | None]:
+    """Parameters of `KernelPotential`, options of its fit, and names of the labels.
+
+    Those of the command line go before those of the configuration file; a checkpoint of
+    the latter is put into `arguments`, for the message after an interruption.
+    """
+    parameters = read_config(arguments.config) if arguments.config else {}
+    keys = label_keys(arguments, parameters.pop("keys", None))
+    for name in (
+        "preset",
+        "n_sparse",
+        "sigma_energy",
+        "sigma_forces",
+        "sigma_stress",
+        "e0",
+        "seed",
+    ):
+        value = getattr(arguments, name)
+        if value is not None:
+            parameters[name] = value
+    options = {name: parameters.pop(name) for name in FIT_OPTIONS if name in parameters}
+    if arguments.optimize is not None:
+        options["optimize"] = arguments.optimize
+    if options.get("optimize") == "none":
+        options["optimize"] = None
+    if arguments.memory is not None:
+        options["memory"] = arguments.memory
+    if arguments.threads is not None:
+        options["n_threads"] = arguments.threads
+    if arguments.checkpoint is not None:
+        options["checkpoint"] = arguments.checkpoint
+    arguments.checkpoint = options.get("checkpoint")
+    return parameters, options, keys
 
 
 def _print_log(out: TextIO) -> None:
@@ -258,9 +274,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _md(arguments: argparse.Namespace) -> None:
-    from kernelpot.common.tables import table
-    from kernelpot.data.reading import read_structures
-    from kernelpot.md.dynamics import COLUMNS, run_dynamics
+    from kernelpot.md.dynamics import run_dynamics
     from kernelpot.potential import load
     from kernelpot.safety.gate import VarianceGate
 
@@ -268,13 +282,7 @@ def _md(arguments: argparse.Namespace) -> None:
         if path is not None:
             check_writable(path)
     potential = load(arguments.model)
-    atoms, _ = read_structures(arguments.structure)[0]
-    if any(n < 1 for n in arguments.supercell):
-        raise ValueError(f"--supercell must be positive, got {list(arguments.supercell)}")
-    if tuple(arguments.supercell) != (1, 1, 1):
-        if not atoms.pbc.all():
-            raise ValueError("--supercell needs a structure periodic in three directions")
-        atoms = atoms.repeat(arguments.supercell)
+    atoms = _start_structure(arguments)
     out = text_stream(arguments)
     gate = None if arguments.no_gate else VarianceGate(on_gate=arguments.on_gate)
     print(
@@ -298,45 +306,66 @@ def _md(arguments: argparse.Namespace) -> None:
             progress=bars,
         )
     if arguments.log is not None:
-        with open(arguments.log, "w", encoding="utf-8") as stream:
-            stream.write(",".join(COLUMNS) + "\n")
-            for row in result.rows:
-                stream.write(",".join(f"{value:.9g}" for value in row) + "\n")
-    shown = result.rows[:: max(1, len(result.rows) // 20)]
-    header = ["time [ps]", "E total [eV/atom]", "E pot [eV/atom]", "T [K]", "max std [eV]", "gated"]
-    print(
-        table(
-            header,
-            [
-                [
-                    f"{r[0]:.3f}",
-                    f"{r[1]:.6f}",
-                    f"{r[2]:.6f}",
-                    f"{r[4]:.0f}",
-                    f"{r[5]:.4f}",
-                    f"{r[8]:.0f}",
-                ]
-                for r in shown
-            ],
-        ),
-        file=out,
-    )
-    summary = result.summary()
+        _write_log(arguments.log, result)
     memory = peak_memory_bytes()
+    print(_dynamics_text(result, memory), file=out)
+    write_json(arguments, {**result.summary(), "peak_memory_bytes": memory})
+
+
+def _start_structure(arguments: argparse.Namespace) -> Atoms:
+    """The structure that dynamics starts from."""
+    from kernelpot.data.reading import read_structures
+
+    atoms, _ = read_structures(arguments.structure)[0]
+    if any(n < 1 for n in arguments.supercell):
+        raise ValueError(f"--supercell must be positive, got {list(arguments.supercell)}")
+    if tuple(arguments.supercell) != (1, 1, 1):
+        if not atoms.pbc.all():
+            raise ValueError("--supercell needs a structure periodic in three directions")
+        atoms = atoms.repeat(arguments.supercell)
+    return atoms
+
+
+def _write_log(path: str, result: Dynamics) -> None:
+    """Write the log of a run as CSV."""
+    from kernelpot.md.dynamics import COLUMNS
+
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(",".join(COLUMNS) + "\n")
+        for row in result.rows:
+            stream.write(",".join(f"{value:.9g}" for value in row) + "\n")
+
+
+def _dynamics_text(result: Dynamics, memory: float) -> str:
+    """About twenty lines of the log of a run, and what came of it."""
+    from kernelpot.common.tables import table
+
+    header = ["time [ps]", "E total [eV/atom]", "E pot [eV/atom]", "T [K]", "max std [eV]", "gated"]
+    rows = [
+        [
+            f"{r[0]:.3f}",
+            f"{r[1]:.6f}",
+            f"{r[2]:.6f}",
+            f"{r[4]:.0f}",
+            f"{r[5]:.4f}",
+            f"{r[8]:.0f}",
+        ]
+        for r in result.rows[:: max(1, len(result.rows) // 20)]
+    ]
+    lines = [table(header, rows)]
+    summary = result.summary()
     drift = summary["drift_ev_per_atom"]
     if drift is not None:
-        print(
-            f"\ndrift of the total energy {drift:.2e} eV/atom in {summary['time_ps']:.3g} ps",
-            file=out,
+        lines.append(
+            f"\ndrift of the total energy {drift:.2e} eV/atom in {summary['time_ps']:.3g} ps"
         )
-    print(
+    lines.append(
         f"\nmean temperature {summary['mean_temperature_k']:.0f} K; "
         f"{summary['us_per_atom_step']:.1f} us per atom and "
         f"step; largest local std {summary['max_energies_std']:.4f} eV; peak memory "
-        f"{memory / 1e9:.2f} GB",
-        file=out,
+        f"{memory / 1e9:.2f} GB"
     )
-    write_json(arguments, {**summary, "peak_memory_bytes": memory})
+    return "\n".join(lines)
 
 
 def _report(arguments: argparse.Namespace) -> None:

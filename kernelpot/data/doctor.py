@@ -18,9 +18,9 @@ from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa, bar
 
-from kernelpot.common.tables import extent, number, table
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset, Frame, label_sources
+from kernelpot.data.doctor_text import data_report_text
 from kernelpot.data.order import digest, structure_digest
 
 # Strained copies further apart than this are not compared (trapezoid rule).
@@ -301,10 +301,19 @@ def _neighbors_in_strain(chain: Sequence[Frame]) -> list[tuple[Frame, Frame, Flo
 
 
 def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
-    facts["virial_test"] = None
+    """Compare energies of strained copies of a cell with the work of their stresses."""
     pairs = _strained_pairs(data)
     if len(pairs) < 3:
+        facts["virial_test"] = None
         return
+    facts["virial_test"] = _virial_test(pairs)
+    warning = _virial_warning(facts["virial_test"])
+    if warning is not None:
+        warnings.append(warning)
+
+
+def _virial_test(pairs: Sequence[tuple[Frame, Frame, FloatArray]]) -> dict[str, Any]:
+    """How energies change with strain, in terms of what the virials say."""
     change, work, offset, size = [], [], [], []
     for one, two, strain in pairs:
         assert one.energy is not None
@@ -329,40 +338,47 @@ def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) ->
     residual = target - matrix @ solution
     explained = 1.0 - float(residual @ residual) / float(target @ target)
     volume = float(np.median([p[0].atoms.get_volume() / len(p[0]) for p in pairs]))
-    facts["virial_test"] = {
+    return {
         "n_pairs": len(pairs),
         "slope": slope,
         "offset_ev_per_atom": offset_found,
         "offset_gpa": offset_found / volume / GPa,
         "explained": explained,
     }
+
+
+def _virial_warning(test: Mapping[str, Any]) -> str | None:
+    """What is wrong with the virials, if anything."""
+    n_pairs, slope, explained = test["n_pairs"], test["slope"], test["explained"]
+    offset = test["offset_ev_per_atom"]
     if explained < 0.8:
-        warnings.append(
-            f"virials do not explain the energies of {len(pairs)} strained pairs (explained "
+        return (
+            f"virials do not explain the energies of {n_pairs} strained pairs (explained "
             f"{100 * explained:.0f} %): wrong order of components, or labels of other frames?"
         )
-    elif slope < 0:
-        warnings.append(
+    if slope < 0:
+        return (
             f"virials have the wrong sign (energy follows {slope:.2f} x -W:strain): kernelpot "
             "expects virial = -dE/d strain, stress = +dE/d strain / volume"
         )
-    elif not 0.8 < slope < 1.25:
+    if not 0.8 < slope < 1.25:
         units = {1 / GPa: "GPa taken for eV/Å^3", 1 / (1000 * bar): "kbar taken for eV/Å^3"}
         guess = ""
         for factor, text in units.items():
             for s in (slope, 1.0 / slope):
                 if 0.8 < s / factor < 1.25:
                     guess = f" ({text}?)"
-        warnings.append(
+        return (
             f"virials are in another unit or scale: energies change by {slope:.4g} times what "
             f"they say{guess}"
         )
-    elif abs(offset_found) > 0.02:
-        warnings.append(
-            f"virials and energies disagree by a constant {offset_found:+.3f} eV/atom "
-            f"({offset_found / volume / GPa:+.2f} GPa; an unconverged basis does this). Fitting "
+    if abs(offset) > 0.02:
+        return (
+            f"virials and energies disagree by a constant {offset:+.3f} eV/atom "
+            f"({test['offset_gpa']:+.2f} GPa; an unconverged basis does this). Fitting "
             "allows for it; predicted pressures will differ from the labels by that much"
         )
+    return None
 
 
 def _check_gradients(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
@@ -402,85 +418,3 @@ def _check_gradients(data: Dataset, facts: dict[str, Any], warnings: list[str]) 
             f"forces are not the gradient of the energy in {len(wrong)} of {tested} pairs of "
             f"nearly equal frames ({names})"
         )
-
-
-def data_report_text(facts: Mapping[str, Any], warnings: Sequence[str]) -> str:
-    """Explain what `kernelpot.data.doctor.check_dataset` found."""
-    lines = [
-        f"{facts['n_structures']} structures, {facts['n_atoms']} atoms, {facts['n_rows']} labels; "
-        + ", ".join(f"{n} {s}" for s, n in facts["species"].items()),
-        "",
-        "Labels were read from:",
-    ]
-    for kind, sources in facts["sources"].items():
-        read = ", ".join(f"{name} in {count} frames" for name, count in sources.items())
-        lines.append(f"  {kind}: {read}")
-    missing = [
-        f"{facts[f'without_{kind}']} without {kind}"
-        for kind in ("energy", "forces", "virial")
-        if facts[f"without_{kind}"]
-    ]
-    if missing:
-        lines.append(f"  {', '.join(missing)}")
-    header = [
-        "", "structures", "atoms", "E [eV/atom]", "max |F| [eV/Å]", "rms |F|", "pressure [GPa]",
-    ]  # fmt: skip
-
-    def row(name: str, r: Mapping[str, Any]) -> list[str]:
-        return [
-            name,
-            str(r["n_structures"]),
-            str(r["n_atoms"]),
-            extent(r["energy_per_atom_ev"], 3),
-            number(r["max_force_ev_per_ang"], 2),
-            number(r["rms_force_ev_per_ang"], 3),
-            extent(r["pressure_gpa"], 2),
-        ]
-
-    groups = facts["groups"]
-    rows = [row(name, r) for name, r in groups.items()] if len(groups) > 1 else []
-    lines += ["", table(header, [*rows, row("all", facts["all"])]), "", "Shortest distances [Å]:"]
-    shortest = [f"{pair} {d:.3f}" for pair, d in facts["shortest_distances"].items()]
-    lines.append("  " + (", ".join(shortest) if shortest else "none below 4 Å"))
-    if facts["isolated_atoms"]:
-        found = ", ".join(f"{s} {e:.4f} eV" for s, e in facts["isolated_atoms"].items())
-        lines.append(f"Isolated atoms: {found}")
-    if facts["without_isolated_atom"]:
-        lines.append(
-            f"No isolated atom of {', '.join(facts['without_isolated_atom'])}: energies are fitted "
-            "relative to least-squares e0, dissociation energies will mean nothing"
-        )
-    if facts["composition"] is not None:
-        lines.append(
-            "Energies against composition: rms residual "
-            f"{facts['composition']['rms_residual_ev_per_atom']:.3f} eV/atom"
-        )
-    lines.append(
-        f"Frames with all forces exactly zero: {facts['zero_force_frames']}; repeated frames: "
-        f"{sum(len(g) - 1 for g in facts['duplicates'])}; largest net force "
-        f"{facts['max_net_force_ev_per_ang']:.2g} eV/Å"
-    )
-    virial = facts["virial_test"]
-    if virial is None:
-        lines.append("Virials against energies: not tested (no strained copies of a cell)")
-    else:
-        lines.append(
-            f"Virials against energies ({virial['n_pairs']} strained pairs): slope "
-            f"{virial['slope']:.3f} (1 is right), constant {virial['offset_gpa']:+.2f} GPa, "
-            f"explained {100 * virial['explained']:.1f} %"
-        )
-    gradient = facts["gradient_test"]
-    if gradient["n_pairs"]:
-        lines.append(
-            f"Forces against energies: {gradient['n_pairs'] - gradient['n_wrong']} of "
-            f"{gradient['n_pairs']} pairs of nearly equal frames agree"
-        )
-    else:
-        lines.append("Forces against energies: not tested (no nearly equal frames)")
-    lines.append("")
-    if warnings:
-        lines.append("Look at this:")
-        lines += [f"  - {w}" for w in warnings]
-    else:
-        lines.append("Nothing suspicious.")
-    return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -76,6 +76,34 @@ def canonical_order(data: Sequence[Frame]) -> list[Frame]:
 def fingerprint(frame: Frame) -> str:
     """Sixteen hexadecimal digits of a frame's structure and labels."""
     return frame_digest(frame)[:16]
+
+
+def are_among(data: Sequence[Frame], fingerprints: Collection[str]) -> list[bool]:
+    """Whether each frame is one of those that a model was fitted to.
+
+    Parameters
+    ----------
+    data : sequence of Frame
+    fingerprints : collection of str
+        Of the frames fitted, by `fingerprint` or by that of model files of version 2.
+
+    Returns
+    -------
+    list of bool
+    """
+    known = frozenset(fingerprints)
+    return [fingerprint(f) in known or _fingerprint_of_version_2(f) in known for f in data]
+
+
+def _fingerprint_of_version_2(frame: Frame) -> str:
+    """Fingerprint that model files of version 2 hold: of bytes as they lie in memory."""
+    h = hashlib.sha256()
+    atoms = frame.atoms
+    parts = (atoms.numbers, atoms.positions, atoms.cell.array, frame.forces, frame.virial)
+    for array in parts:
+        h.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    h.update(repr(frame.energy).encode())
+    return h.hexdigest()[:16]
 
 
 def _encoded(value: object) -> Iterator[bytes]:

@@ -101,17 +101,10 @@ def tune(
     before = errors = Errors.of(_left_out(start, zero, factor, structures, n_threads))
     with single_blas_thread():
         if method == "evidence":
-            x = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS))
-            used = 0
+            x, used = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS)), 0
         else:
             x, used = _minimize_loo(start, before, structures, config_types, n_threads, progress)
     x = _rounded(start, x)
-    notes = []
-    if method == "evidence" and layout.size > EVIDENCE_COLUMNS:
-        notes.append(
-            f"the evidence was maximized with the leading {EVIDENCE_COLUMNS} of "
-            f"{layout.size} directions"
-        )
     if x.any():
         chosen = start.posterior(x)
         errors = Errors.of(_left_out(start, x, chosen, structures, n_threads))
@@ -119,14 +112,7 @@ def tune(
             factor = chosen
         else:
             x, errors = zero, before
-    at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(BOUND) - 1e-6]
-    if at_bound:
-        notes.append(
-            f"{', '.join(at_bound)} ended a factor {BOUND:g} from the default, as far as the "
-            "search goes: are the labels in the right units?"
-        )
-    after = start.noise_at(x)
-    delta = start.delta_at(x)
+    after, delta = start.noise_at(x), start.delta_at(x)
     record = {
         "method": method,
         "sigmas": {
@@ -139,7 +125,24 @@ def tune(
         "n_evaluations": used,
         "n_parameters": effective_parameters(factor),
     }
-    return Tuned(after, delta, record, notes)
+    return Tuned(after, delta, record, _notes(method, layout, free, x))
+
+
+def _notes(method: str, layout: Layout, free: Free, x: FloatArray) -> list[str]:
+    """What the user should know about the values chosen."""
+    notes = []
+    if method == "evidence" and layout.size > EVIDENCE_COLUMNS:
+        notes.append(
+            f"the evidence was maximized with the leading {EVIDENCE_COLUMNS} of "
+            f"{layout.size} directions"
+        )
+    at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(BOUND) - 1e-6]
+    if at_bound:
+        notes.append(
+            f"{', '.join(at_bound)} ended a factor {BOUND:g} from the default, as far as the "
+            "search goes: are the labels in the right units?"
+        )
+    return notes
 
 
 def _maximize_evidence(candidates: Candidates) -> FloatArray:

@@ -143,11 +143,6 @@ def run_dynamics(
     ValueError
         If a parameter is out of range, or the energy stops being finite.
     """
-    from ase.md.langevin import Langevin
-    from ase.md.nose_hoover_chain import IsotropicMTKNPT
-    from ase.md.velocitydistribution import Stationary, thermalize_momenta
-    from ase.md.verlet import VelocityVerlet
-
     for name, value in (("temperature", temperature), ("timestep", timestep)):
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"`{name}` must be positive, got {value!r}")
@@ -156,63 +151,18 @@ def run_dynamics(
             raise ValueError(f"`{name}` must be at least 1, got {count!r}")
     if ensemble == "npt" and not np.all(atoms.pbc):
         raise ValueError("npt needs a structure periodic in three directions")
-    atoms = atoms.copy()
-    atoms.calc = calculator
     rng = np.random.default_rng(seed)
-    thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
-    if len(atoms) > 1:
-        Stationary(atoms)
-    step = timestep * units.fs
-    dynamics: Any
-    if ensemble == "nve":
-        dynamics = VelocityVerlet(atoms, step)
-    elif ensemble == "nvt":
-        dynamics = Langevin(
-            atoms,
-            step,
-            temperature_K=temperature,
-            friction=0.01 / units.fs,
-            fixcm=False,
-            rng=rng,
-        )
-    elif ensemble == "npt":
-        dynamics = IsotropicMTKNPT(
-            atoms,
-            step,
-            temperature_K=temperature,
-            pressure_au=pressure * units.GPa,
-            tdamp=100 * step,
-            pdamp=1000 * step,
-        )
-    else:
-        raise ValueError(f"`ensemble` must be nve, nvt or npt, got {ensemble!r}")
-
+    atoms = _thermalized(atoms, temperature, rng)
+    atoms.calc = calculator
+    dynamics = _integrator(ensemble, atoms, timestep, temperature, pressure, rng)
     rows: list[tuple[float, ...]] = []
     if trajectory is not None and os.path.exists(trajectory):
         os.unlink(trajectory)
 
     def log() -> None:
-        n = len(atoms)
-        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
-        if not np.isfinite(potential + kinetic):
-            raise ValueError(
-                f"the energy is no longer finite after {dynamics.nsteps} steps; "
-                "is the structure far from the training data, or the time step too long?"
-            )
+        _check_finite(atoms, dynamics.nsteps)
         std = potential_std(calculator, atoms)
-        rows.append(
-            (
-                dynamics.nsteps * timestep * 1e-3,
-                (potential + kinetic) / n,
-                potential / n,
-                kinetic / n,
-                atoms.get_temperature(),
-                float(std.max()),
-                float(std.mean()),
-                atoms.get_volume() if atoms.pbc.all() else np.nan,
-                *gate_state(calculator),
-            )
-        )
+        rows.append(_row(dynamics.nsteps, timestep, atoms, calculator, std))
         if trajectory is not None:
             _append_frame(trajectory, atoms, std, calculator.model.reference.array_names)
         if progress is not None:
@@ -223,6 +173,86 @@ def run_dynamics(
     dynamics.run(steps)
     wall = time.perf_counter() - began
     return Dynamics(np.array(rows), atoms, wall, steps, ensemble)
+
+
+def _thermalized(atoms: Atoms, temperature: float, rng: np.random.Generator) -> Atoms:
+    """A copy with Maxwell-Boltzmann velocities whose center of mass is at rest."""
+    from ase.md.velocitydistribution import Stationary, thermalize_momenta
+
+    atoms = atoms.copy()
+    thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
+    if len(atoms) > 1:
+        Stationary(atoms)
+    return atoms
+
+
+def _integrator(
+    ensemble: str,
+    atoms: Atoms,
+    timestep: float,
+    temperature: float,
+    pressure: float,
+    rng: np.random.Generator,
+) -> Any:
+    """ASE's dynamics of an ensemble; see `run_dynamics`."""
+    from ase.md.langevin import Langevin
+    from ase.md.nose_hoover_chain import IsotropicMTKNPT
+    from ase.md.verlet import VelocityVerlet
+
+    step = timestep * units.fs
+    if ensemble == "nve":
+        return VelocityVerlet(atoms, step)
+    if ensemble == "nvt":
+        return Langevin(
+            atoms,
+            step,
+            temperature_K=temperature,
+            friction=0.01 / units.fs,
+            fixcm=False,
+            rng=rng,
+        )
+    if ensemble == "npt":
+        return IsotropicMTKNPT(
+            atoms,
+            step,
+            temperature_K=temperature,
+            pressure_au=pressure * units.GPa,
+            tdamp=100 * step,
+            pdamp=1000 * step,
+        )
+    raise ValueError(f"`ensemble` must be nve, nvt or npt, got {ensemble!r}")
+
+
+def _check_finite(atoms: Atoms, n_steps: int) -> None:
+    """Raise ValueError where a run has exploded."""
+    if not np.isfinite(atoms.get_potential_energy() + atoms.get_kinetic_energy()):
+        raise ValueError(
+            f"the energy is no longer finite after {n_steps} steps; "
+            "is the structure far from the training data, or the time step too long?"
+        )
+
+
+def _row(
+    n_steps: int,
+    timestep: float,
+    atoms: Atoms,
+    calculator: KernelPotCalculator,
+    std: FloatArray,
+) -> tuple[float, ...]:
+    """Values of `COLUMNS` after some steps."""
+    n = len(atoms)
+    potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+    return (
+        n_steps * timestep * 1e-3,
+        (potential + kinetic) / n,
+        potential / n,
+        kinetic / n,
+        atoms.get_temperature(),
+        float(std.max()),
+        float(std.mean()),
+        atoms.get_volume() if atoms.pbc.all() else np.nan,
+        *gate_state(calculator),
+    )
 
 
 def _append_frame(path: str, atoms: Atoms, std: FloatArray, array_names: Sequence[str]) -> None:

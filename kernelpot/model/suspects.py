@@ -21,7 +21,7 @@ from kernelpot.common.parallel import map_in_order
 from kernelpot.common.tables import table
 from kernelpot.common.types import KINDS, Progress
 from kernelpot.data.dataset import Dataset
-from kernelpot.data.order import fingerprint
+from kernelpot.data.order import are_among
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.leave_one_out import LeftOut, leave_one_out
 from kernelpot.regression.rows import StructureRows
@@ -166,8 +166,7 @@ def find_suspects(
     ValueError
         If the data have a species the model does not know, or no labels.
     """
-    known = set(model.training.fingerprints)
-    fitted = [fingerprint(frame) in known for frame in data]
+    fitted = are_among(data, model.training.fingerprints)
     used = [k for k, frame in enumerate(data) if frame.n_rows and not frame.is_isolated_atom]
     if not used:
         raise ValueError("the data have no labelled structures of more than one atom")
