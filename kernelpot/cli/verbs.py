@@ -11,7 +11,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kernelpot.cli.arguments import build_parser
@@ -74,10 +75,9 @@ def _fit(arguments: argparse.Namespace) -> None:
     if arguments.checkpoint is not None:
         check_writable(arguments.checkpoint)
     out = text_stream(arguments)
-    _print_log(out)
     data = read_dataset(arguments.train, keys=keys)
     print(f"read {data}", file=out, flush=True)
-    with Bars(arguments.quiet) as bars:
+    with _printed_log(out), Bars(arguments.quiet) as bars:
         potential = KernelPotential(**parameters).fit(data, progress=bars, **options)
     potential.save(arguments.output)
     model = potential.describe()
@@ -146,13 +146,20 @@ def _fit_parameters(
     return parameters, options, keys
 
 
-def _print_log(out: TextIO) -> None:
-    """Print what the library has to say before long work starts."""
+@contextmanager
+def _printed_log(out: TextIO) -> Iterator[None]:
+    """Print what the library says before long work; callers of `main` keep their own handlers."""
     import logging
 
     log = logging.getLogger("kernelpot")
+    level, handlers = log.level, log.handlers
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(out)]  # which flushes after each line
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.handlers = handlers
 
 
 def _update(arguments: argparse.Namespace) -> None:
@@ -411,8 +418,7 @@ def _search(arguments: argparse.Namespace) -> None:
 
     check_writable(arguments.output)
     out = text_stream(arguments)
-    _print_log(out)
-    with Bars(arguments.quiet) as bars:
+    with _printed_log(out), Bars(arguments.quiet) as bars:
         found = search(
             arguments.train,
             budget=arguments.budget,

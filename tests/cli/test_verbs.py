@@ -1,6 +1,7 @@
 """The command line: real runs, JSON promises, and one sentence for every mistake."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -182,6 +183,16 @@ def test_update_is_the_python_interface(fitted, folder, tmp_path, capsys):
     assert main([*more, "--data", str(folder / "train.xyz")]) == 0
     report = json.loads((tmp_path / "update.json").read_text())
     assert sum(report["n_sparse"]["1"].values()) == 43
+
+
+def test_a_fit_prints_the_log_and_leaves_the_logger_as_it_was(folder, tmp_path, capsys):
+    log = logging.getLogger("kernelpot")
+    before = log.level, list(log.handlers)
+    train, config = str(folder / "train.xyz"), str(folder / "fit.toml")
+    options = ["--quiet", "--config", config, "--optimize", "none"]
+    assert main(["fit", train, "-o", str(tmp_path / "model.kpot"), *options]) == 0
+    assert "the fit needs about" in capsys.readouterr().out
+    assert (log.level, list(log.handlers)) == before
 
 
 def test_an_interrupted_fit_says_how_to_continue(folder, tmp_path, capsys, monkeypatch):
