@@ -76,6 +76,12 @@ def _box(atoms: Atoms) -> FloatArray:
 
 def _search(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, FloatArray]:
     """Where the pairs of each center start, their neighbors, and shifts in cells."""
+    if cutoff <= 0:  # a search would sort the atoms into as many cells as it can hold
+        return (
+            np.zeros(len(atoms) + 1, dtype=np.int64),
+            np.empty(0, dtype=np.int64),
+            np.empty((0, 3)),
+        )
     import vesin
 
     pbc = np.asarray(atoms.pbc, dtype=bool)
@@ -103,7 +109,7 @@ def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> Neighbo
     structures : ase.Atoms or sequence of ase.Atoms
         With several structures the atoms are numbered consecutively.
     cutoff : float
-        Largest pair distance [Å].
+        Largest pair distance [Å]; there are no pairs if it is zero.
 
     Returns
     -------

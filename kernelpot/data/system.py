@@ -60,7 +60,7 @@ class System:
             Of these pairs [Å].
         """
         if pairs is None:
-            pairs = neighbor_list(structures, max(r_cut, 0.1))
+            pairs = neighbor_list(structures, r_cut)
         if displacements is None:
             displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
         return cls(

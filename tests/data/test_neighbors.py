@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 
 from kernelpot.data import _pairs
@@ -107,3 +108,12 @@ def test_the_skin_list_is_rebuilt_when_it_must_be():
 def test_a_negative_skin_is_refused():
     with pytest.raises(ValueError, match="`skin` must not be negative"):
         SkinList(4.0, -0.1)
+
+
+def test_no_pairs_within_zero():
+    """Terms of whole structures and free-atom energies reach nowhere; nothing is searched."""
+    crystal = bulk("Cu", cubic=True)
+    found = neighbor_list([crystal, crystal[:1]], 0.0)
+    assert found.n_pairs == 0
+    np.testing.assert_array_equal(found.first, np.zeros(6))
+    assert found.displacements(np.zeros((5, 3))).shape == (0, 3)
