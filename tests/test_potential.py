@@ -367,6 +367,20 @@ def test_a_given_list_of_sparse_points(labelled, small_terms):
     assert sum(pot.describe()["terms"][1]["n_sparse"].values()) == 60
 
 
+@pytest.mark.parametrize("distance", [50.0, 1e5])
+def test_an_atom_far_away_is_alone(potential, distance):
+    """It ended the interpreter at a hundred thousand angstrom."""
+    cluster = structures()["cluster"]
+    far = cluster + Atoms("Al", [cluster.positions[0] + [distance, 0, 0]])
+    atom, alone = potential.predict(Atoms("Al")), potential.predict(cluster)
+    found = potential.predict(far, return_std=True)
+    assert found.energy == pytest.approx(alone.energy + atom.energy, abs=1e-10)
+    np.testing.assert_allclose(found.forces[:-1], alone.forces, atol=1e-9)
+    np.testing.assert_array_equal(found.forces[-1], 0.0)
+    far.calc = potential.calculator(gate=None)
+    assert far.get_potential_energy() == pytest.approx(found.energy, abs=1e-10)
+
+
 def test_sparse_points_must_cover_every_species(labelled, small_terms):
     crystal = structures()["crystal"]
     copper = [(crystal, int(k)) for k in np.flatnonzero(crystal.numbers == 29)]

@@ -12,6 +12,7 @@ Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 SingleArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 # Atomic numbers of two species, ascending.
 Pair = tuple[int, int]
 # Called as ``progress(stage, done, total)``.

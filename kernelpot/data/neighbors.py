@@ -13,11 +13,14 @@ from functools import cached_property
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import BoolArray, FloatArray, IntArray
 from kernelpot.data import _pairs
 
 # What an atom of a dense solid or a molecule occupies, about [Å^3].
 VOLUME_PER_ATOM = 10.0
+
+# Searches take long where cells are many more than atoms, empty ones included.
+CELLS, CELLS_PER_ATOM = 100, 4
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def _box(atoms: Atoms) -> FloatArray:
 
 def _search(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, FloatArray]:
     """Where the pairs of each center start, their neighbors, and shifts in cells."""
-    if cutoff <= 0:  # a search would sort the atoms into as many cells as it can hold
+    if cutoff <= 0 or not len(atoms):
         return (
             np.zeros(len(atoms) + 1, dtype=np.int64),
             np.empty(0, dtype=np.int64),
@@ -84,21 +87,64 @@ def _search(atoms: Atoms, cutoff: float) -> tuple[IntArray, IntArray, FloatArray
         )
     import vesin
 
-    pbc = np.asarray(atoms.pbc, dtype=bool)
+    pbc, box = np.asarray(atoms.pbc, dtype=bool), _box(atoms)
+    points, reach = _compact(np.ascontiguousarray(atoms.positions, dtype=float), box, pbc, cutoff)
     # each pair once: sorting both directions here takes a third of the time
-    search = vesin.NeighborList(cutoff=cutoff, full_list=False, sorted=False, n_threads=1)
+    search = vesin.NeighborList(cutoff=reach, full_list=False, sorted=False, n_threads=1)
     i, j, shift = search.compute(
-        points=np.ascontiguousarray(atoms.positions, dtype=float),
-        box=_box(atoms),
+        points=points,
+        box=box,
         periodic=pbc if pbc.any() else False,
         quantities="ijS",
         copy=False,
     )
+    if reach > cutoff:
+        apart = points[j] - points[i] + shift @ box
+        near = np.einsum("pc,pc->p", apart, apart) < cutoff**2
+        i, j, shift = i[near], j[near], shift[near]
     first = np.zeros(len(atoms) + 1, dtype=np.int64)
     neighbors = np.empty(2 * len(i), dtype=np.int64)
     shifts = np.empty((2 * len(i), 3))
     _pairs.both_directions(i, j, shift, first, neighbors, shifts)
     return first, neighbors, shifts
+
+
+def _compact(
+    points: FloatArray, box: FloatArray, pbc: BoolArray, cutoff: float
+) -> tuple[FloatArray, float]:
+    """Positions and a cutoff with the same pairs, for a search that visits empty cells too.
+
+    The search sorts atoms into cells as wide as the cutoff. Space without atoms along open
+    directions is left out, and where there are still many more cells than atoms these are
+    made wider: whoever searches so drops pairs beyond the cutoff.
+    """
+    most = CELLS + CELLS_PER_ATOM * len(points)
+    periodic = box[pbc]
+    edges = np.linalg.norm(periodic, axis=1).max(initial=0.0)
+    longest = max(edges, 0.0 if pbc.all() else np.linalg.norm(np.ptp(points, axis=0)))
+    if (longest / cutoff) ** 3 < most:
+        return points, cutoff
+    open_axes = np.linalg.svd(periodic)[2][len(periodic) :]  # orthonormal, across the periodic
+    along = points @ open_axes.T
+    if len(open_axes):
+        closed = _without_gaps(along, 2 * cutoff)
+        points, along = points + (closed - along) @ open_axes, closed
+    heights = 1 / np.linalg.norm(np.linalg.pinv(periodic), axis=0)
+    extents = np.append(heights, np.ptp(along, axis=0))
+    reach = cutoff
+    while np.prod(np.maximum(extents / reach, 1)) > most:
+        reach *= 1.2
+    return points, reach
+
+
+def _without_gaps(along: FloatArray, widest: float) -> FloatArray:
+    """Coordinates with gaps between successive ones shortened to `widest`."""
+    order = np.argsort(along, axis=0)
+    steps = np.diff(np.take_along_axis(along, order, axis=0), axis=0, prepend=0)
+    steps[0] = 0
+    closed = np.empty_like(along)
+    np.put_along_axis(closed, order, np.cumsum(np.minimum(steps, widest), axis=0), axis=0)
+    return closed
 
 
 def neighbor_list(structures: Atoms | Sequence[Atoms], cutoff: float) -> NeighborList:

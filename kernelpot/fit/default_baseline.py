@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
 import numpy as np
-import numpy.typing as npt
 from ase.data import chemical_symbols
 from scipy.linalg import lstsq
 
@@ -25,7 +24,7 @@ from kernelpot.baseline.reference import Explained
 from kernelpot.baseline.repulsion import assemble
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.parallel import single_blas_thread
-from kernelpot.common.types import KINDS, FloatArray
+from kernelpot.common.types import KINDS, BoolArray, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.fit.defaults import length_scale
 from kernelpot.fit.settings import Settings
@@ -252,7 +251,7 @@ def left_out_errors(
             errors[out] = targets[out] - features[out] @ lstsq(stacked, right)[0]
     absolute = np.abs(errors) * np.concatenate(size)[:, None]
 
-    def mean(rows: npt.NDArray[np.bool_], column: int) -> float | None:
+    def mean(rows: BoolArray, column: int) -> float | None:
         return float(absolute[rows, column].mean()) if rows.any() else None
 
     return [LeftOut(mean(energies, c), mean(~energies, c)) for c in range(len(baselines))]

@@ -31,10 +31,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import norm
 
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import BoolArray, FloatArray, IntArray
 
 # Coverages whose factors are kept; others are interpolated.
 LEVELS = (0.5, 0.6827, 0.8, 0.9, 0.95, 0.99)
@@ -144,7 +143,7 @@ def floors(residual: FloatArray, std: FloatArray, numbers: IntArray) -> dict[int
     return {z: best * value for z, value in rms.items()} if best else {}
 
 
-def informative(std: FloatArray, typical: float | None = None) -> npt.NDArray[np.bool_]:
+def informative(std: FloatArray, typical: float | None = None) -> BoolArray:
     """Labels that are not zero by symmetry: what is left of those is rounding.
 
     Parameters
@@ -197,7 +196,7 @@ class Calibration:
         numbers: Mapping[str, IntArray],
         n_structures: int,
         *,
-        unseen: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+        unseen: Mapping[str, BoolArray] | None = None,
     ) -> Calibration:
         """Calibrate.
 

@@ -1,5 +1,7 @@
 """Neighbor lists against ASE's, and the skin that keeps them."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -117,3 +119,70 @@ def test_no_pairs_within_zero():
     assert found.n_pairs == 0
     np.testing.assert_array_equal(found.first, np.zeros(6))
     assert found.displacements(np.zeros((5, 3))).shape == (0, 3)
+
+
+def every_pair(atoms, cutoff):
+    """Pairs and displacements from all images that can be within reach."""
+    periodic = np.array(atoms.cell)[atoms.pbc]
+    inverse = np.linalg.pinv(periodic)
+    scaled = atoms.positions @ inverse
+    most = np.ceil(cutoff * np.linalg.norm(inverse, axis=0) + np.ptp(scaled, axis=0)).astype(int)
+    images = np.array(list(product(*[range(-m, m + 1) for m in most])), dtype=int)
+    d = atoms.positions[None, :, None] - atoms.positions[:, None, None] + images @ periodic
+    near = np.linalg.norm(d, axis=3) < cutoff
+    itself = np.eye(len(atoms), dtype=bool)[:, :, None] & ~images.any(axis=1)
+    i, j, _ = np.nonzero(near & ~itself)
+    return i, j, d[near & ~itself]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_pairs_do_not_depend_on_empty_space(seed):
+    """Far atoms, sheared and flat cells, any periodicity: pairs of all images, by distance."""
+    rng = np.random.default_rng(seed)
+    n, cutoff = int(rng.integers(2, 12)), float(rng.choice([0.05, 1.0, 4.0]))
+    pbc = rng.random(3) < 0.5
+    cell = np.diag(10 ** rng.uniform(0.3, 2.0, 3)) @ (np.eye(3) + rng.uniform(-0.4, 0.4, (3, 3)))
+    positions = rng.uniform(0, 1, (n, 3)) @ cell
+    positions[n // 2 :] = positions[: n - n // 2] + rng.normal(0, cutoff / 2, (n - n // 2, 3))
+    atoms = Atoms(f"Cu{n}", positions, cell=cell, pbc=pbc)
+    if not pbc.all():  # along an open direction, and across the periodic ones
+        across = np.linalg.svd(cell[pbc])[2][-1]
+        atoms.positions[rng.random(n) < 0.3] += across * 10 ** rng.uniform(2, 6)
+    found = neighbor_list(atoms, cutoff)
+    i, j, vectors = every_pair(atoms, cutoff)
+    assert found.n_pairs == len(i)
+    ours = as_sorted(found.centers, found.neighbors, found.displacements(atoms.positions))
+    np.testing.assert_allclose(ours, as_sorted(i, j, vectors), atol=2e-7)
+
+
+@pytest.mark.parametrize("distance", [1e4, 1e5, 1e6, 1e9])
+@pytest.mark.parametrize("pbc", [False, (True, True, False), (False, False, True)])
+def test_an_atom_far_away_has_no_neighbors(distance, pbc):
+    """The search divided by zero, which ended the interpreter, or took minutes."""
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.pbc = pbc
+    far = atoms + Atoms("Cu", [[0.5 * atoms.cell[0, 0]] * 3])
+    far.positions[-1, 0 if not np.any(pbc) or pbc[2] else 2] += distance
+    found, without = neighbor_list(far, 5.0), neighbor_list(atoms, 5.0)
+    assert found.n_pairs == without.n_pairs
+    assert found.first[-1] == found.first[-2]
+
+
+def test_a_search_sorts_into_few_cells(monkeypatch):
+    """Work goes by atoms, not by space: the search library is never given many empty cells."""
+    import vesin
+
+    reaches = []
+    search = vesin.NeighborList
+
+    def noted(cutoff, **options):
+        reaches.append(cutoff)
+        return search(cutoff=cutoff, **options)
+
+    monkeypatch.setattr(vesin, "NeighborList", noted)
+    slab = bulk("Cu", cubic=True) * (3, 3, 2)
+    slab.center(vacuum=20.0, axis=2)
+    neighbor_list(slab, 0.05)
+    assert np.prod(np.maximum(slab.cell.lengths() / reaches[-1], 1)) < 100 + 4 * len(slab)
+    neighbor_list(slab, 5.0)
+    assert reaches[-1] == 5.0  # as asked, where nothing is gained
