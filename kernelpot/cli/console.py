@@ -131,10 +131,11 @@ def read_config(path: str) -> dict[str, Any]:
             f"{', '.join(sorted(known | {'keys', *FIT_OPTIONS}))}"
         )
     if "terms" in config:
-        try:
-            config["terms"] = [term_from_dict(term) for term in config["terms"]]
-        except TypeError as error:
-            raise ValueError(f"{path}: [[terms]]: {error}") from error
+        for number, term in enumerate(config["terms"]):
+            try:
+                config["terms"][number] = term_from_dict(term)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}: [[terms]] number {number + 1}: {error}") from error
     return config
 
 

@@ -17,7 +17,7 @@ from kernelpot.gp.labels import Noise, observe
 from kernelpot.regression.layout import Layout
 from kernelpot.regression.rows import Rows, StructureRows
 from kernelpot.regression.whitening import whitening
-from kernelpot.terms.kinds import term_from_dict
+from kernelpot.terms.kinds import term_from_dict, term_to_dict
 
 # Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
 # that stresses count, yet overruled by data that contradict it by more.
@@ -263,7 +263,7 @@ class Design:
             arrays.update({f"constant_{t}_{name}": array for name, array in found.items()})
         header = {
             "species": [int(z) for z in self.species],
-            "terms": [bound.term.to_dict() for bound in self.terms],
+            "terms": [term_to_dict(bound.term) for bound in self.terms],
             "constants": constants,
             "blocks": [[block.term, list(map(int, block.key))] for block in self.blocks],
         }

@@ -73,7 +73,11 @@ class Space:
         _check_names("parameters", parameters, ranges)
         _check_names("bounds", given, ranges)
         if not parameters:
-            raise ValueError(f"`parameters` is empty: name some of {', '.join(ranges)}")
+            raise ValueError(
+                f"`parameters` is empty: name some of {', '.join(ranges)}"
+                if ranges
+                else "no parameter of these terms is one that a search changes"
+            )
         unused = [name for name in given if name not in parameters]
         if unused:
             raise ValueError(

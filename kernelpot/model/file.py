@@ -26,7 +26,7 @@ from kernelpot.model.record import TrainingRecord
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.safety.thresholds import SafetyNet
-from kernelpot.terms.kinds import term_from_dict
+from kernelpot.terms.kinds import term_from_dict, term_to_dict
 
 # Golden structure: agreement demanded when a file is loaded.
 _ENERGY_TOLERANCE = 1e-8
@@ -205,7 +205,7 @@ def _from_version_2(
 def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     packed = dict(parameters)
     if packed["terms"] is not None:
-        packed["terms"] = [term.to_dict() for term in packed["terms"]]
+        packed["terms"] = [term_to_dict(term) for term in packed["terms"]]
     baseline = packed["baseline"]
     if baseline is not None:
         packed["baseline"] = [term.to_dict() for term in terms_of(baseline)]

@@ -48,7 +48,8 @@ class Environments:
     weight : ndarray of shape (n,) or None
         Smooth factor of each one's energy; None for 1 everywhere.
     state : object
-        What the descriptor's derivatives need.
+        What the descriptor's derivatives need. They are asked for with the same `System`, so
+        that it may hold indices of pairs.
     """
 
     key: IntArray
@@ -72,7 +73,10 @@ class RowGradient:
     Attributes
     ----------
     points : ndarray of shape (n_points, n_features)
+        Embedded features of the sparse points.
     at : ndarray of shape (n, n_features)
+        Embedded features of the environments, in the order of `chosen` in `add_rows`; so are
+        all below.
     slope, own : ndarray of shape (n, n_points)
     by_weight : ndarray of shape (n, n_points)
         Derivative by the environment's weight: the kernel.
@@ -117,7 +121,8 @@ class Tangents(Protocol):
         Returns
         -------
         by_x : ndarray of shape (n_env, 6, n_features)
-            By xx yy zz yz xz xy.
+            By xx yy zz yz xz xy: the sum over displacements r of ``r[a]`` times the
+            derivative by ``r[b]``, without a factor of 2 off the diagonal.
         by_weight : ndarray of shape (n_env, 6) or None
         """
 
@@ -153,10 +158,18 @@ class Descriptor(Protocol):
         """Atomic numbers of the atoms that may be the center of such an environment."""
 
     def count(self, system: System) -> IntArray:
-        """Number of environments of each key, shape (n_keys,)."""
+        """Number of environments of each key in all structures together, shape (n_keys,)."""
 
     def environments(self, system: System, atoms: slice) -> Environments:
-        """Environments of a run of atoms (all of the system's without centers)."""
+        """Environments of a run of atoms (all of the system's without centers).
+
+        Parameters
+        ----------
+        system : System
+            Of one or more structures. Its pairs may reach farther than `r_cut`: other terms do.
+        atoms : slice
+            Start and stop are given. Centers are numbered as in the system, not in the run.
+        """
 
     def pull(
         self,
@@ -190,6 +203,9 @@ class Descriptor(Protocol):
         virial_rows: FloatArray,
     ) -> None:
         """Add to the rows of forces and virials what some environments contribute.
+
+        Rows of forces are the kernel's derivatives by positions times -1, rows of virials those
+        by strain times -1.
 
         Parameters
         ----------

@@ -10,7 +10,12 @@ from kernelpot.terms.linear_map import LinearMap
 from kernelpot.terms.pair import PairTerm
 from kernelpot.terms.soap import SOAPTerm
 
-TERMS: dict[str, type[Any]] = {term.kind: term for term in (SOAPTerm, PairTerm, LinearMap)}
+KINDS = (
+    SOAPTerm,
+    PairTerm,
+    LinearMap,
+)
+TERMS: dict[str, type[Any]] = {term.kind: term for term in KINDS}
 # Of a term that names none.
 DEFAULT_KIND = SOAPTerm.kind
 
@@ -39,3 +44,31 @@ def term_from_dict(data: Mapping[str, Any]) -> Term:
         raise ValueError(f"unknown kind of term {kind!r}; there are {', '.join(TERMS)}")
     term: Term = TERMS[kind].from_dict(data)
     return term
+
+
+def term_to_dict(term: Term) -> dict[str, Any]:
+    """Plain data of a term, of which it is known that they give it back.
+
+    Parameters
+    ----------
+    term : Term
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If they do not: its kind is not among `TERMS`, or a field is no plain data.
+    """
+    data = term.to_dict()
+    try:
+        same = term_from_dict(data) == term
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{term!r} cannot be saved: {error}") from error
+    if not same:
+        raise ValueError(
+            f"{term!r} cannot be saved: its fields do not come back from plain data as they were"
+        )
+    return data

@@ -18,7 +18,6 @@ from kernelpot.terms.gaussian import GaussianKernel
 from kernelpot.terms.over_pairs import add_pair_rows, chunks_of
 from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
-    SELECTIONS,
     Range,
     TermBase,
     require,
@@ -75,28 +74,16 @@ class PairTerm(TermBase):
 
     def __post_init__(self) -> None:
         """Check every value once, before any work starts."""
-        for name in ("r_cut", "length_scale", "cutoff_width", "delta"):
+        super().__post_init__()
+        for name in ("length_scale", "cutoff_width"):
             require_number(name, getattr(self, name))
+        for name in ("r_cut", "length_scale", "cutoff_width"):
             require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         require(
             self.cutoff_width <= self.r_cut,
             "cutoff_width",
             f"at most r_cut ({self.r_cut:g} Å)",
             self.cutoff_width,
-        )
-        require(
-            self.n_sparse is None or int(self.n_sparse) == self.n_sparse >= 1,
-            "n_sparse",
-            "a positive integer or None",
-            self.n_sparse,
-        )
-        if self.n_sparse is not None:
-            object.__setattr__(self, "n_sparse", int(self.n_sparse))
-        require(
-            self.sparse_method in SELECTIONS,
-            "sparse_method",
-            f"one of {', '.join(SELECTIONS)}",
-            self.sparse_method,
         )
 
     @property

@@ -53,9 +53,44 @@ N_SPARSE_RANGE = Range(
 
 
 class TermBase:
-    """What a `Term` gets for nothing by being a dataclass."""
+    """What a `Term` gets for nothing by being a dataclass.
+
+    Fields are numbers, strings, None, tuples of these, or mappings of strings to numbers.
+    `r_cut` [Å], `delta` [eV], `n_sparse` and `sparse_method` are fields of every term, or
+    constants of its class; they are checked here.
+    """
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Check the fields of every term; a class with others calls this and checks its own.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a value is of the wrong type or out of range.
+        """
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # as files have them
+                object.__setattr__(self, field.name, _tuple_of(value))
+            elif isinstance(value, Mapping):
+                for key, number in value.items():
+                    if not isinstance(key, str):
+                        raise TypeError(f"keys of `{field.name}` must be strings, got {key!r}")
+                    if not isinstance(number, (int, float, np.number)):
+                        raise TypeError(f"`{field.name}[{key}]` must be a number, got {number!r}")
+        for name in ("r_cut", "delta"):
+            require_number(name, getattr(self, name))
+        require(self.value("r_cut") >= 0, "r_cut", "positive or zero", self.value("r_cut"))
+        require(self.value("delta") > 0, "delta", "positive", self.value("delta"))
+        n_sparse, method = self.value("n_sparse"), self.value("sparse_method")
+        if n_sparse is not None:
+            require_number("n_sparse", n_sparse)
+            whole = int(n_sparse) == n_sparse >= 1
+            require(whole, "n_sparse", "a positive integer or None", n_sparse)
+            object.__setattr__(self, "n_sparse", int(n_sparse))  # 6.0, as in files
+        require(method in SELECTIONS, "sparse_method", f"one of {', '.join(SELECTIONS)}", method)
 
     def default_n_sparse(self, usual: int, n_keys: int) -> int:
         """Return the usual number.
@@ -150,6 +185,10 @@ class TermBase:
         term
         """
         return cls(r_cut=4.0)  # type: ignore[call-arg]
+
+
+def _tuple_of(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_tuple_of(v) if isinstance(v, list) else v for v in values)
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:

@@ -17,7 +17,6 @@ from kernelpot.terms.dot_product import DotProductKernel
 from kernelpot.terms.over_pairs import CenterTangents, add_pair_rows, chunks_of
 from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
-    SELECTIONS,
     Range,
     TermBase,
     require,
@@ -93,7 +92,8 @@ class SOAPTerm(TermBase):
 
     def __post_init__(self) -> None:
         """Check every value once, before any work starts."""
-        numbers = ("r_cut", "sigma_atom", "zeta", "delta", "cutoff_power", "central_weight")
+        super().__post_init__()
+        numbers = ("n_max", "l_max", "sigma_atom", "zeta", "cutoff_power", "central_weight")
         for name in numbers:
             require_number(name, getattr(self, name))
         require(self.r_cut > 1.0, "r_cut", "larger than 1 Å", self.r_cut)
@@ -106,7 +106,6 @@ class SOAPTerm(TermBase):
         )
         require(self.sigma_atom > 0, "sigma_atom", "positive", self.sigma_atom)
         require(self.zeta > 0, "zeta", "positive", self.zeta)
-        require(self.delta > 0, "delta", "positive", self.delta)
         require(
             self.cutoff_power >= 1,
             "cutoff_power",
@@ -119,16 +118,8 @@ class SOAPTerm(TermBase):
             "positive (at zero the normalized kernel jumps when the last neighbor leaves)",
             self.central_weight,
         )
-        require(
-            self.n_sparse is None or int(self.n_sparse) == self.n_sparse >= 1,
-            "n_sparse",
-            "a positive integer or None",
-            self.n_sparse,
-        )
-        for name in ("n_max", "l_max", "n_sparse"):  # 6.0, as numbers in files may be
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, int(value))
+        for name in ("n_max", "l_max"):  # 6.0, as numbers in files may be
+            object.__setattr__(self, name, int(getattr(self, name)))
         for symbol, weight in (self.species_weighting or {}).items():
             require(
                 math.isfinite(weight) and weight > 0,
@@ -141,12 +132,6 @@ class SOAPTerm(TermBase):
             "compression",
             f"one of {', '.join(COMPRESSIONS)}",
             self.compression,
-        )
-        require(
-            self.sparse_method in SELECTIONS,
-            "sparse_method",
-            f"one of {', '.join(SELECTIONS)}",
-            self.sparse_method,
         )
 
     @classmethod

@@ -1,6 +1,8 @@
 """What every kind of term must do; a new kind is tested here without a new test."""
 
 import pickle
+from dataclasses import dataclass
+from typing import ClassVar
 
 import ase.io
 import numpy as np
@@ -11,7 +13,7 @@ from ase.build import bulk
 import kernelpot as kp
 from kernelpot.cli.console import read_config
 from kernelpot.cli.verbs import config_of, main
-from kernelpot.data.system import System
+from kernelpot.data.system import Contribution, System
 from kernelpot.fit.accumulation import FactorTree, Labels, accumulate
 from kernelpot.fit.checkpoint import Checkpoint
 from kernelpot.fit.pipeline import select
@@ -128,6 +130,73 @@ def test_a_batch_is_its_structures_one_by_one(design, monkeypatch):
         np.testing.assert_allclose(together[np.concatenate(parts)], alone, atol=1e-11)
 
 
+@pytest.mark.parametrize("name", ["crystal", "cluster"])
+def test_pairs_beyond_the_reach_change_nothing(pot, design, name):
+    """Other terms may reach farther: a system has the pairs of all."""
+    atoms = structures()[name]
+    near, far = (System.of([atoms], design.r_cut + more) for more in (0.0, 2.0))
+    one, two = (dict(covariance_rows(design.terms, design.blocks, s)) for s in (near, far))
+    for block, rows in one.items():
+        np.testing.assert_allclose(two[block], rows, atol=1e-11)
+    one, two = (pot.model.local.evaluate(s) for s in (near, far))
+    np.testing.assert_allclose(two.energies, one.energies, atol=1e-10)
+    np.testing.assert_allclose(far.forces(two.result), near.forces(one.result), atol=1e-10)
+    for bound in design.terms:
+        one, two = (bound.descriptor.environments(s, slice(0, len(atoms))) for s in (near, far))
+        np.testing.assert_allclose(two.x, one.x, atol=1e-12)
+        by_near, by_far = (
+            bound.descriptor.tangents(s, e).moved_by(1) for s, e in ((near, one), (far, two))
+        )
+        assert set(by_near[0]) <= set(by_far[0])  # of the others nothing changes
+        for member, by_x in zip(by_far[0], by_far[1], strict=True):
+            own = by_near[1][by_near[0] == member]
+            np.testing.assert_allclose(by_x, own[0] if len(own) else 0.0, atol=1e-11)
+
+
+def test_environments_of_runs_are_those_of_all(design):
+    batch = [structures()[name] for name in ("cluster", "crystal")]
+    system = System.of(batch, design.r_cut)
+    for bound in design.terms:
+        whole = bound.descriptor.environments(system, slice(0, system.n_atoms))
+        counts = np.bincount(whole.key, minlength=len(bound.descriptor.keys))
+        np.testing.assert_array_equal(bound.descriptor.count(system), counts)
+        runs = [slice(a, a + 3) for a in range(0, system.n_atoms - 3, 3)]
+        runs.append(slice(runs[-1].stop, system.n_atoms))
+        parts = [bound.descriptor.environments(system, run) for run in runs]
+        for name in ("key", "center", "structure", "x", "weight"):
+            if getattr(whole, name) is not None:
+                together = np.concatenate([getattr(part, name) for part in parts])
+                np.testing.assert_allclose(together, getattr(whole, name), atol=1e-13)
+
+
+def test_derivatives_are_added_to_what_is_there(design, rng):
+    """Another term may have been there before."""
+    system = System.of([structures()["crystal"]], design.r_cut)
+    for bound in design.terms:
+        found = bound.descriptor.environments(system, slice(0, system.n_atoms))
+        by_x = rng.normal(size=found.x.shape)
+        by_weight = None if found.weight is None else rng.normal(size=len(found))
+        alone, after = Contribution.zero(system), Contribution.zero(system)
+        before = rng.normal(size=after.gradient.shape)
+        after.gradient[:] = before
+        for out in (alone, after):
+            bound.descriptor.pull(system, found, by_x, by_weight, out)
+        assert np.abs(alone.gradient).max() > 0
+        np.testing.assert_allclose(after.gradient, before + alone.gradient, atol=1e-12)
+
+
+def test_the_kernel_is_of_the_terms_delta(term):
+    assert term.kernel().delta == term.delta
+    kernel, larger = term.kernel(), term.changed(delta=2 * term.delta).kernel()
+    x = (
+        term.descriptor(SPECIES)
+        .environments(System.of([structures()["crystal"]], term.r_cut), slice(0, 4))
+        .x
+    )
+    u = kernel.embed(x)[0]
+    np.testing.assert_allclose(larger(u, u), 4 * kernel(u, u), rtol=1e-14)
+
+
 @pytest.mark.parametrize("gate", [False, "half closed"])
 @pytest.mark.parametrize("name", ["crystal", "cluster"])
 def test_forces_and_stress_are_derivatives_through_the_gate(pot, name, gate):
@@ -220,19 +289,21 @@ def test_energy_is_extensive(pot):
 
 
 def test_an_atom_crosses_the_cutoff_smoothly(pot, term):
-    """Value and slope are continuous: the second difference falls with the square of the step."""
-    trimer = Atoms("CuAlCu", [[0, 0, 0], [2.4, 0, 0], [term.r_cut, 0.4, 0]])
+    """Energy and forces are continuous: their change falls with the step."""
+    # its other neighbor is far inside the cutoff, and nothing touches the wall
+    trimer = Atoms("CuAlCu", [[0, 0, 0], [0, 2.4, 0], [0, -0.4, 0]])
     across = np.sqrt(term.r_cut**2 - 0.4**2)
 
-    def second_difference(step):
-        energies = []
-        for x in (across - step, across, across + step):
+    def change(step):
+        found = []
+        for x in (across - step, across + step):
             trimer.positions[2, 0] = x
-            energies.append(pot.predict(trimer).energy)
-        return abs(energies[0] - 2 * energies[1] + energies[2])
+            found.append(pot.predict(trimer))
+        return found[1].energy - found[0].energy, found[1].forces - found[0].forces
 
-    wide, narrow = second_difference(2e-2), second_difference(1e-2)
-    assert narrow < 0.4 * wide + 1e-10  # a kink would give 0.5, a jump 1
+    (wide, wide_forces), (narrow, narrow_forces) = change(1e-2), change(1e-4)
+    assert abs(narrow) < 0.05 * abs(wide) + 1e-10  # a jump would stay as it is
+    assert np.abs(narrow_forces).max() < 0.05 * np.abs(wide_forces).max() + 1e-9  # so would a kink
 
 
 def test_free_atoms_have_their_energy(pot):
@@ -361,6 +432,35 @@ def test_a_term_is_rebuilt_from_plain_data(term):
     assert term.changed(delta=3.0).delta == 3.0
 
 
+@dataclass(frozen=True)
+class OwnPairTerm(kp.PairTerm):
+    """A kind of one's own, with a field that TOML and JSON have as a list."""
+
+    shells: tuple[tuple[float, ...], ...] = ((1.0, 2.0), (3.0,))
+
+    kind: ClassVar[str] = "own_pair"
+
+
+def test_a_kind_of_ones_own_is_saved_once_it_is_known(labelled, tmp_path, monkeypatch):
+    own = OwnPairTerm(r_cut=4.0, n_sparse=30, shells=[[2.0], [1.0, 4.0]])
+    assert own.shells == ((2.0,), (1.0, 4.0))
+    pot = kp.KernelPotential([own], baseline=[]).fit(labelled, optimize=None)
+    with pytest.raises(ValueError, match="cannot be saved: unknown kind of term 'own_pair'"):
+        pot.save(tmp_path / "model.kpot")
+    assert not (tmp_path / "model.kpot").exists()
+    monkeypatch.setitem(TERMS, "own_pair", OwnPairTerm)
+    pot.save(tmp_path / "model.kpot")
+    assert kp.load(tmp_path / "model.kpot").terms == [own]
+
+
+def test_what_is_no_plain_data_is_named():
+    for weights in ({"Si": "x"}, {"Si": [1.0, 2.0]}):
+        with pytest.raises(TypeError, match=r"`species_weighting\[Si\]` must be a number"):
+            kp.SOAPTerm(r_cut=4.0, species_weighting=weights)
+    with pytest.raises(TypeError, match="keys of `species_weighting` must be strings, got 14"):
+        kp.SOAPTerm(r_cut=4.0, species_weighting={14: 1.0})
+
+
 def test_a_saved_model_is_the_same_to_the_last_bit(pot, tmp_path):
     pot.save(tmp_path / "model.kpot")
     again = kp.load(tmp_path / "model.kpot")
@@ -431,7 +531,31 @@ def test_updates_add_points_and_select_frames_scores(term, labelled):
     assert pot.model.training.n_structures == len(labelled)
 
 
+def test_the_number_of_sparse_points_can_be_left_to_the_term(term, labelled):
+    pot = kp.KernelPotential([term.changed(n_sparse=None)], baseline=[], n_sparse=60)
+    pot.fit(labelled, optimize=None)
+    assert 1 <= pot.model.design.n_sparse <= 60
+    assert pot.terms[0].n_sparse in (None, pot.model.design.n_sparse)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("n_sparse", -3, "`n_sparse` must be a positive integer or None, got -3"),
+        ("n_sparse", 2.5, "`n_sparse` must be a positive integer"),
+        ("n_sparse", "x", "`n_sparse` must be a number"),
+        ("delta", -1.0, "`delta` must be positive"),
+        ("sparse_method", "foo", "`sparse_method` must be one of farthest_point"),
+    ],
+)
+def test_fields_of_every_term_are_checked(term, name, value, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        term.changed(**{name: value})
+
+
 def test_a_search_moves_its_parameters(term, labelled):
+    if not term.searched:
+        pytest.skip("no parameter of this kind is searched")
     found = kp.search(
         labelled,
         budget=3,
