@@ -80,11 +80,13 @@ class TermBase:
                         raise TypeError(f"keys of `{field.name}` must be strings, got {key!r}")
                     if not isinstance(number, (int, float, np.number)):
                         raise TypeError(f"`{field.name}[{key}]` must be a number, got {number!r}")
-        for name in ("r_cut", "delta"):
-            require_number(name, getattr(self, name))
-        require(self.value("r_cut") >= 0, "r_cut", "positive or zero", self.value("r_cut"))
-        require(self.value("delta") > 0, "delta", "positive", self.value("delta"))
-        n_sparse, method = self.value("n_sparse"), self.value("sparse_method")
+        r_cut, delta, n_sparse, method = map(
+            self.value, ("r_cut", "delta", "n_sparse", "sparse_method")
+        )
+        require_number("r_cut", r_cut)
+        require_number("delta", delta)
+        require(r_cut >= 0, "r_cut", "positive or zero", r_cut)
+        require(delta > 0, "delta", "positive", delta)
         if n_sparse is not None:
             require_number("n_sparse", n_sparse)
             whole = int(n_sparse) == n_sparse >= 1
