@@ -1,14 +1,17 @@
-"""How often molecular dynamics explodes: kernels alone, with wall, with wall and gate.
+"""How often a potential of few data believes what it should not: an adversary looks for it.
 
-    python benchmarks/safety/stress_test.py DATA_DIR [--systems zuo2020-Si ...] [--starts 100]
+    python benchmarks/safety/stress_test.py DATA_DIR [SMALL_SETS_DIR] [--sets zuo2020-Si ...]
 
-Potentials are fitted to 20 frames of each data set (defaults, 300 sparse points per term
-at most) and driven where they know nothing: Langevin dynamics from training frames, and from
-random overlapping positions that are relaxed first (FIRE, maxstep 0.1 Å, 300 steps), at
-temperatures from 300 to 5,000 K. A run has exploded if an energy or force is not
-finite, if the temperature averaged over its last half exceeds ten times the target, or if
-two atoms come nearer than min(0.5 Å, half the shortest training distance of their
-species), looked at every 10 steps.
+Potentials are fitted to 5, 10, 20 and 50 frames of each data set (preset fast) and attacked by
+the searches of `adversary.py`: hot Langevin dynamics, collisions from random overlapping
+positions, minimisation from random cells and displacements, basin hopping, ascent in the
+variance, and falling into the holes of the kernels first. Kernels alone (no baseline, no
+net) are attacked in the same way. SMALL_SETS_DIR is what `small_sets.py` writes.
+
+A run has failed if an energy or force is not finite, if the temperature averaged over its last
+half exceeds ten times the target, if two atoms come nearer than min(0.5 Å, half the shortest
+training distance of their species), or if the energy lies more than 0.1 eV/atom below the
+lowest training energy of the same composition with a local std above those of the data.
 """
 
 import argparse
@@ -16,167 +19,127 @@ import json
 import os
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("KERNELPOT_NUM_THREADS", "1")
 
 import numpy as np
-from ase import Atoms, units
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import thermalize_momenta
-from ase.optimize import FIRE
+from adversary import SEARCHES, Limits, attack, bare
 
 import kernelpot as kp
-from kernelpot.data.neighbors import neighbor_list
 
-SYSTEMS = ("zuo2020-Si", "zuo2020-Mo", "zuo2020-Cu", "rmd17-ethanol", "3bpa")
-TEMPERATURES = (300, 1000, 2000, 5000)
-N_FRAMES, MAX_ATOMS = 20, 64
-VARIANTS = ("plain GP", "GP + wall", "GP + wall + gate")
+MAX_ATOMS = 128
+VARIANTS = ("kernels alone", "with the safety net")
 
 
-def training_frames(path, seed):
-    """Twenty frames of moderate size, drawn at random."""
-    data = kp.read_dataset(os.path.join(path, "train.xyz"))
-    small = [frame for frame in data if 1 < len(frame) <= MAX_ATOMS]
-    chosen = np.random.default_rng(seed).permutation(len(small))[:N_FRAMES]
-    return kp.Dataset([small[i] for i in sorted(chosen)])
+def training_frames(path, n_frames, seed):
+    """The first frame and others drawn at random, of moderate size where there are such."""
+    data = [frame for frame in kp.read_dataset(path) if len(frame) > 1]
+    small = [frame for frame in data if len(frame) <= MAX_ATOMS] or data
+    others = 1 + np.random.default_rng(seed).permutation(len(small) - 1)[: n_frames - 1]
+    return kp.Dataset([small[i] for i in [0, *sorted(others)]])
 
 
-def fitted(variant, frames):
-    """Fit one of the variants; returns a function that makes calculators."""
-    baseline = {"plain GP": [], "GP + wall": [kp.Wall()]}.get(variant)
-    gate = kp.VarianceGate(on_gate=None) if variant == "GP + wall + gate" else None
-    pot = kp.KernelPotential(preset="fast", baseline=baseline).fit(frames, calibrate=False)
-    return lambda: pot.calculator(gate=gate)
-
-
-def overlapping(atoms, rng):
-    """The same atoms at random positions in the same volume (a sphere without a cell)."""
-    atoms = atoms.copy()
-    if atoms.pbc.any():
-        atoms.set_scaled_positions(rng.random((len(atoms), 3)))
-    else:
-        radius = (3 / (4 * np.pi) * 8.0 * len(atoms)) ** (1 / 3)
-        directions = rng.normal(size=(len(atoms), 3))
-        directions /= np.linalg.norm(directions, axis=1)[:, None]
-        atoms.positions = directions * radius * rng.random((len(atoms), 1)) ** (1 / 3)
-    return atoms
-
-
-class Exploded(Exception):
-    """A run has failed; the message says how."""
-
-
-def check(atoms, limits):
-    """Raise `Exploded` for values that are not finite or atoms that are too near."""
-    finite = np.isfinite(atoms.get_potential_energy()) and np.isfinite(atoms.get_forces()).all()
-    if not (finite and np.isfinite(atoms.positions).all()):
-        raise Exploded("not finite")
-    pairs = neighbor_list(atoms, 0.5)
-    if pairs.n_pairs:
-        distances = np.linalg.norm(pairs.displacements(atoms.positions), axis=1)
-        z1, z2 = atoms.numbers[pairs.centers], atoms.numbers[pairs.neighbors]
-        for a, b, r in zip(np.minimum(z1, z2), np.maximum(z1, z2), distances, strict=True):
-            if r < min(0.5, 0.5 * limits.get((int(a), int(b)), 1.0)):
-                raise Exploded("atoms too near")
-
-
-def run(atoms, calculator, temperature, picoseconds, timestep, limits, seed, *, relax):
-    """One trajectory; returns why it exploded, or None."""
-    rng = np.random.default_rng(seed)
-    atoms.calc = calculator
-    try:
-        if relax:
-            FIRE(atoms, maxstep=0.1, logfile=None).run(fmax=0.05, steps=300)
-            check(atoms, limits)
-        thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
-        step = timestep * units.fs
-        dynamics = Langevin(
-            atoms, step, temperature_K=temperature, friction=0.01 / units.fs, fixcm=False, rng=rng
-        )
-        n_steps = round(1000 * picoseconds / timestep)
-        temperatures = []
-
-        def look():
-            check(atoms, limits)
-            temperatures.append(atoms.get_temperature())
-
-        dynamics.attach(look, interval=10)
-        dynamics.run(n_steps)
-        mean = np.mean(temperatures[len(temperatures) // 2 :])
-        if not mean <= 10 * temperature:
-            raise Exploded("temperature")
-    except Exploded as failure:
-        return str(failure)
-    except (ValueError, FloatingPointError, RuntimeError) as error:
-        return f"{type(error).__name__}: {str(error)[:60]}"
-    return None
-
-
-def stress(system, path, arguments):
-    """All runs of one system; returns counts of failures and of gated runs."""
-    frames = training_frames(path, arguments.seed)
-    limits = frames.distances.shortest
-    timestep = 0.5 if any(z == 1 for z in frames.species) else 1.0
+def attacked(path, n_frames, seed, arguments):
+    """All runs against the potentials of one draw of frames."""
+    warnings.simplefilter("ignore")
+    name = os.path.basename(os.path.dirname(path))
+    frames = training_frames(path, n_frames, seed)
+    if len(frames) < n_frames:
+        return []
+    limits = Limits.of(frames)
     found = []
     for variant in arguments.variants:
-        make = fitted(variant, frames)
-        started = time.perf_counter()
-        for start in range(arguments.starts):
-            rng = np.random.default_rng([arguments.seed, start])
-            frame = frames[int(rng.integers(len(frames)))].atoms
-            atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-            # every other round of temperatures starts from overlapping positions
-            temperature = TEMPERATURES[start % len(TEMPERATURES)]
-            relax = bool(start // len(TEMPERATURES) % 2)
-            if relax:
-                atoms = overlapping(atoms, rng)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                why = run(
-                    atoms, make(), temperature, arguments.ps, timestep, limits, start,
-                    relax=relax,
+        alone = variant == VARIANTS[0]
+        began = time.perf_counter()
+        pot = kp.KernelPotential(preset="fast", baseline=[] if alone else None)
+        pot.fit(frames, calibrate=False)
+        fitted = time.perf_counter() - began
+        gate = None if alone else kp.VarianceGate(kappa=arguments.kappa, on_gate=None)
+        for k in range(arguments.repeats):
+            for number, search in enumerate(arguments.searches):
+                rng = np.random.default_rng([seed, n_frames, k, number])
+                atoms = bare(frames[int(rng.integers(len(frames)))])
+                began = time.perf_counter()
+                why = attack(
+                    search, pot, lambda pot=pot, gate=gate: pot.calculator(gate=gate), atoms,
+                    rng, limits, arguments.ps,
                 )  # fmt: skip
-            found.append((variant, temperature, relax, why))
-        lost = [f for f in found if f[0] == variant and f[3] is not None]
-        seconds = time.perf_counter() - started
-        print(
-            f"{system}, {variant}: {len(lost)} of {arguments.starts} ({seconds:.0f} s)", flush=True
-        )
+                found.append(
+                    {
+                        "set": name, "frames": n_frames, "seed": seed, "variant": variant,
+                        "search": search, "repeat": k, "failure": why,
+                        "seconds": time.perf_counter() - began, "fit_seconds": fitted,
+                    }
+                )  # fmt: skip
     return found
 
 
-def main():
-    """Print the table of exploded fractions."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data_dir")
-    parser.add_argument("--systems", nargs="+", default=SYSTEMS)
-    parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
-    parser.add_argument("--starts", type=int, default=100, help="per system and variant")
-    parser.add_argument("--ps", type=float, default=1.0, help="length of a run")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2, help="systems at the same time")
-    parser.add_argument("--json", help="file for every single outcome")
-    arguments = parser.parse_args()
-    paths = [os.path.join(arguments.data_dir, system) for system in arguments.systems]
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        n = len(paths)
-        results = list(pool.map(stress, arguments.systems, paths, [arguments] * n))
-    print("\n| system | start | runs | " + " | ".join(arguments.variants) + " |")
-    print("|---|---|---|" + "---|" * len(arguments.variants))
-    for system, found in zip(arguments.systems, results, strict=True):
-        for relax, name in ((False, "training frames"), (True, "overlapping")):
+def tables(found, arguments):
+    """Print failures by set, by number of frames and by search."""
+    for key in ("set", "frames", "search"):
+        print(f"\n| {key} | " + " | ".join(arguments.variants) + " |")
+        print("|---|" + "---|" * len(arguments.variants))
+        for value in sorted({f[key] for f in found}):
             cells = []
             for variant in arguments.variants:
-                mine = [f[3] is not None for f in found if f[0] == variant and f[2] == relax]
-                cells.append(f"{np.mean(mine):.2f}" if mine else "-")
-            print(f"| {system} | {name} | {len(mine)} | " + " | ".join(cells) + " |")
+                mine = [f["failure"] for f in found if f[key] == value and f["variant"] == variant]
+                cells.append(f"{sum(w is not None for w in mine)} of {len(mine)}")
+            print(f"| {value} | " + " | ".join(cells) + " |")
+    for variant in arguments.variants:
+        mine = [f["failure"] for f in found if f["variant"] == variant]
+        print(f"\n{variant}: {sum(w is not None for w in mine)} of {len(mine)} failed")
+
+
+def main():
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directories", nargs="+", help="hold SET/train.xyz")
+    parser.add_argument("--sets", nargs="+", help="default: all in the directories")
+    parser.add_argument("--frames", nargs="+", type=int, default=[5, 10, 20, 50])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--repeats", type=int, default=1, help="of every search")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=SEARCHES)
+    parser.add_argument("--kappa", type=float, default=kp.VarianceGate().kappa)
+    parser.add_argument("--ps", type=float, default=0.3, help="length of a dynamics")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", help="file for every single outcome")
+    arguments = parser.parse_args()
+    paths = [
+        os.path.join(directory, name, "train.xyz")
+        for directory in arguments.directories
+        for name in sorted(os.listdir(directory))
+        if arguments.sets is None or name in arguments.sets
+    ]
+    jobs = [
+        (path, n, seed)
+        for n in arguments.frames
+        for seed in arguments.seeds
+        for path in paths
+        if os.path.exists(path)
+    ]
+    found = []
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        futures = {pool.submit(attacked, *job, arguments): job for job in jobs}
+        for future in as_completed(futures):
+            path, n, seed = futures[future]
+            mine = future.result()
+            found += mine
+            print(f"{os.path.basename(os.path.dirname(path))}, {n} frames, seed {seed}:", end="")
+            for variant in arguments.variants:
+                own = [f for f in mine if f["variant"] == variant]
+                lost = [f"{f['search']} ({f['failure']})" for f in own if f["failure"]]
+                print(f" {variant} {len(lost)} of {len(own)}", end=";")
+                if lost and variant != VARIANTS[0]:
+                    print(" " + ", ".join(lost), end="")
+            print(f" {sum(f['seconds'] for f in mine):.0f} s", flush=True)
+    found.sort(key=lambda f: (f["set"], f["frames"], f["seed"], f["variant"], f["search"]))
+    tables(found, arguments)
     if arguments.json:
-        everything = dict(zip(arguments.systems, results, strict=True))
         with open(arguments.json, "w", encoding="utf-8") as stream:
-            json.dump(everything, stream, indent=1)
+            json.dump(found, stream, indent=1)
 
 
 if __name__ == "__main__":

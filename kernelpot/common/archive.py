@@ -16,7 +16,7 @@ from kernelpot.common.files import whole_file
 from kernelpot.common.types import Array
 
 FORMAT = "kernelpot"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _HEADER = "header"
 _HEADER_HASH = "header_sha256"
 # In place of an array in a header: where it is.

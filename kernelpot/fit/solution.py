@@ -15,6 +15,7 @@ from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
 from kernelpot.gp.design import Design
+from kernelpot.gp.known_sites import some_structures, with_known_sites
 from kernelpot.gp.local import LocalModel
 from kernelpot.gp.variance import posterior_variances
 from kernelpot.model.errors import evaluate
@@ -51,29 +52,42 @@ def solve(
     if tuned is None:
         tuned = Tuned.unchanged(problem.noise, len(problem.terms))
     factor = grouped.posterior(tuned.noise.sigma, tuned.scale(state.design))
-    local, offset = solution_of(factor, state.design.rescaled(tuned.delta))
+    design = state.design.rescaled(tuned.delta)
     structures = [frame.atoms for frame in problem.frames]
+    sites = [structures[i] for i in some_structures(structures, problem.species)]
+    known = with_known_sites(factor, design, sites)
+    local, offset = solution_of(factor, known, design)
     safety = learn_safety_net(
         local,
-        problem.species,
-        structures,
-        state.unseen,
+        known,
+        sites,
         _wall_distances(problem.reference),
         n_threads=n_threads,
     )
     safety = widened(safety, local, problem.species, structures, n_threads=n_threads)
     return FittedModel(
-        problem.species, problem.reference, local, factor, tuned.noise, safety, offset
+        problem.species, problem.reference, local, factor, known, tuned.noise, safety, offset
     )
 
 
-def solution_of(factor: TriangularFactor, design: Design) -> tuple[LocalModel, float]:
-    """Posterior mean and variances of a factor, and the virial offset [eV/atom]."""
+def solution_of(
+    factor: TriangularFactor, known: TriangularFactor, design: Design
+) -> tuple[LocalModel, float]:
+    """Posterior mean and variances, and the virial offset [eV/atom].
+
+    Parameters
+    ----------
+    factor, known : TriangularFactor
+        Of the labels, and with the local energies of the data taken as known.
+    design : Design
+    """
     solution = factor.solve()
-    # one species alone has nobody to share the energy with
-    shared = len(design.present) > 1
-    fixed = posterior_variances(design, factor, fix_gauge=True) if shared else None
-    local = LocalModel(design, design.weights(solution), posterior_variances(design, factor), fixed)
+    local = LocalModel(
+        design,
+        design.weights(solution),
+        posterior_variances(design, factor),
+        posterior_variances(design, known),
+    )
     return local, design.virial_offset(solution)
 
 

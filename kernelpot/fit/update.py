@@ -8,7 +8,6 @@ points are another matter: a new column of the regression needs the rows of all 
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from dataclasses import replace
@@ -26,9 +25,11 @@ from kernelpot.fit.solution import solution_of, training_errors
 from kernelpot.fit.sparse_points import all_environments
 from kernelpot.gp.blocks import Points
 from kernelpot.gp.design import Design
+from kernelpot.gp.known_sites import some_structures, with_known_sites
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
+from kernelpot.safety.thresholds import learn_safety_net
 
 # Squared distances in single precision, relative to those that matter to the kernel, mean
 # nothing below this.
@@ -81,16 +82,31 @@ def update(
         factor = TriangularFactor(design.n_columns)
         everything = with_isolated_atoms(Dataset([*data, *new]), model.e0)
     else:
-        factor = copy.deepcopy(model.factor)
+        factor = model.factor.copy()
         everything = [f for f in new if not (f.is_isolated_atom and model.e0.absolute)]
     frames = [model.reference.remainder(frame) for frame in canonical_order(everything)]
     labels = Labels(design, frames, model.noise, continued=not add_sparse)
     grouped = accumulate(labels, n_threads=n_threads, progress=progress)
-    grouped.add_to(factor, model.noise.sigma)
-    local, offset = solution_of(factor, design)
     structures = [frame.atoms for frame in frames]
-    safety = model.safety.raised(local, model.species, structures, n_threads=n_threads)
-    updated = replace(model, local=local, factor=factor, safety=safety, virial_offset=offset)
+    sites = [structures[i] for i in some_structures(structures, model.species)]
+    grouped.add_to(factor, model.noise.sigma)
+    if add_sparse:
+        sites_known = with_known_sites(factor, design, sites)
+    else:
+        sites_known = model.known.copy()
+        grouped.add_to(sites_known, model.noise.sigma)
+        sites_known = with_known_sites(sites_known, design, sites)
+    local, offset = solution_of(factor, sites_known, design)
+    if add_sparse:
+        safety = learn_safety_net(
+            local, sites_known, sites, model.safety.d_min, n_threads=n_threads
+        )
+        safety = replace(safety, relative_width=model.safety.relative_width)
+    else:
+        safety = model.safety.raised(local, structures, n_threads=n_threads)
+    updated = replace(
+        model, local=local, factor=factor, known=sites_known, safety=safety, virial_offset=offset
+    )
     known = new if data is None else Dataset([*data, *new])
     errors = training_errors(updated, known, n_threads=n_threads, progress=progress)
     training = model.training.continued(

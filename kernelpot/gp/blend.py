@@ -23,12 +23,15 @@ class Blended:
         Their derivatives by local energy and variance.
     by_keep : ndarray of shape (n_atoms,) or None
         Their derivatives by what else they depend on (the factors of `Blend.pull`).
+    added : ndarray of shape (n_atoms,) or None
+        What was added because of the variances [eV].
     """
 
     energies: FloatArray
     by_energy: FloatArray
     by_variance: FloatArray
     by_keep: FloatArray | None = None
+    added: FloatArray | None = None
 
 
 class Blend(Protocol):

@@ -42,15 +42,16 @@ class LocalEvaluation:
         Posterior variance [eV^2].
     novelty, prior : ndarray of shape (n_atoms,) or None
         Its novelty part, and the prior variance [eV^2].
-    by_energy, bound : ndarray of shape (n_atoms,) or None
-        Of a blend: its derivative by the local energies, and the variances it was given.
+    added, bound : ndarray of shape (n_atoms,) or None
+        Of a blend: what it added because of the variances [eV], and the variances it was
+        given [eV^2].
     """
 
     result: Contribution
     variance: FloatArray | None
     novelty: FloatArray | None
     prior: FloatArray | None
-    by_energy: FloatArray | None
+    added: FloatArray | None
     bound: FloatArray | None
 
     @property
@@ -72,10 +73,9 @@ class LocalModel:
     variances : mapping of species to LocalVariance
         Posterior of each species (an index in `Design.species`).
     gauge_fixed : mapping of species to LocalVariance, optional
-        The same, given the mean local energy of each species. Data of one composition
-        determine the energy of a molecule, but not how it is shared among species; this
-        part of the variance says nothing of how well an environment is known. Default:
-        `variances`.
+        The same, given the local energies of the data (`kernelpot.gp.known_sites`): how the
+        energy of a structure is shared among its atoms says nothing of how well an
+        environment is known. Default: `variances`.
     fast : bool, default=True
         Use closed forms of the mean where they cost less. False: the kernel always.
     """
@@ -231,9 +231,11 @@ class LocalModel:
                 found.novelty[atoms.start + rows] = part.novelty()
                 found.prior[atoms.start + rows] = part.prior
         blended = None
-        if blend is not None and found.by_energy is not None and found.bound is not None:
+        if blend is not None and found.added is not None and found.bound is not None:
             blended = blend(atoms, energies, variances)
-            energies, found.by_energy[atoms] = blended.energies, blended.by_energy
+            energies = blended.energies
+            if blended.added is not None:
+                found.added[atoms] = blended.added
             found.bound[atoms] = variances
             if by_keep is not None and blended.by_keep is not None:
                 by_keep[atoms] = blended.by_keep

@@ -8,9 +8,8 @@ large as the prior, whatever the amount of data, and mean local energies of the 
 many eV apart for no reason.
 
 So a weak prior asks that the local energies of one species be alike (`rows_of_alike_sites`):
-it chooses among models that explain the labels equally well. What it leaves, the share of
-a species as a whole, is taken as known where the local variance is to tell how well an
-environment is known (`rows_of_known_means`).
+it chooses among models that explain the labels equally well. Where the local variance is to
+tell how well an environment is known, none of this counts (`kernelpot.gp.known_sites`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import numpy as np
 from kernelpot.common.types import FloatArray
 from kernelpot.gp.blocks import Block
 from kernelpot.gp.design import Design
-from kernelpot.terms.base import Key
 
 # Standard deviation of the difference of a site's local energy from the mean of its
 # species, in units of the term's delta ...
@@ -28,8 +26,6 @@ SIGMA_ALIKE = 0.5
 # ... for each of so many sparse points of every species and term: together about 0.05
 # delta, far more than the labels of a data set leave of anything they determine.
 ALIKE_POINTS = 100
-# Of a species' mean local energy, taken as known [eV].
-SIGMA_KNOWN = 1e-3
 
 
 def rows_of_alike_sites(design: Design) -> FloatArray:
@@ -57,25 +53,6 @@ def rows_of_alike_sites(design: Design) -> FloatArray:
             own[:, block.columns] = (points - points.mean(axis=0))[chosen.astype(int)]
             rows.append(own / (SIGMA_ALIKE * design.terms[block.term].kernel.delta))
     return np.concatenate(rows)
-
-
-def rows_of_known_means(design: Design) -> FloatArray:
-    """Rows that take the mean local energy of each species as known.
-
-    Parameters
-    ----------
-    design : Design
-
-    Returns
-    -------
-    ndarray of shape (n_species, n_columns)
-        In units of their noise. Only the variance that remains has a meaning.
-    """
-    rows: dict[Key, FloatArray] = {}
-    for block in _of_single_species(design):
-        row = rows.setdefault(block.key, np.zeros(design.n_columns))
-        row[block.columns] = _sparse_rows(block.T).mean(axis=0)
-    return np.array([*rows.values()]).reshape(-1, design.n_columns) / SIGMA_KNOWN
 
 
 def _of_single_species(design: Design) -> list[Block]:

@@ -58,7 +58,7 @@ class SpeciesRun:
     parts : list of Part
         Their environments, block by block.
     posterior, gauge_fixed : LocalVariance or None
-        Of their energies, and given the mean energy of the species; None without parts.
+        Of their energies, and given those of the data; None without parts.
     """
 
     def __init__(

@@ -278,8 +278,8 @@ class OnTheFly:
         index = species_index(self.atoms.numbers, model.species)
         waiting = self.log and self.step < self.log[-1]["step"] + self.wait
         low = self.threshold[index] * (WAITING if waiting else 1.0)
-        if np.all(self.threshold >= model.safety.std_low):
-            std = self.atoms.calc.results["std_bound"]  # exact above the gate's threshold
+        if np.all(self.threshold >= model.safety.std_known):
+            std = self.atoms.calc.results["std_bound"]  # exact beyond what counts as known
         else:
             std = gate_std(model.local, model.system(self.atoms))
         above = std > low
@@ -493,7 +493,7 @@ class OnTheFly:
 
 def _threshold(model: FittedModel, given: float | Mapping[str, float] | None) -> FloatArray:
     """Standard deviation of each species that calls the reference [eV]."""
-    low = np.sqrt(VarianceGate(given).thresholds(model.species, model.safety)[0])
+    low = VarianceGate(given).known(model.species, model.safety)
     calibration = model.calibration
     if given is None or calibration is None:
         return low

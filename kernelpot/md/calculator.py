@@ -16,7 +16,7 @@ from kernelpot.data.soundness import check_cell
 from kernelpot.model.file import load
 from kernelpot.model.fitted import FittedModel
 from kernelpot.model.prediction import Prediction
-from kernelpot.safety.gate import GATED_WEIGHT, GateClosedError, GateWarning, VarianceGate, as_gate
+from kernelpot.safety.gate import NOTICEABLE, GateClosedError, GateWarning, VarianceGate, as_gate
 
 # Standard deviations computed only where they are asked for.
 _FULL_STD = ("energy_std", "forces_std", "stress_std")
@@ -62,8 +62,8 @@ class KernelPotCalculator(Calculator):
     skin : float, default=0.5
         Verlet skin of the neighbor list [Å].
     gate : VarianceGate, bool or None, default=True
-        The variance gate: True with the thresholds found by the fit, None (or False)
-        for none, so that results are those of `predict`.
+        The safety net: True with what the fit found, None (or False) for none, so that
+        results are those of `predict`.
     with_std : bool, default=False
         Compute `energies_std` in every evaluation. Otherwise it is computed from the
         first time it is asked for.
@@ -81,10 +81,10 @@ class KernelPotCalculator(Calculator):
         ``forces_std`` [eV/Å] and ``stress_std`` [eV/Å^3, periodic only]. The last three
         cost many times the rest and are computed for a configuration only when asked
         for: ``calc.get_property("forces_std", atoms)``. With a gate also
-        ``gate_weights`` (share of the fallback in each local energy), ``n_gated``
-        (atoms with a weight above 0.01) and ``std_bound``: local standard deviations
-        [eV], exact where the gate has begun to close and elsewhere an upper bound below
-        its threshold.
+        ``penalty`` (by what each local energy is raised because its environment is not
+        known [eV]), ``n_beyond`` (atoms beyond the data: with a penalty above 1 meV) and
+        ``std_bound``: local standard deviations [eV], exact beyond what counts as known
+        and elsewhere an upper bound below that.
     n_evaluations : int
         How many configurations were evaluated.
 
@@ -94,12 +94,12 @@ class KernelPotCalculator(Calculator):
         On evaluation, for a species the potential does not know or an unsound
         structure.
     GateClosedError
-        On evaluation, where atoms are gated and the gate says "stop".
+        On evaluation, where atoms are beyond the data and the gate says "stop".
 
     Warns
     -----
     GateWarning
-        Once, when atoms are gated for the first time and the gate says "warn".
+        Once, when atoms are beyond the data for the first time and the gate says "warn".
     """
 
     implemented_properties = [
@@ -110,9 +110,9 @@ class KernelPotCalculator(Calculator):
         "stress",
         "energies_std",
         "spilling",
-        "gate_weights",
+        "penalty",
         "std_bound",
-        "n_gated",
+        "n_beyond",
         *_FULL_STD,
     ]
 
@@ -129,8 +129,8 @@ class KernelPotCalculator(Calculator):
         super().__init__(**kwargs)
         self.model = model_of(potential)
         self.gate = as_gate(gate)
-        if self.gate is not None:  # wrong thresholds are refused here, not in mid-run
-            self.gate.thresholds(self.model.species, self.model.safety)
+        if self.gate is not None:  # a wrong one is refused here, not in mid-run
+            self.gate.known(self.model.species, self.model.safety)
         self.with_std = with_std
         self.n_threads = n_threads
         self.n_evaluations = 0
@@ -215,23 +215,23 @@ class KernelPotCalculator(Calculator):
             self._report_gate(predicted)
 
     def _report_gate(self, predicted: Prediction) -> None:
-        """Put the state of the gate into the results, and react to it."""
+        """Put the state of the safety net into the results, and react to it."""
         assert self.gate is not None
-        weights, bound = predicted.gate_weights, predicted.std_bound
-        assert weights is not None
-        n_gated = int(np.sum(weights > GATED_WEIGHT))
-        self.results.update(gate_weights=weights, std_bound=bound, n_gated=n_gated)
+        penalty = predicted.penalty
+        assert penalty is not None
+        n_beyond = int(np.sum(penalty > NOTICEABLE))
+        self.results.update(penalty=penalty, std_bound=predicted.std_bound, n_beyond=n_beyond)
         reaction = self.gate.on_gate
-        if not n_gated or reaction is None:
+        if not n_beyond or reaction is None:
             return
-        worst = int(weights.argmax())
+        worst = int(penalty.argmax())
         message = (
-            f"{n_gated} of {len(weights)} atoms are outside the training data (evaluation "
-            f"{self.n_evaluations}; most of all atom {worst}, {self.atoms[worst].symbol}, "
-            f"weight {weights[worst]:.2g}): a fallback replaces their local energies"
+            f"{n_beyond} of {len(penalty)} atoms are beyond the training data (evaluation "
+            f"{self.n_evaluations}; most of all atom {worst}, {self.atoms[worst].symbol}): as the "
+            f"model does not know them, its energy is raised by {penalty.sum():.2g} eV"
         )
         if callable(reaction):
-            reaction(self.atoms, weights)
+            reaction(self.atoms, penalty)
         elif reaction == "stop":
             raise GateClosedError(message)
         elif not self._warned:

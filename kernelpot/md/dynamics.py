@@ -23,8 +23,8 @@ COLUMNS = (
     "max_energies_std_ev",
     "mean_energies_std_ev",
     "volume_ang3",
-    "n_gated",
-    "max_gate_weight",
+    "n_beyond",
+    "max_penalty_ev",
 )
 
 
@@ -88,8 +88,8 @@ class Dynamics:
             else None,
             "mean_temperature_k": float(self.rows[len(self.rows) // 2 :, 4].mean()),
             "max_energies_std": float(self.rows[:, 5].max()),
-            "max_n_gated": int(self.rows[:, 8].max()),
-            "max_gate_weight": float(self.rows[:, 9].max()),
+            "max_n_beyond": int(self.rows[:, 8].max()),
+            "max_penalty_ev": float(self.rows[:, 9].max()),
             "us_per_atom_step": 1e6 * per_step,
             "wall_seconds": self.wall_seconds,
         }
@@ -278,8 +278,11 @@ def potential_std(calculator: KernelPotCalculator, atoms: Atoms) -> FloatArray:
 
 
 def gate_state(calculator: KernelPotCalculator) -> tuple[float, float]:
-    """Number of gated atoms and largest weight of the last configuration; 0 without a gate."""
-    weights = calculator.results.get("gate_weights")
-    if weights is None:
+    """Number of atoms beyond the data and largest penalty [eV] of the last configuration.
+
+    Both are zero without a gate.
+    """
+    penalty = calculator.results.get("penalty")
+    if penalty is None:
         return 0.0, 0.0
-    return float(calculator.results["n_gated"]), float(weights.max())
+    return float(calculator.results["n_beyond"]), float(penalty.max())

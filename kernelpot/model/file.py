@@ -25,7 +25,7 @@ from kernelpot.model.fitted import FittedModel
 from kernelpot.model.record import TrainingRecord
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.safety.thresholds import SafetyNet
+from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet
 from kernelpot.terms.kinds import term_from_dict, term_to_dict
 
 # Golden structure: agreement demanded when a file is loaded.
@@ -59,6 +59,7 @@ def save(
     for z, variance in (local.gauge_fixed or {}).items():
         arrays[f"gauge_fixed_{z}"] = archive.pack_triangle(variance.reduction.T)
     arrays["factor"] = archive.pack_triangle(model.factor.matrix)
+    arrays["known"] = archive.pack_triangle(model.known.matrix)
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
     noise = model.noise
@@ -128,11 +129,16 @@ def _restore(
 ) -> tuple[FittedModel, Atoms, dict[str, Any]]:
     if header["format_version"] == 2:
         header, arrays = _from_version_2(header, arrays)
+    if header["format_version"] < 4:
+        header = {**header, "safety": _safety_from_version_3(header["safety"])}
     design = Design.from_arrays(header, arrays)
-    factor_matrix = archive.unpack_triangle(arrays["factor"])
-    factor = TriangularFactor(len(factor_matrix) - 1)
-    factor.matrix = np.asfortranarray(factor_matrix)
-    factor.n_rows = int(header["n_rows"])
+
+    def triangle(name: str) -> TriangularFactor:
+        matrix = archive.unpack_triangle(arrays[name])
+        factor = TriangularFactor(len(matrix) - 1)
+        factor.matrix = np.asfortranarray(matrix)
+        factor.n_rows = int(header["n_rows"])
+        return factor
 
     def variances(kind: str) -> dict[int, LocalVariance]:
         return {
@@ -157,7 +163,8 @@ def _restore(
         species=design.species,
         reference=Reference(e0, baseline_of(header["baseline"])),
         local=local,
-        factor=factor,
+        factor=triangle("factor"),
+        known=triangle("known" if "known" in arrays else "factor"),
         noise=Noise(**noise),
         safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
@@ -200,6 +207,21 @@ def _from_version_2(
         "constants": [["alphas", "betas"]] * len(header["terms"]),
         "blocks": [[t, [header["species"][z]]] for z, t in names],
     }, found
+
+
+def _safety_from_version_3(safety: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of version 3 says of the limits of its data, as it is written today.
+
+    The std at which a gate began to close was at least twice that of the data.
+    """
+    known = [None if low is None else 0.5 * low for low in safety["std_low"]]
+    return {
+        "std_known": known,
+        "relative_width": [RELATIVE_WIDTH] * len(known),
+        "contact": safety["fallback"],
+        "d_min": safety["d_min"],
+        "note": "from a file of an earlier version, which knew less: fit anew for sharper limits",
+    }
 
 
 def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:

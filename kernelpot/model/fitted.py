@@ -28,7 +28,7 @@ from kernelpot.model.calibration import Calibration
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.record import NOTHING, TrainingRecord
 from kernelpot.regression.factors import TriangularFactor
-from kernelpot.safety.gate import GatedEnergies, VarianceGate
+from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
 from kernelpot.terms.base import key_name
 
@@ -53,9 +53,12 @@ class FittedModel:
         The local energy function with its posterior.
     factor : TriangularFactor
         Posterior precision of the whitened weights (what an update continues from).
+    known : TriangularFactor
+        The same with the local energies of the data taken as known
+        (`kernelpot.gp.known_sites`).
     noise : Noise
     safety : SafetyNet
-        Where the data end, and what takes over.
+        Where the data end.
     virial_offset : float
         Isotropic virial per atom that the labels carry beyond the derivative of their
         energies [eV/atom]; kept out of predictions.
@@ -69,6 +72,7 @@ class FittedModel:
     reference: Reference
     local: LocalModel
     factor: TriangularFactor
+    known: TriangularFactor
     noise: Noise
     safety: SafetyNet
     virial_offset: float
@@ -150,9 +154,9 @@ class FittedModel:
             spilling = np.divide(
                 found.novelty, found.prior, out=np.zeros_like(std), where=found.prior > 0
             )
-        weights = bound = None
-        if gate is not None and found.by_energy is not None and found.bound is not None:
-            weights, bound = 1.0 - found.by_energy, np.sqrt(found.bound)
+        penalty = bound = None
+        if gate is not None and found.added is not None and found.bound is not None:
+            penalty, bound = found.added, np.sqrt(found.bound)
         predictions = []
         first = system.first_atom
         for index, (atoms, virial) in enumerate(zip(system.structures, virials, strict=True)):
@@ -165,7 +169,7 @@ class FittedModel:
                 stress,
                 None if std is None else std[own],
                 None if spilling is None else spilling[own],
-                gate_weights=None if weights is None else weights[own],
+                penalty=None if penalty is None else penalty[own],
                 std_bound=None if bound is None else bound[own],
                 numbers=atoms.numbers,
                 calibration=self.calibration,
@@ -176,13 +180,16 @@ class FittedModel:
             predictions.append(predicted)
         return predictions
 
-    def _blend(self, system: System, gate: VarianceGate | None) -> GatedEnergies | None:
-        """The gated energy; None where it is that of the kernels alone."""
+    def _blend(self, system: System, gate: VarianceGate | None) -> PessimisticEnergies | None:
+        """The pessimistic energy; None where it is that of the kernels alone."""
         damping = self.safety.damping(system.numbers, system.pairs, system.distances)
         if gate is None and damping is None:
             return None
-        thresholds = None if gate is None else gate.thresholds(self.species, self.safety)
-        return GatedEnergies(self.safety, system.z_index(self.species), thresholds, damping)
+        known, kappa = None, 0.0
+        if gate is not None:
+            known, kappa = gate.known(self.species, self.safety), gate.kappa
+        z_index = system.z_index(self.species)
+        return PessimisticEnergies(self.safety, z_index, known, kappa, damping)
 
     @property
     def design(self) -> Design:
@@ -332,11 +339,10 @@ class FittedModel:
             "e0_note": self.e0.note,
             "baseline": [term.to_dict() for term in self.baseline],
             "gate": {
-                "std_low": dict(zip(symbols, self.safety.std_low.tolist(), strict=True)),
-                "fallback": dict(zip(symbols, self.safety.fallback.tolist(), strict=True)),
-                "closed_factor": dict(
-                    zip(symbols, self.safety.closed_factor.tolist(), strict=True)
-                ),
+                **{
+                    name: dict(zip(symbols, getattr(self.safety, name).tolist(), strict=True))
+                    for name in ("std_known", "relative_width", "contact")
+                },
                 "origin": self.safety.note,
             },
             "virial_offset": self.virial_offset,

@@ -55,11 +55,12 @@ class Prediction:
     energy_novelty, forces_novelty, stress_novelty : as the above, or None
         The part of each standard deviation, in quadrature, that the sparse points do not
         span: :math:`\sqrt{k_{**} - |\phi|^2}`.
-    gate_weights : ndarray of shape (n_atoms,) or None
-        Share of the fallback in each local energy, 0 to 1, if a gate was asked for.
+    penalty : ndarray of shape (n_atoms,) or None
+        By what the safety net raises each local energy because its environment is not
+        known [eV], if a gate was asked for.
     std_bound : ndarray of shape (n_atoms,) or None
-        With a gate: local standard deviations, exact where the gate has begun to close,
-        elsewhere an upper bound below its threshold [eV].
+        With a gate: local standard deviations, exact beyond those that count as known,
+        elsewhere an upper bound below that [eV].
     numbers : ndarray of shape (n_atoms,) or None
         Atomic numbers.
     calibration : Calibration or None
@@ -78,7 +79,7 @@ class Prediction:
     energy_novelty: float | None = field(default=None, repr=False)
     forces_novelty: FloatArray | None = field(default=None, repr=False)
     stress_novelty: FloatArray | None = field(default=None, repr=False)
-    gate_weights: FloatArray | None = None
+    penalty: FloatArray | None = None
     std_bound: FloatArray | None = None
     numbers: IntArray | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)

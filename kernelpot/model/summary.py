@@ -102,12 +102,11 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         heading, *facts = term.describe()
         lines += ["", heading, *[f"  {fact}" for fact in facts]]
     gate = model["gate"]
-    lines += ["", "Variance gate (on in calculators): local energies give way to a fallback"]
+    lines += ["", "Safety net (on in calculators): energies beyond the data are pessimistic ones"]
     lines += [
-        f"  {s}: from a local std of {low:.4f} eV, wholly at "
-        f"{gate['closed_factor'][s] * low:.4f} eV; fallback {gate['fallback'][s]:.3f} eV above "
-        "the free atom and the baseline"
-        for s, low in gate["std_low"].items()
+        f"  {s}: known up to a local std of {known:.4f} eV; beyond, the penalty sets in over "
+        f"{gate['relative_width'][s] * known:.4f} eV"
+        for s, known in gate["std_known"].items()
     ]
     lines.append(f"  {gate['origin']}")
     if training["notes"]:

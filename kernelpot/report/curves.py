@@ -38,8 +38,8 @@ class Curve:
         Energy over free atoms [eV], of a dimer or per atom of a crystal.
     std : ndarray of shape (n,)
         Largest local standard deviation [eV].
-    weight : ndarray of shape (n,)
-        Largest share of the fallback, 0 to 1.
+    penalty : ndarray of shape (n,)
+        Largest penalty of an atom [eV].
     contact : float or None
         x of the shortest distance of the data; None where they have no such pair.
     """
@@ -50,7 +50,7 @@ class Curve:
     ungated: FloatArray
     baseline: FloatArray
     std: FloatArray
-    weight: FloatArray
+    penalty: FloatArray
     contact: float | None
 
     @property
@@ -63,7 +63,7 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        columns = ("x", "gated", "ungated", "baseline", "std", "weight")
+        columns = ("x", "gated", "ungated", "baseline", "std", "penalty")
         return {
             "name": self.name,
             "contact": self.contact,
@@ -177,7 +177,7 @@ def _curve(
         np.array([(p.energy - free) * scale for p in ungated]),
         np.array([(energy - free) * scale for energy in known]),
         np.array([_largest(p.energies_std) for p in ungated]),
-        np.array([_largest(p.gate_weights) for p in gated]),
+        np.array([_largest(p.penalty) for p in gated]),
         contact,
     )
 

@@ -19,7 +19,7 @@ from kernelpot.model.fitted import ReturnStd
 from kernelpot.model.prediction import Prediction
 from kernelpot.potential import KernelPotential
 from kernelpot.report.curves import Curve, compression_curves, dimer_curves
-from kernelpot.safety.gate import GATED_WEIGHT, VarianceGate
+from kernelpot.safety.gate import NOTICEABLE, VarianceGate
 
 # Structures, and atoms of them, whose forces get a standard deviation (it costs some
 # hundred times a prediction).
@@ -90,7 +90,7 @@ class Diagnosis:
         ``n_atoms``, ``n_structures``, ``by_species`` {symbol: [gated, all]},
         ``structures`` {name: gated atoms}.
     thresholds : dict of symbol to dict
-        ``std_low``, ``std_high``, ``fallback`` [eV].
+        ``std_known``, ``width`` [eV].
     dimers, compressions : list of Curve
     notes : list of str
         Curves that could not be made, and why.
@@ -261,14 +261,13 @@ def _force_reliability(
 
 
 def _thresholds(potential: KernelPotential) -> dict[str, dict[str, float]]:
-    """Where the gate begins to close and is closed, and what takes over [eV]."""
+    """Up to what local std atoms count as known, and over what the penalty sets in [eV]."""
     model = potential.model
-    low, high = VarianceGate().thresholds(model.species, model.safety)
+    known = model.safety.std_known
     return {
         chemical_symbols[z]: {
-            "std_low": float(np.sqrt(low[k])),
-            "std_high": float(np.sqrt(high[k])),
-            "fallback": float(model.safety.fallback[k]),
+            "std_known": float(known[k]),
+            "width": float(model.safety.relative_width[k] * known[k]),
         }
         for k, z in enumerate(model.species)
     }
@@ -281,7 +280,7 @@ def _gated_atoms(
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Count the atoms whose local energy the gate replaces by more than 1 %.
+    """Count the atoms beyond the training data.
 
     Keys are those of `Diagnosis.gated`.
     """
@@ -289,13 +288,13 @@ def _gated_atoms(
     structures: dict[str, int] = {}
     predictions = potential.predict_many([f.atoms for f in data], gate=True, n_threads=n_threads)
     for done, (frame, found) in enumerate(zip(data, predictions, strict=True)):
-        assert found.gate_weights is not None
-        closed = found.gate_weights > GATED_WEIGHT
-        for symbol, is_gated in zip(frame.atoms.symbols, closed, strict=True):
-            counts[symbol][0] += int(is_gated)
+        assert found.penalty is not None
+        beyond = found.penalty > NOTICEABLE
+        for symbol, is_beyond in zip(frame.atoms.symbols, beyond, strict=True):
+            counts[symbol][0] += int(is_beyond)
             counts[symbol][1] += 1
-        if closed.any():
-            structures[frame.name] = int(closed.sum())
+        if beyond.any():
+            structures[frame.name] = int(beyond.sum())
         if progress is not None:
             progress("gate", done + 1, len(data))
     return {

@@ -21,6 +21,7 @@ from kernelpot.model.errors import reliability
 from kernelpot.potential import KernelPotential
 from kernelpot.report.curves import Curve
 from kernelpot.report.diagnosis import Diagnosis, Reliability, diagnose
+from kernelpot.safety.gate import NOTICEABLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -189,24 +190,23 @@ def _gate_section(diagnosis: Diagnosis) -> str:
     rows = []
     for symbol, limits in diagnosis.thresholds.items():
         n, of = gated["by_species"][symbol]
-        values = [f"{limits[k]:.4f}" for k in ("std_low", "std_high", "fallback")]
+        values = [f"{limits[k]:.4f}" for k in ("std_known", "width")]
         rows.append([symbol, *values, f"{n} of {of}"])
     header = [
-        "", "begins to close at std [eV]", "closed at std [eV]", "fallback energy [eV]",
-        "atoms gated",
+        "", "known up to std [eV]", "penalty sets in over [eV]", "atoms beyond",
     ]  # fmt: skip
     words = (
-        f"Where the local standard deviation is high, a fallback energy takes over. It does so by "
-        f"more than 1 % for {gated['n_atoms']} atoms in {gated['n_structures']} of these "
-        f"{diagnosis.errors['n_structures']} structures."
+        "Where the local standard deviation is higher than that of the training data, the energy "
+        f"is a pessimistic one. {gated['n_atoms']} atoms in {gated['n_structures']} of these "
+        f"{diagnosis.errors['n_structures']} structures are raised by more than 1 meV."
     )
     named = ", ".join(f"{name} ({n})" for name, n in list(gated["structures"].items())[:10])
     more = " ..." if len(gated["structures"]) > 10 else ""
     return (
-        _heading("The gate")
+        _heading("The safety net")
         + _text(words)
         + _table(header, rows)
-        + (_text(f"Gated atoms are in {named}{more}") if named else "")
+        + (_text(f"They are in {named}{more}") if named else "")
     )
 
 
@@ -230,8 +230,8 @@ def _curves_section(diagnosis: Diagnosis) -> str:
             ]), _image(figure, name)]  # fmt: skip
     parts.append(
         _text(
-            "Solid: with the gate; dashed: without; dotted: the baseline alone; shaded where the "
-            "gate closes; vertical: the shortest distance of the data (of crystals: 0.9 of the "
+            "Solid: with the safety net; dashed: without; dotted: the baseline alone; shaded "
+            "beyond the data; vertical: the shortest distance of the data (of crystals: 0.9 of the "
             "structure in the data)."
         )
     )
@@ -284,12 +284,17 @@ def _draw_curve(axes: Axes, curve: Curve, x_label: str, y_label: str) -> None:
     axes.plot(curve.x, curve.ungated, "--", label="without gate")
     axes.plot(curve.x, curve.baseline, ":", color="black", label="baseline")
     axes.fill_between(
-        curve.x, 0, curve.weight, alpha=0.15, color="gray", transform=axes.get_xaxis_transform()
+        curve.x,
+        0,
+        curve.penalty > NOTICEABLE,
+        alpha=0.15,
+        color="gray",
+        transform=axes.get_xaxis_transform(),
     )
     if curve.contact is not None:
         axes.axvline(curve.contact, color="gray", linewidth=0.7)
     # the wall is orders of magnitude higher than what binds
-    low = float(min(curve.gated.min(), np.min(curve.ungated[curve.weight < 0.5], initial=0.0)))
+    low = float(min(curve.gated.min(), np.min(curve.ungated[curve.penalty < 1.0], initial=0.0)))
     axes.set(xlabel=x_label, ylabel=y_label, title=curve.name, ylim=(low - 1.0, max(low + 10, 5.0)))
     axes.legend(fontsize="x-small")
 

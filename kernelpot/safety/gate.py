@@ -1,21 +1,28 @@
-r"""The safety net: where the model does not know, a known energy takes its place.
+r"""The safety net: where the model does not know, its energy is a pessimistic one.
 
 .. math::
 
-    E = E_\mathrm{base} + \sum_i \left[ (1 - w_i)\, \varepsilon_i
-        + w_i\, \varepsilon_\mathrm{fb}(Z_i) \right], \qquad
-    1 - w_i = \left(1 - S(x_i)\right) \prod_j D(r_{ij})
+    E = E_\mathrm{base} + \sum_i \left[ X_i + \left(1 - \textstyle\prod_j D(r_{ij})\right)
+        h\left(\varepsilon_\mathrm{c}(Z_i) - X_i\right) \right], \qquad
+    X_i = \varepsilon_i + \kappa \, g\left(s_i - s_0(Z_i)\right)
 
-S is a C2 step in the local posterior variance (given the mean local energy of each
-species: how data of one composition share their energy among species is undetermined, and
-is no reason to distrust an environment),
-:math:`x = (v - v_\mathrm{lo}) / (v_\mathrm{hi} - v_\mathrm{lo})`, and D a C2 step in the
-distance, 0 below 0.5 and 1 above 0.7 of the shortest distance of that pair of species in
-the training data: inside the wall the kernels say nothing. Forces and stress are the
-exact derivatives of this energy, those of the weights included, so molecular dynamics
-conserves energy while the gate closes and opens. The fallback
-:math:`\varepsilon_\mathrm{fb}` lies above every local energy of the training data:
-entering the unknown always costs energy.
+The first part is an upper confidence bound. s is the local posterior standard deviation
+(given the mean local energy of each species: how data of one composition share their energy
+among species is undetermined, and is no reason to distrust an environment), s_0 that up to
+which environments count as known, and :math:`g(x) = x^3 / (x + w)^2` for positive x, else 0:
+C2 where it sets in, and :math:`x - 2w` far out. As long as the local energies are wrong by
+less than :math:`\kappa` standard deviations, the energy lies above the true one but for what
+is known anyway, so that no path leads to energies that the true surface does not have.
+
+The second part acts where atoms come nearer than any of the training data did: D is a C2
+step in the distance, 0 below 0.5 and 1 above 0.7 of the shortest distance of that pair of
+species. Inside the wall the kernels say nothing, and :math:`h(x) = (x + \sqrt{x^2 +
+\Delta^2}) / 2`, a smooth positive part, lifts them to the energy of contact
+:math:`\varepsilon_\mathrm{c}`.
+
+Neither part ever lowers an energy, both depend on local energies only through differences
+that adding a constant to those of a species leaves alone, and forces and stress are the
+exact derivatives of the sum.
 """
 
 from __future__ import annotations
@@ -28,109 +35,101 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.gp.blend import Blended
 from kernelpot.safety.damping import Damping
-from kernelpot.safety.thresholds import SafetyNet
+from kernelpot.safety.thresholds import KAPPA, SafetyNet
 
-# Atoms gated by more than this are counted.
-GATED_WEIGHT = 0.01
+# Atoms with a larger penalty are counted as beyond the data [eV].
+NOTICEABLE = 1e-3
+# Width of the smooth positive part [eV].
+POSITIVE_PART_WIDTH = 0.5
 
 
 class GateWarning(UserWarning):
-    """The gate has begun to replace the local energies of some atoms."""
+    """Some atoms are beyond the training data."""
 
 
 class GateClosedError(RuntimeError):
-    """The gate has begun to close and the user asked to stop there."""
+    """Some atoms are beyond the training data, and the user asked to stop there."""
 
 
 @dataclass(frozen=True)
 class VarianceGate:
-    """What to do where the model does not know: thresholds and reaction.
+    """What to do where the model does not know: how pessimistic to be, and how to react.
 
     Parameters
     ----------
-    std_low : float or mapping of symbol to float, optional
-        Local standard deviation at which the gate begins to close [eV]. Default: twice
-        the 99.9 % quantile of structures the sparse points were not chosen from, found
-        for each species when the potential was fitted.
-    std_high : float or mapping of symbol to float, optional
-        Where it is closed [eV]; default three times `std_low`, or more where that
-        would shake atoms faster than time steps resolve, found when the potential was
-        fitted.
+    std_known : float or mapping of symbol to float, optional
+        Local standard deviation up to which an atom counts as known [eV]. Default: found
+        for each species when the potential was fitted, from the atoms of its data.
+    kappa : float, default=3
+        Standard deviations by which the energy of an atom beyond is raised for each by
+        which it is less known than that.
     on_gate : {"warn", "stop"} or callable, optional
-        What a calculator does when it finds gated atoms: warn once (default), raise
-        `GateClosedError`, or call ``on_gate(atoms, weights)``. None: nothing.
+        What a calculator does when it finds atoms beyond the data: warn once (default),
+        raise `GateClosedError`, or call ``on_gate(atoms, penalty)`` with the penalty of
+        each atom [eV]. None: nothing.
 
     Raises
     ------
     ValueError
-        If a threshold is not positive or the order is wrong.
+        If a parameter is not positive.
     """
 
-    std_low: float | Mapping[str, float] | None = None
-    std_high: float | Mapping[str, float] | None = None
+    std_known: float | Mapping[str, float] | None = None
+    kappa: float = KAPPA
     on_gate: str | Callable[[Atoms, FloatArray], Any] | None = "warn"
 
     def __post_init__(self) -> None:
         """Check what can be checked without a potential."""
-        for name in ("std_low", "std_high"):
-            given = getattr(self, name)
-            values = given.values() if isinstance(given, Mapping) else [given]
-            for value in values:
-                if value is not None and not (np.isfinite(value) and value > 0):
-                    raise ValueError(f"`{name}` must be positive, got {value!r} eV")
+        stds = self.std_known
+        for value in stds.values() if isinstance(stds, Mapping) else [stds]:
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ValueError(f"`std_known` must be positive, got {value!r} eV")
+        if not (np.isfinite(self.kappa) and self.kappa > 0):
+            raise ValueError(
+                f"`kappa` must be positive, got {self.kappa!r}; gate=None is without a gate"
+            )
         if isinstance(self.on_gate, str) and self.on_gate not in ("warn", "stop"):
             raise ValueError(
                 f"`on_gate` must be 'warn', 'stop', a callable or None, got {self.on_gate!r}"
             )
 
-    def thresholds(self, species: Sequence[int], net: SafetyNet) -> tuple[FloatArray, FloatArray]:
-        """Variances at which the gate begins to close and is closed, per species.
+    def known(self, species: Sequence[int], net: SafetyNet) -> FloatArray:
+        """Local standard deviation up to which atoms of each species count as known.
 
         Parameters
         ----------
         species : sequence of int
             Atomic numbers.
         net : SafetyNet
-            What the fit found, where no threshold is given.
+            What the fit found, where nothing is given.
 
         Returns
         -------
-        low, high : ndarray of shape (n_species,)
-            [eV^2].
+        ndarray of shape (n_species,)
+            [eV].
 
         Raises
         ------
         ValueError
-            If a symbol is unknown, or `std_high` does not exceed `std_low`.
+            If a symbol is unknown.
         """
         symbols = [chemical_symbols[z] for z in species]
-        low = self._fill("std_low", symbols, net.std_low)
-        high = self._fill("std_high", symbols, net.closed_factor * low)
-        for symbol, a, b in zip(symbols, low, high, strict=True):
-            if not b > a and np.isfinite(a):
-                raise ValueError(
-                    f"`std_high` of {symbol} must exceed its `std_low` of {a:.4g} eV, got {b:.4g}"
-                )
-        return low**2, high**2
-
-    def _fill(self, name: str, symbols: Sequence[str], defaults: FloatArray) -> FloatArray:
-        given = getattr(self, name)
+        given = self.std_known
         if given is None:
-            return defaults
+            return net.std_known
         if not isinstance(given, Mapping):
             return np.full(len(symbols), float(given))
         unknown = set(given) - set(symbols)
         if unknown:
             raise ValueError(
-                f"`{name}` names {', '.join(sorted(unknown))}; the potential knows "
+                f"`std_known` names {', '.join(sorted(unknown))}; the potential knows "
                 f"{', '.join(symbols)}"
             )
-        return np.array([given.get(s, d) for s, d in zip(symbols, defaults, strict=True)])
+        return np.array([given.get(s, d) for s, d in zip(symbols, net.std_known, strict=True)])
 
 
 def as_gate(gate: VarianceGate | bool | None) -> VarianceGate | None:
@@ -148,19 +147,45 @@ def as_gate(gate: VarianceGate | bool | None) -> VarianceGate | None:
     raise TypeError(f"`gate` must be a VarianceGate, True, False or None, got {gate!r}")
 
 
-class GatedEnergies:
-    """Local energies blended with the fallback; a `kernelpot.gp.blend.Blend`.
+def penalty(
+    std: FloatArray, known: FloatArray, width: FloatArray, kappa: float = KAPPA
+) -> tuple[FloatArray, FloatArray]:
+    """Energy that pessimism adds, and its derivative by the standard deviation.
 
-    Its derivative by a local energy is one less the share of the fallback.
+    Parameters
+    ----------
+    std : ndarray
+        Local standard deviations [eV].
+    known : ndarray
+        Those up to which nothing is added [eV].
+    width : ndarray
+        Beyond `known`, over what the penalty sets in [eV].
+    kappa : float
+
+    Returns
+    -------
+    penalty, slope : ndarray
+        [eV] and without unit.
+    """
+    # nothing is added where there is nothing to go by
+    limited = np.isfinite(known)
+    x = np.maximum(np.subtract(std, known, out=np.zeros_like(std), where=limited), 0.0)
+    share = x / (x + np.where(limited, width, 1.0))
+    return kappa * x * share**2, kappa * share**2 * (3.0 - 2.0 * share)
+
+
+class PessimisticEnergies:
+    """Local energies with what the safety net adds; a `kernelpot.gp.blend.Blend`.
 
     Parameters
     ----------
     net : SafetyNet
     z_index : ndarray of shape (n_atoms,)
         Species index of each atom.
-    thresholds : (low, high) or None
-        Variances of each species between which the gate closes [eV^2]; None: damping
-        only.
+    known : ndarray of shape (n_species,) or None
+        Standard deviations up to which environments count as known [eV]; None: no
+        pessimism, damping only.
+    kappa : float
     damping : Damping, optional
     """
 
@@ -170,32 +195,39 @@ class GatedEnergies:
         self,
         net: SafetyNet,
         z_index: IntArray,
-        thresholds: tuple[FloatArray, FloatArray] | None,
+        known: FloatArray | None,
+        kappa: float,
         damping: Damping | None,
     ) -> None:
-        self._thresholds = thresholds
+        self._net = net
         self._z_index = z_index
-        self._fallback = net.fallback[z_index]
+        self._known = known
+        self._kappa = kappa
         self._damping = damping
-        self._keep = np.ones(len(z_index)) if damping is None else damping.keep
+        self._keep = None if damping is None else damping.keep
 
     def irrelevant_below(self, species: int) -> float:
-        """Variance of a species up to which the gate is open [eV^2]."""
-        return np.inf if self._thresholds is None else float(self._thresholds[0][species])
+        """Variance up to which environments of a species count as known [eV^2]."""
+        return np.inf if self._known is None else float(self._known[species]) ** 2
 
     def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
-        """Blended energies and their derivatives."""
-        keep, fallback = self._keep[atoms], self._fallback[atoms]
-        closed = by_variance = np.zeros(len(energies))
-        above = energies - fallback
-        if self._thresholds is not None:
-            low, high = (t[self._z_index[atoms]] for t in self._thresholds)
-            # never closed where there is nothing to go by
-            width = np.subtract(high, low, out=np.ones(len(low)), where=np.isfinite(low))
-            closed, slope = smoothstep((variances - low) / width)
-            by_variance = -keep * above * slope / width
-        share = (1.0 - closed) * keep
-        return Blended(fallback + share * above, share, by_variance, (1.0 - closed) * above)
+        """Raised energies and their derivatives."""
+        z = self._z_index[atoms]
+        added = by_variance = np.zeros(len(energies))
+        if self._known is not None:
+            std = np.sqrt(variances)
+            known = self._known[z]
+            added, slope = penalty(std, known, self._net.relative_width[z] * known, self._kappa)
+            by_variance = np.divide(slope, 2.0 * std, out=np.zeros_like(slope), where=slope > 0)
+        raised = energies + added
+        if self._keep is None:
+            return Blended(raised, np.ones_like(raised), by_variance, added=added)
+        below = self._net.contact[z] - raised
+        root = np.sqrt(below**2 + POSITIVE_PART_WIDTH**2)
+        lift, share = 0.5 * (below + root), 0.5 * (1.0 + below / root)
+        near = 1.0 - self._keep[atoms]
+        left = 1.0 - near * share
+        return Blended(raised + near * lift, left, left * by_variance, -lift, added)
 
     def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
         """Add the derivative through the damping."""

@@ -14,24 +14,22 @@ from kernelpot.common.types import FloatArray, IntArray, Pair
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.system import System
 from kernelpot.gp.blend import AsItIs
+from kernelpot.gp.known_sites import left_out_std
 from kernelpot.gp.local import LocalModel
+from kernelpot.regression.factors import TriangularFactor
 from kernelpot.safety.damping import Damping, damping
 
-# The fallback energy lies this far above the largest local energy of the data [eV].
-FALLBACK_MARGIN = 0.1
-# The gate begins to close at this multiple of a high quantile of the std of structures
-# that were left out of the choice of sparse points, ...
-QUANTILE, QUANTILE_FACTOR = 0.999, 2.0
-# ... which is up to so much larger than that of structures the choice was made from; by how
-# much is measured, species taken together, where that many atoms were left out.
-CHOSEN_FROM_FACTOR, ENOUGH_TO_COMPARE = 3.5, 10
-# With fewer atoms left out, up to so many structures the choice was made from count too.
-ENOUGH_ATOMS, MAX_STRUCTURES = 200, 100
-# The gate is closed at this multiple of the std at which it begins to close, or where that
-# is too steep at a larger one (`kernelpot.safety.width`).
-CLOSED_FACTOR = 3.0
-# The gate begins to close at most at this share of the prior std, so that it can close at all.
-LARGEST_SHARE_OF_PRIOR = 0.3
+# Standard deviations by which unknown environments are held to be worse than predicted.
+KAPPA = 3.0
+# Environments count as known up to this quantile of the std of the atoms of the data, and to
+# so much more where this is not beyond some std: atoms that count as known may sink by it.
+QUANTILE, MARGIN, LARGEST_WITH_MARGIN = 0.999, 1.5, 0.1
+# Of the prior std, environments count as known at most up to this share, so that there is
+# something left to go by, and at least to this, or rounding would count.
+LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
+# The penalty sets in over this multiple of the std that counts as known, or where that is too
+# steep over a larger one (`kernelpot.safety.width`).
+RELATIVE_WIDTH = 0.5
 # The prior of terms whose environments differ in weight or number is that of about so many
 # structures.
 PRIOR_STRUCTURES = 10
@@ -43,23 +41,24 @@ class SafetyNet:
 
     Attributes
     ----------
-    std_low : ndarray of shape (n_species,)
-        Local standard deviation at which the gate begins to close [eV]; infinite for a
-        species whose atoms have no energies of their own.
-    fallback : ndarray of shape (n_species,)
-        Local energy that takes over, beyond e0 and baseline [eV].
+    std_known : ndarray of shape (n_species,)
+        Local standard deviation up to which environments count as known [eV]; infinite for
+        a species whose atoms have no energies of their own.
+    relative_width : ndarray of shape (n_species,)
+        Multiple of `std_known` over which the penalty sets in beyond it.
+    contact : ndarray of shape (n_species,)
+        To what local energies are lifted where atoms are nearer to each other than those of
+        the data, beyond e0 and baseline [eV].
     d_min : mapping of (Z, Z') to float
         Distances that scale the damping [Å]; empty without a wall.
-    closed_factor : ndarray of shape (n_species,)
-        Multiple of `std_low` at which the gate is closed.
     note : str
-        How the thresholds were found.
+        How it was found.
     """
 
-    std_low: FloatArray
-    fallback: FloatArray
+    std_known: FloatArray
+    relative_width: FloatArray
+    contact: FloatArray
     d_min: Mapping[Pair, float]
-    closed_factor: FloatArray
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,10 +69,10 @@ class SafetyNet:
         dict
         """
         return {
-            "std_low": self.std_low.tolist(),
-            "fallback": self.fallback.tolist(),
+            "std_known": self.std_known.tolist(),
+            "relative_width": self.relative_width.tolist(),
+            "contact": self.contact.tolist(),
             "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
-            "closed_factor": self.closed_factor.tolist(),
             "note": self.note,
         }
 
@@ -91,31 +90,25 @@ class SafetyNet:
         """
         return cls(
             # JSON has no infinity
-            np.array([np.inf if s is None else s for s in data["std_low"]], dtype=float),
-            np.array(data["fallback"], dtype=float),
+            np.array([np.inf if s is None else s for s in data["std_known"]], dtype=float),
+            np.array(data["relative_width"], dtype=float),
+            np.array(data["contact"], dtype=float),
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
-            np.array(data["closed_factor"], dtype=float),
             data["note"],
         )
 
     def raised(
-        self,
-        local: LocalModel,
-        species: Sequence[int],
-        structures: Sequence[Atoms],
-        *,
-        n_threads: int = 1,
+        self, local: LocalModel, structures: Sequence[Atoms], *, n_threads: int = 1
     ) -> SafetyNet:
         """Return the net for a model that has seen more structures.
 
-        The fallback rises above their local energies where it has to; thresholds stay.
+        The energy of contact rises above their local energies where it has to; what counts
+        as known stays.
 
         Parameters
         ----------
         local : LocalModel
             The updated model.
-        species : sequence of int
-            Atomic numbers.
         structures : sequence of ase.Atoms
             The new ones.
         n_threads : int
@@ -124,12 +117,8 @@ class SafetyNet:
         -------
         SafetyNet
         """
-        largest = np.full(len(species), -np.inf)
-        for atoms in structures:
-            system = System.of([atoms], local.r_cut)
-            found = local.evaluate(system, gradient=False, n_threads=n_threads)
-            np.maximum.at(largest, system.z_index(species), found.energies)
-        return replace(self, fallback=np.maximum(self.fallback, largest + FALLBACK_MARGIN))
+        contact = _contact(local, structures, n_threads)
+        return replace(self, contact=np.maximum(self.contact, contact))
 
     def damping(
         self, numbers: IntArray, pairs: NeighborList, distances: FloatArray
@@ -140,23 +129,21 @@ class SafetyNet:
 
 def learn_safety_net(
     local: LocalModel,
-    species: Sequence[int],
+    known: TriangularFactor,
     structures: Sequence[Atoms],
-    held_out: Sequence[int],
     d_min: Mapping[Pair, float],
     *,
     n_threads: int = 1,
 ) -> SafetyNet:
-    """Thresholds and fallback energies from the training structures.
+    """What counts as known, and energies of contact, from the training structures.
 
     Parameters
     ----------
     local : LocalModel
-    species : sequence of int
-        Atomic numbers.
+    known : TriangularFactor
+        Of the labels, with the local energies of `structures` taken as known.
     structures : sequence of ase.Atoms
-    held_out : sequence of int
-        Those the sparse points were not chosen from.
+        Of the data, with atoms of all species.
     d_min : mapping of (Z, Z') to float
         Distances that scale the damping [Å].
     n_threads : int
@@ -165,97 +152,65 @@ def learn_safety_net(
     -------
     SafetyNet
     """
-    largest = np.full(len(species), -np.inf)
-    stds: dict[tuple[bool, int], list[FloatArray]] = {}
-    unseen = set(held_out)
-    sampled = set(unseen)
-    for number in species:
-        holders = [i for i, atoms in enumerate(structures) if number in atoms.numbers]
-        n_unseen = sum(np.sum(structures[i].numbers == number) for i in unseen & set(holders))
-        if n_unseen < ENOUGH_ATOMS:
-            sampled.update(holders[:: max(1, len(holders) // MAX_STRUCTURES)])
-    for index, atoms in enumerate(structures):
-        system = System.of([atoms], local.r_cut)
-        blend = AsItIs() if index in sampled else None
-        found = local.evaluate(system, gradient=False, blend=blend, n_threads=n_threads)
-        z_index = system.z_index(species)
-        np.maximum.at(largest, z_index, found.energies)
-        if found.bound is not None:
-            for z in np.unique(z_index):
-                std = np.sqrt(found.bound[z_index == z])
-                stds.setdefault((index in unseen, int(z)), []).append(std)
-    left_out, chosen_from = (
-        [np.concatenate(stds.get((is_unseen, z), [np.empty(0)])) for z in range(len(species))]
-        for is_unseen in (True, False)
-    )
-    bias = _bias(left_out, chosen_from)
-    low = np.empty(len(species))
+    species = local.species
+    numbers = np.concatenate([atoms.numbers for atoms in structures])
+    stds = np.concatenate(left_out_std(known, local.design, structures))
+    limits = np.empty(len(species))
     notes = []
     prior_std = typical_prior_std(local, species, structures)
     for z, number in enumerate(species):
         if prior_std[z] == 0.0:
-            low[z] = np.inf
-            notes.append(
-                f"{chemical_symbols[number]}: outside the gate, as no term has energies of "
-                "single atoms"
-            )
-            continue
-        low[z], note = _threshold(left_out[z], chosen_from[z], bias, float(prior_std[z]))
+            limits[z] = np.inf
+            note = "outside the net, as no term has energies of single atoms"
+        else:
+            limits[z], note = _known(stds[numbers == number], float(prior_std[z]))
         notes.append(f"{chemical_symbols[number]}: {note}")
-    return SafetyNet(
-        low,
-        largest + FALLBACK_MARGIN,
-        dict(d_min),
-        np.full(len(species), CLOSED_FACTOR),
-        "; ".join(notes),
-    )
+    width = np.full(len(species), RELATIVE_WIDTH)
+    contact = _contact(local, structures, n_threads)
+    return SafetyNet(limits, width, contact, dict(d_min), "; ".join(notes))
 
 
-def _bias(left_out: Sequence[FloatArray], chosen_from: Sequence[FloatArray]) -> float:
-    """By what the std of atoms left out exceeds that of the others, of all species together."""
-    ratios = [
-        unseen / np.median(seen)
-        for unseen, seen in zip(left_out, chosen_from, strict=True)
-        if len(unseen) and len(seen) and np.median(seen) > 0
-    ]
-    pooled = np.concatenate([np.empty(0), *ratios])
-    if len(pooled) < ENOUGH_TO_COMPARE:
-        return CHOSEN_FROM_FACTOR
-    return float(np.clip(np.median(pooled), 1.0, CHOSEN_FROM_FACTOR))
+def _contact(local: LocalModel, structures: Sequence[Atoms], n_threads: int) -> FloatArray:
+    """Above all local energies of structures, and what is possible beyond them [eV].
+
+    Minus infinity for species that they do not hold.
+    """
+    largest = np.full(len(local.species), -np.inf)
+    for atoms in structures:
+        system = System.of([atoms], local.r_cut)
+        found = local.evaluate(system, gradient=False, n_threads=n_threads)
+        np.maximum.at(largest, system.z_index(local.species), found.energies)
+    held = [z for z, energy in zip(local.species, largest, strict=True) if energy > -np.inf]
+    prior_std = dict(zip(held, typical_prior_std(local, held, structures), strict=True))
+    return largest + KAPPA * np.array([prior_std.get(z, 0.0) for z in local.species])
 
 
-def _threshold(
-    left_out: FloatArray, chosen_from: FloatArray, bias: float, prior_std: float
-) -> tuple[float, str]:
-    """Local std at which the gate of a species begins to close, and how it was found [eV].
+def _known(stds: FloatArray, prior_std: float) -> tuple[float, str]:
+    """Up to what local std environments of a species count as known, and why [eV].
 
     Parameters
     ----------
-    left_out, chosen_from : ndarray
-        Standard deviations of atoms that the sparse points were not chosen from, and of
-        such that they were.
-    bias : float
-        By what the former exceed the latter.
+    stds : ndarray
+        Of atoms of the data, were their structures not known.
     prior_std : float
     """
-    # a std of exactly zero (one environment, repeated) would gate rounding noise
-    low = 1e-3 * prior_std
-    found = []
-    if len(left_out):
-        low = max(low, QUANTILE_FACTOR * float(np.quantile(left_out, QUANTILE)))
-        found.append(f"{QUANTILE_FACTOR:g} x that of {len(left_out)} atoms left out of the choice")
-    if len(left_out) < ENOUGH_ATOMS and len(chosen_from):
-        factor = QUANTILE_FACTOR * bias
-        low = max(low, factor * float(np.quantile(chosen_from, QUANTILE)))
-        found.append(f"{factor:.3g} x that of {len(chosen_from)} atoms in the choice")
+    quantile = float(np.quantile(stds, QUANTILE))
+    known = max(
+        quantile,
+        min(MARGIN * quantile, LARGEST_WITH_MARGIN),
+        SMALLEST_SHARE_OF_PRIOR * prior_std,
+    )
+    note = (
+        f"the {100 * QUANTILE:g} % quantile of the local std of {len(stds)} atoms of the data, "
+        f"their structures left out in turn, is {quantile:.3g} eV"
+    )
     limit = LARGEST_SHARE_OF_PRIOR * prior_std
-    if low > limit:
-        low = limit
-        found.append(
-            f"at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV, which "
-            "this is: the model knows little of its own data"
-        )
-    return low, f"{100 * QUANTILE:g} % quantile of the local std, {', or '.join(found)}"
+    if known <= limit:
+        return known, note
+    return limit, (
+        f"{note}; at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV "
+        "counts: the model knows little of its own data"
+    )
 
 
 def typical_prior_std(

@@ -1,11 +1,10 @@
-"""How wide a gate must be: a steep one shakes atoms faster than time steps resolve.
+"""Over what the penalty sets in: a steep one shakes atoms faster than time steps resolve.
 
-Between its thresholds the gate replaces the local energies by the fallback, which lies
-electronvolts above them. If the variance grows quickly as an atom leaves its data, that
-happens within a few hundredths of an ångström: forces are still the exact derivatives of
-the energy, but no ordinary time step follows them. So single atoms are moved out of
-training structures, and the gate is widened until the energy it adds is no stiffer than
-what time steps are made for.
+Beyond what is known the energy grows with the local standard deviation. If that rises
+quickly as an atom leaves its data, so does the energy, within a few hundredths of an
+ångström: forces are still its exact derivatives, but no ordinary time step follows them. So
+single atoms are moved out of training structures, and the onset of the penalty is widened
+until the energy it adds is no stiffer than what time steps are made for.
 """
 
 from __future__ import annotations
@@ -19,23 +18,22 @@ from ase import Atoms, units
 from ase.data import atomic_masses
 from ase.geometry import get_distances
 
-from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray
 from kernelpot.data.system import System
 from kernelpot.gp.local import LocalModel
-from kernelpot.safety.thresholds import CLOSED_FACTOR, SafetyNet, gate_std, typical_prior_std
+from kernelpot.safety.gate import penalty
+from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet, gate_std
 
-# The stiffest vibration of the moved atom that a gate may add [rad/fs]: about half as fast
-# again as a C-H stretch, 0.4 rad in the 0.5 fs that are usual with hydrogen.
-MAX_FREQUENCY = 0.8
-# Multiples of `std_low` at which the gate may be closed, but not beyond this share of the
-# prior std, which no std exceeds.
-FACTORS = (CLOSED_FACTOR, 4.0, 5.5, 7.5, 10.0, 14.0, 20.0, 28.0, 40.0)
-LARGEST_SHARE_OF_PRIOR = 0.8
+# The stiffest vibration of the moved atom that the penalty should add [rad/fs]: a period of
+# 6.3 fs, a dozen steps of the 0.5 fs that are usual with hydrogen.
+MAX_FREQUENCY = 1.0
+# Widths that are tried, in multiples of the std that counts as known. Larger ones weaken the
+# penalty far out more than they soften it.
+WIDTHS = (RELATIVE_WIDTH, 0.7, 1.0)
 # So many atoms of each species are moved, so far, in such steps [Å].
 MOVED_ATOMS, DISTANCE, STEP = 6, 1.6, 0.08
 # The fastest quarter of the paths of a species does not count: some lead into the core of
-# another atom, where no gate is wide enough.
+# another atom, where no penalty is gentle enough.
 QUANTILE = 0.75
 
 
@@ -47,7 +45,7 @@ def widened(
     *,
     n_threads: int = 1,
 ) -> SafetyNet:
-    """Return the net with gates wide enough for molecular dynamics.
+    """Return the net with a penalty gentle enough for molecular dynamics.
 
     Parameters
     ----------
@@ -62,34 +60,33 @@ def widened(
     Returns
     -------
     SafetyNet
-        With the smallest `closed_factor`, one for all species, that keeps the frequencies
-        of moved atoms below `MAX_FREQUENCY`; the best one if none does.
+        With the smallest `relative_width`, one for all species, that keeps the
+        frequencies of moved atoms below `MAX_FREQUENCY`; the best one if none does.
     """
-    gated = np.isfinite(net.std_low)
+    limited = np.isfinite(net.std_known)
     ways = [
         _ways_out(net, local, species, structures, z, n_threads)
-        for z, has_gate in zip(species, gated, strict=True)
-        if has_gate
+        for z, has_limit in zip(species, limited, strict=True)
+        if has_limit
     ]
     if not any(ways):
         return net
-    prior_std = typical_prior_std(local, species, structures)
-    limit = np.maximum(LARGEST_SHARE_OF_PRIOR * prior_std / net.std_low, CLOSED_FACTOR)
-    fastest, chosen = np.inf, net.closed_factor
-    for factor in FACTORS:
-        tried = np.minimum(factor, limit)
+    fastest, chosen = np.inf, RELATIVE_WIDTH
+    for width in WIDTHS:
         found = max(
             np.quantile(
-                [_frequency(net.std_low, tried, path) for path in paths], QUANTILE, method="lower"
+                [_frequency(net.std_known, width, path) for path in paths],
+                QUANTILE,
+                method="lower",
             )
             for paths in ways
             if paths
         )
         if found < fastest:
-            fastest, chosen = found, tried
+            fastest, chosen = found, width
         if found <= MAX_FREQUENCY:
             break
-    return replace(net, closed_factor=chosen)
+    return replace(net, relative_width=np.full(len(species), chosen))
 
 
 @dataclass(frozen=True)
@@ -102,24 +99,19 @@ class _Path:
         Of the atom [amu].
     z_index : ndarray of shape (n_atoms,)
         Species index of all atoms.
-    heights : ndarray of shape (n_atoms,)
-        By how much the fallback lies above their local energies [eV].
     stds : ndarray of shape (n_steps, n_atoms)
         Their local std [eV].
     """
 
     mass: float
     z_index: npt.NDArray[np.int64]
-    heights: FloatArray
     stds: FloatArray
 
 
-def _frequency(std_low: FloatArray, factor: FloatArray, path: _Path) -> float:
-    """Fastest vibration that the gate adds along a path [rad/fs]."""
-    low = std_low[path.z_index] ** 2
-    high = (factor[path.z_index] * std_low[path.z_index]) ** 2
-    closed, _ = smoothstep((path.stds**2 - low) / (high - low))
-    added = closed @ path.heights
+def _frequency(std_known: FloatArray, relative_width: float, path: _Path) -> float:
+    """Fastest vibration that the penalty adds along a path [rad/fs]."""
+    known = np.broadcast_to(std_known[path.z_index], path.stds.shape)
+    added = penalty(path.stds, known, relative_width * known)[0].sum(axis=1)
     stiffness = np.abs(np.diff(added, 2)).max(initial=0.0) / STEP**2
     return float(np.sqrt(stiffness / path.mass) * units.fs)
 
@@ -140,9 +132,6 @@ def _ways_out(
         atoms = holders[k].copy()
         atoms.calc = None
         atom = int(rng.choice(np.flatnonzero(atoms.numbers == number)))
-        system = System.of([atoms], local.r_cut)
-        energies = local.evaluate(system, gradient=False, n_threads=n_threads).energies
-        z_index = system.z_index(species)
         direction = _away_from_nearest(atoms, atom)
         stds = []
         for _ in range(round(DISTANCE / STEP)):
@@ -151,8 +140,8 @@ def _ways_out(
             atoms.positions[atom] += STEP * direction
             if _collides(net, atoms, atom):
                 break
-        heights = np.maximum(net.fallback[z_index] - energies, 0.0)
-        paths.append(_Path(float(atomic_masses[number]), z_index, heights, np.array(stds)))
+        z_index = System.of([atoms], local.r_cut).z_index(species)
+        paths.append(_Path(float(atomic_masses[number]), z_index, np.array(stds)))
     return paths
 
 
