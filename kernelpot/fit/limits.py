@@ -57,6 +57,7 @@ class Limited:
         return max(float(own.mean()), NEGLIGIBLE[self.kind])
 
 
+@dataclass(frozen=True)
 class Limits:
     """No kind of label and no config type may get worse than at the start.
 
@@ -68,21 +69,37 @@ class Limits:
     Where a structure's error is an outlier at the start (as in `Score`), the mean with the
     outlier capped is limited as well: the plain one would hide what becomes of the others.
 
-    Parameters
+    Attributes
     ----------
-    start : Errors
-    config_types : sequence of str
-        Of the structures.
+    limited : sequence of Limited
+        None at all: whatever errors are allowed.
     """
 
-    def __init__(self, start: Errors, config_types: Sequence[str]) -> None:
+    limited: Sequence[Limited] = ()
+
+    @classmethod
+    def of(cls, start: Errors, config_types: Sequence[str]) -> Limits:
+        """Limit errors by those at the start.
+
+        Parameters
+        ----------
+        start : Errors
+        config_types : sequence of str
+            Of the structures.
+
+        Returns
+        -------
+        Limits
+        """
         names = np.array(config_types)
-        self.limited = [
-            limited
-            for kind in KINDS
-            if len(start.values[kind])
-            for limited in _limited(start, kind, names[start.members[kind]])
-        ]
+        return cls(
+            [
+                limited
+                for kind in KINDS
+                if len(start.values[kind])
+                for limited in _limited(start, kind, names[start.members[kind]])
+            ]
+        )
 
     def excess(self, found: Errors) -> FloatArray:
         """Logarithm of each error over the largest that is allowed.

@@ -76,13 +76,11 @@ def tune(
     structures: Sequence[StructureRows],
     config_types: Sequence[str],
     *,
+    limited: bool = True,
     n_threads: int = 1,
     progress: Progress | None = None,
 ) -> Tuned:
     """Choose hyper-parameters.
-
-    Whatever the method, the error of structures left out grows for no kind of label, over
-    all of them or within a config type, by more than 5 % (`Limits`).
 
     Parameters
     ----------
@@ -98,6 +96,9 @@ def tune(
         Some of the structures in `grouped`, which are left out one at a time.
     config_types : sequence of str
         Their config types.
+    limited : bool
+        Whatever the method, the error of structures left out grows for no kind of label,
+        over all of them or within a config type, by more than 5 % (`Limits`).
     n_threads : int
     progress : callable, optional
 
@@ -122,7 +123,7 @@ def tune(
         return Exact(x, factor, Errors.of(list(left_out)))
 
     before = exactly(np.zeros(len(free.names)))
-    limits = Limits(before.errors, config_types)
+    limits = Limits.of(before.errors, config_types) if limited else Limits()
     used = 0
     notes: list[str] = []
     if method == "evidence":

@@ -190,7 +190,7 @@ def minimize_left_out(
     # a model of all directions, and some steps by it
     fewest = 2 * len(directions) + 6
     begin = _begin(trials, trials(maximize_evidence(start.smaller(EVIDENCE_COLUMNS_START))))
-    _descend(trials, begin, directions, max(budget - len(trials), fewest))
+    _descend(trials, begin, directions, max(budget - len(trials) - HALVINGS, fewest))
     if begin is not trials.start and not trials.improved:
         _descend(trials, trials.start, directions, fewest)
     advance(trials, trials.allowed()[0], trials.best())
@@ -215,11 +215,12 @@ def _descend(trials: Trials, begin: Trial, directions: FloatArray, n_evaluations
     def at(u: FloatArray) -> Trial:
         return trials(np.clip(begin.x + directions.T @ u, -limit, limit))
 
+    within = NonlinearConstraint(lambda u: at(u).excess, -np.inf, -MARGIN)
     minimize(
         lambda u: at(u).value,
         np.zeros(len(directions)),
         method="COBYQA",
-        constraints=NonlinearConstraint(lambda u: at(u).excess, -np.inf, -MARGIN),
+        constraints=(within,) if len(begin.excess) else (),
         options={
             "maxfev": n_evaluations,
             "initial_tr_radius": np.log(FIRST_STEP),
@@ -340,4 +341,6 @@ def expected_work(n_columns: int, group_rows: Sequence[int], n_held: int) -> flo
     exact = 2.0 * (combined + square * n_held)
     # Cholesky and inverse
     quick = square * (0.5 * n_held + n_columns)
-    return exact + 0.5 * combined + affordable(n_columns, n_held) * quick
+    # a small budget holds no steps between allowed and forbidden values
+    evaluations = max(affordable(n_columns, n_held), MINIMUM_EVALUATIONS + 2 * HALVINGS)
+    return exact + 0.5 * combined + evaluations * quick

@@ -18,7 +18,7 @@ from kernelpot.fit.scores import WEIGHTS, Errors, Score
 KINDS = tuple(WEIGHTS)
 
 
-def trials_of(exponents, n_parameters):
+def trials_of(exponents, n_parameters, limited=True):
     """Errors of twelve alike structures: one, times an exponential of `exponents(x)`."""
 
     def evaluate(x):
@@ -26,7 +26,8 @@ def trials_of(exponents, n_parameters):
         return Errors(values, {k: np.arange(12) for k in KINDS})
 
     start = evaluate(np.zeros(n_parameters))
-    return Trials(evaluate, Score(["a"] * 12), Limits(start, ["a"] * 12), start, n_parameters)
+    limits = Limits.of(start, ["a"] * 12) if limited else Limits()
+    return Trials(evaluate, Score(["a"] * 12), limits, start, n_parameters)
 
 
 def test_the_search_stops_where_a_kind_would_get_worse():
@@ -37,8 +38,9 @@ def test_the_search_stops_where_a_kind_would_get_worse():
     assert trials.improved
     assert 0.5 * np.log(1.05) < 3.0 * best.x[0] <= np.log(1.05)
     assert best.x[1] == pytest.approx(1.0, abs=np.log(FIRST_STEP) / 3)
-    # what it would have gone for without
-    assert trials.best().value < best.value - 0.1
+    free = trials_of(lambda x: (-x[0], (x[1] - 1.0) ** 2, 3.0 * x[0]), 2, limited=False)
+    _descend(free, free.start, np.eye(2), 40)
+    assert free.allowed()[0].value < best.value - 1.0
 
 
 def test_the_search_returns_from_forbidden_values():
