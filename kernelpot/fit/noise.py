@@ -157,22 +157,28 @@ def _by_evidence(
         )
     with single_blas_thread():
         best = maximize_evidence(start.smaller(EVIDENCE_COLUMNS))
-    known = {}
+    # one posterior is kept, that of the farthest point allowed so far: each is large
+    reached, refused = [before], []
 
     def allowed(x: FloatArray) -> bool:
         found = exactly(_rounded(start, x))
-        known[x.tobytes()] = found
-        return limits.allow(found.errors)
+        if not limits.allow(found.errors):
+            refused.append(limits.worst(found.errors))
+            return False
+        reached[0] = found
+        return True
 
     share = farthest_allowed(best, allowed)
     if share < 1.0:
-        notes.append(
-            "the largest evidence would raise the error of structures left out "
-            f"({limits.worst(known[best.tobytes()].errors)}), so the values are those after "
-            f"{100 * share:.0f} % of the way from the defaults, on a logarithmic scale: up to "
-            f"there none grows by more than {100 * (TOLERATED - 1):.0f} %"
+        kept = (
+            f"the values are those after {100 * share:.0f} % of the way from the defaults, on a "
+            f"logarithmic scale: up to there none grows by more than {100 * (TOLERATED - 1):.0f} %"
         )
-    return known[(share * best).tobytes()] if share else before, notes
+        notes.append(
+            f"the largest evidence would raise the error of structures left out ({refused[0]}): "
+            + (kept if share else "the defaults stay")
+        )
+    return reached[0], notes
 
 
 def _first_allowed(

@@ -182,6 +182,17 @@ def test_the_evidence_says_how_far_it_went():
     assert "% of the way from the defaults" in note
 
 
+def test_the_evidence_says_that_it_went_nowhere(monkeypatch):
+    """Where even the start is not allowed."""
+    monkeypatch.setattr(limits, "TOLERATED", 0.5)
+    tuned = tune("evidence", *contradicting(1))
+    assert tuned.delta == (1.0, 1.0)
+    assert tuned.record["loo"]["after"] == tuned.record["loo"]["before"]
+    [note] = tuned.notes
+    assert note.startswith("the largest evidence would raise the error of structures left out (")
+    assert note.endswith("): the defaults stay")
+
+
 def largest_growth_of_present(record):
     """As `largest_growth`, where some types lack stresses or have forces of zero."""
     groups = {
