@@ -10,7 +10,8 @@ from kernelpot.common.types import KINDS
 from kernelpot.datasets import load_silicon
 from kernelpot.fit import limits
 from kernelpot.fit.hyperparameters import Free, far_notes
-from kernelpot.fit.noise import tune
+from kernelpot.fit.noise import MAX_EXACT, Exact, _first_allowed, tune
+from kernelpot.fit.scores import Errors
 from kernelpot.gp.labels import Noise
 from kernelpot.model.summary import summary_text
 from kernelpot.regression.factors import GroupedFactor
@@ -241,3 +242,32 @@ def test_the_sentence_reaches_the_summary(noisy):
     [note] = [n for n in pot.fitted_.training.notes if n.startswith("sigma_energy ")]
     assert " times the default (0.001): usually these labels are noisier" in note
     assert note in pot.summary()
+
+
+def test_the_last_word_has_the_exact_error():
+    """Points that the search thought allowed, best first: the first that is so is taken."""
+    asked = []
+
+    def exactly(x):
+        asked.append(x[0])
+        # stresses are larger than the search thought where x is above two
+        stress = 1.2 if x[0] > 2.0 else 1.0
+        values = {"energy": np.exp(-x[0]), "forces": 1.0, "stress": stress}
+        every = {kind: np.arange(12) for kind in KINDS}
+        return Exact(x, None, Errors({k: np.full(12, v) for k, v in values.items()}, every))
+
+    types = ["a"] * 12
+    before = exactly(np.zeros(1))
+    rule = limits.Limits.of(before.errors, types)
+    points = [np.array([v]) for v in (4.0, 3.0, 1.5, 1.0)]
+    assert _first_allowed(points, before, rule, exactly, types).x[0] == 1.5
+    assert asked == [0.0, 4.0, 3.0, 1.5]
+    # nothing is tried after the start itself
+    assert _first_allowed([np.zeros(1), points[0]], before, rule, exactly, types) is before
+    # nor without end
+    far = [np.array([v]) for v in np.linspace(9.0, 3.0, 30)]
+    assert _first_allowed(far, before, rule, exactly, types) is before
+    assert len(asked) == 4 + MAX_EXACT
+    # nor taken for a small gain
+    near = [np.array([0.01])]
+    assert _first_allowed(near, before, rule, exactly, types) is before
