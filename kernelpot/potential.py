@@ -147,8 +147,10 @@ class KernelPotential(Estimator):
         optimize : {"loo", "evidence"} or None, default="loo"
             How noise (and, of default terms, delta) is chosen where not given: by the
             error of leaving one structure out, or by the evidence (the marginal
-            likelihood); `summary` shows the values before and after. The fixed values
-            of `kernelpot.fit.defaults` stay where the gain is small, where there are fewer
+            likelihood); `summary` shows the values before and after. Neither may raise the
+            error of structures left out of any kind of label, over all structures or in a
+            config type with enough of them, by more than 5 %. The fixed values of
+            `kernelpot.fit.defaults` stay where the gain is small, where there are fewer
             than ten structures, and with None.
         calibrate : bool, default=True
             Find factors on standard deviations with which intervals hold structures left

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,8 +55,8 @@ class Tuned:
         Factor on the delta of each term.
     record : dict
         ``method``, ``sigmas`` (name to values before and after), ``delta_factors``,
-        ``loo`` errors before and after, ``n_evaluations``, ``n_structures``,
-        ``n_parameters`` (effective number).
+        ``loo`` errors before and after (over all and ``by_config_type``),
+        ``n_evaluations``, ``n_structures``, ``n_parameters`` (effective number).
     notes : list of str
         For the user.
     """
@@ -146,3 +146,59 @@ class Candidates:
         ]
         layout = Layout.of(sizes, self.layout.terms)
         return replace(self, grouped=select_columns(self.grouped, columns), layout=layout)
+
+
+# Values this many times the default, or this part of it, carry a sentence.
+FAR = 10.0
+# Unit of each kind's sigma, and what it usually means where it is far above or below.
+_UNITS = {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å^3"}
+_NOISY = (
+    "these labels are noisier than the default expects, or the descriptors cannot resolve what "
+    "they depend on (cutoff, charges, magnetism), or they contradict other labels"
+)
+_EXACT = (
+    "these labels are followed far more closely than the default expects; that helps on data of "
+    "this kind, and says little of structures unlike them"
+)
+_STRONG = (
+    "energies vary more with this term's environments than the default expects (noise that grew as "
+    "much leaves predictions as they were; standard deviations grow)"
+)
+_WEAK = "this term explains little that the other terms or the baseline do not"
+
+
+def far_notes(record: Mapping[str, Any], deltas: Sequence[float]) -> list[str]:
+    """Sentences about values chosen far from the default.
+
+    Parameters
+    ----------
+    record : mapping
+        Of `Tuned`.
+    deltas : sequence of float
+        Default of each term [eV].
+
+    Returns
+    -------
+    list of str
+    """
+    if record["method"] is None:
+        return []
+    values = [
+        (name, _UNITS[name.split()[0].removeprefix("sigma_")], before, after, _NOISY, _EXACT)
+        for name, (before, after) in record["sigmas"].items()
+    ]
+    values += [
+        (f"delta of term {t}", "eV", delta, delta * factor, _STRONG, _WEAK)
+        for t, (delta, factor) in enumerate(zip(deltas, record["delta_factors"], strict=True))
+    ]
+    notes = []
+    for name, unit, default, value, above, below in values:
+        factor = value / default
+        # values have three digits
+        if max(factor, 1.0 / factor) > FAR * (1.0 - 1e-9):
+            times = f"{factor:.3g} times" if factor > 1 else f"1/{1 / factor:.3g} of"
+            notes.append(
+                f"{name} {value:.3g} {unit} is {times} the default ({default:.3g}): usually "
+                f"{above if factor > 1 else below}"
+            )
+    return notes

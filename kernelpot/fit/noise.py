@@ -3,52 +3,68 @@
 Maximal evidence is not minimal error on this kind of data: its noise model is wrong
 (residuals of one structure are correlated), and it pushes the noise of energies far too
 high. So the evidence is one starting point, the fixed defaults the other, and the
-closed-form leave-one-structure-out error decides.
+closed-form leave-one-structure-out error decides. Neither way may errors of any kind of
+label or config type grow (`kernelpot.fit.limits`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 
 from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import KINDS, FloatArray, Progress
-from kernelpot.fit.hyperparameters import Candidates, Free, Tuned
+from kernelpot.fit.hyperparameters import Candidates, Free, Tuned, far_notes
+from kernelpot.fit.limits import TOLERATED, Limits
+from kernelpot.fit.noise_search import (
+    BOUND,
+    farthest_allowed,
+    maximize_evidence,
+    minimize_left_out,
+)
 from kernelpot.fit.problem import Problem
-from kernelpot.fit.scores import PULL, Errors, Score, pull
+from kernelpot.fit.scores import Errors, Score
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.state import State
-from kernelpot.gp.labels import ABSOLUTE, Noise, group_rows
+from kernelpot.gp.labels import Noise, group_rows
 from kernelpot.regression.evidence import effective_parameters
 from kernelpot.regression.factors import GroupedFactor, TriangularFactor
 from kernelpot.regression.layout import Layout
-from kernelpot.regression.leave_one_out import LeftOut, leave_one_out
-from kernelpot.regression.leave_one_out_quick import GramFactor, QuickLeaveOneOut
+from kernelpot.regression.leave_one_out import leave_one_out
 from kernelpot.regression.rows import StructureRows
 
 METHODS = ("loo", "evidence", None)
 # Fewer structures say too little: the defaults stay.
 MINIMUM_STRUCTURES = 10
-# Values stay within this factor of the start.
-BOUND = 100.0
-# The search starts from the evidence's values if their score is lower by this much.
-MINIMUM_GAIN = 0.01
 # The start stays unless errors fall by this share on (weighted) average, and by so many
 # standard errors: a left-out structure may hold sparse points, so leaving it out forgives
 # too little regularization, and small gains are of that kind.
 WORTHWHILE_GAIN = 0.05
 SIGNIFICANCE = 2.0
-# First and last step of the search, as factors.
-FIRST_STEP, LAST_STEP = 3.0, 1.05
-# Floating-point operations one search may take, about; bounds on evaluations.
-MAX_WORK = 1.5e12
-MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS = 12, 50
-# Columns the evidence is maximized with: as a start for the search, and on its own.
-EVIDENCE_COLUMNS_START, EVIDENCE_COLUMNS = 600, 2000
-MAX_EVIDENCE_ITERATIONS = 30
+# Points of the search, best first, whose errors are computed exactly until one is allowed.
+MAX_EXACT = 5
+# Columns the evidence is maximized with.
+EVIDENCE_COLUMNS = 2000
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A point with its exact posterior.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_parameters,)
+    factor : TriangularFactor
+    errors : Errors
+        Of structures left out.
+    """
+
+    x: FloatArray
+    factor: TriangularFactor
+    errors: Errors
 
 
 def tune(
@@ -60,6 +76,7 @@ def tune(
     structures: Sequence[StructureRows],
     config_types: Sequence[str],
     *,
+    limited: bool = True,
     n_threads: int = 1,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -79,6 +96,9 @@ def tune(
         Some of the structures in `grouped`, which are left out one at a time.
     config_types : sequence of str
         Their config types.
+    limited : bool
+        Whatever the method, the error of structures left out grows for no kind of label,
+        over all of them or within a config type, by more than 5 % (`Limits`).
     n_threads : int
     progress : callable, optional
 
@@ -88,7 +108,6 @@ def tune(
         The start itself where nothing better was found.
     """
     start = Candidates(grouped, layout, noise, free)
-    zero = np.zeros(len(free.names))
     if method is None or not free.names:
         return Tuned.unchanged(noise, start.n_terms)
     if len(structures) < MINIMUM_STRUCTURES:
@@ -97,115 +116,128 @@ def tune(
             f"by (at least {MINIMUM_STRUCTURES} are needed)"
         )
         return Tuned.unchanged(noise, start.n_terms, [note])
-    factor = start.posterior(zero)
-    before = errors = Errors.of(_left_out(start, zero, factor, structures, n_threads))
-    with single_blas_thread():
-        if method == "evidence":
-            x, used = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS)), 0
-        else:
-            x, used = _minimize_loo(start, before, structures, config_types, n_threads, progress)
-    x = _rounded(start, x)
-    if x.any():
-        chosen = start.posterior(x)
-        errors = Errors.of(_left_out(start, x, chosen, structures, n_threads))
-        if method == "evidence" or _worthwhile(before, errors, config_types):
-            factor = chosen
-        else:
-            x, errors = zero, before
-    after, delta = start.noise_at(x), start.delta_at(x)
-    record = {
-        "method": method,
-        "sigmas": {
-            name: [n.sigma(group) for n in (noise, after)]
-            for name, group in zip(free.names, free.groups, strict=False)
-        },
-        "delta_factors": list(delta),
-        "loo": {"before": before.mean(), "after": errors.mean()},
-        "n_structures": len(structures),
-        "n_evaluations": used,
-        "n_parameters": effective_parameters(factor),
-    }
-    return Tuned(after, delta, record, _notes(method, layout, free, x))
+
+    def exactly(x: FloatArray) -> Exact:
+        factor, sigma, scale = start.posterior(x), start.noise_at(x).sigma, start.scale_at(x)
+        left_out = leave_one_out(structures, factor, sigma, scale, n_threads=n_threads)
+        return Exact(x, factor, Errors.of(list(left_out)))
+
+    before = exactly(np.zeros(len(free.names)))
+    limits = Limits.of(before.errors, config_types) if limited else Limits()
+    used = 0
+    notes: list[str] = []
+    if method == "evidence":
+        chosen, notes = _by_evidence(start, before, limits, exactly)
+    else:
+        with single_blas_thread():
+            trials = minimize_left_out(
+                start, before.errors, limits, structures, config_types, n_threads, progress
+            )
+        used = len(trials)
+        points = [_rounded(start, trial.x) for trial in trials.allowed()]
+        chosen = _first_allowed(points, before, limits, exactly, config_types)
+    record = _record(method, start, before, chosen, config_types) | {"n_evaluations": used}
+    return Tuned(
+        start.noise_at(chosen.x),
+        start.delta_at(chosen.x),
+        record,
+        [*notes, *_bound_note(free, chosen.x)],
+    )
 
 
-def _notes(method: str, layout: Layout, free: Free, x: FloatArray) -> list[str]:
-    """What the user should know about the values chosen."""
+def _by_evidence(
+    start: Candidates, before: Exact, limits: Limits, exactly: Callable[[FloatArray], Exact]
+) -> tuple[Exact, list[str]]:
+    """As near to the largest evidence as errors of structures left out allow."""
     notes = []
-    if method == "evidence" and layout.size > EVIDENCE_COLUMNS:
+    if start.layout.size > EVIDENCE_COLUMNS:
         notes.append(
             f"the evidence was maximized with the leading {EVIDENCE_COLUMNS} of "
-            f"{layout.size} directions"
+            f"{start.layout.size} directions"
         )
-    at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(BOUND) - 1e-6]
-    if at_bound:
+    with single_blas_thread():
+        best = maximize_evidence(start.smaller(EVIDENCE_COLUMNS))
+    # one posterior is kept, that of the farthest point allowed so far: each is large
+    reached, refused = [before], []
+
+    def allowed(x: FloatArray) -> bool:
+        found = exactly(_rounded(start, x))
+        if not limits.allow(found.errors):
+            refused.append(limits.worst(found.errors))
+            return False
+        reached[0] = found
+        return True
+
+    share = farthest_allowed(best, allowed)
+    if share < 1.0:
+        kept = (
+            f"the values are those after {100 * share:.0f} % of the way from the defaults, on a "
+            f"logarithmic scale: up to there none grows by more than {100 * (TOLERATED - 1):.0f} %"
+        )
         notes.append(
-            f"{', '.join(at_bound)} ended a factor {BOUND:g} from the default, as far as the "
-            "search goes: are the labels in the right units?"
+            f"the largest evidence would raise the error of structures left out ({refused[0]}): "
+            + (kept if share else "the defaults stay")
         )
-    return notes
+    return reached[0], notes
 
 
-def _maximize_evidence(candidates: Candidates) -> FloatArray:
-    def objective(x: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = candidates.evidence(x)
-        return value + pull(x), gradient + 2.0 * PULL * x / np.log(10.0) ** 2
-
-    n = len(candidates.free.names)
-    limit = np.log(BOUND)
-    found = minimize(
-        objective,
-        np.zeros(n),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(-limit, limit)] * n,
-        options={"maxiter": MAX_EVIDENCE_ITERATIONS, "ftol": 1e-7},
-    )
-    return np.asarray(found.x)
-
-
-def _minimize_loo(
-    start: Candidates,
-    at_start: Errors,
-    structures: Sequence[StructureRows],
+def _first_allowed(
+    points: Sequence[FloatArray],
+    before: Exact,
+    limits: Limits,
+    exactly: Callable[[FloatArray], Exact],
     config_types: Sequence[str],
-    n_threads: int,
-    progress: Progress | None,
-) -> tuple[FloatArray, int]:
-    """Search from the better of defaults and evidence."""
-    budget = affordable(start.grouped.n_features, sum(len(rows.y) for rows in structures))
-    fast = GramFactor.of(start.grouped)
-    leave_out = QuickLeaveOneOut(structures, n_threads=n_threads)
-    score = Score(config_types)
-    zero = np.zeros(len(start.free.names))
-    # the search asks for its start again
-    known = {zero.tobytes(): score(at_start)}
+) -> Exact:
+    """The best point of a search that is allowed, if it is worth leaving the start."""
+    for x in points[:MAX_EXACT]:
+        if not x.any():
+            break
+        found = exactly(x)
+        if limits.allow(found.errors):
+            return found if _worthwhile(before.errors, found.errors, config_types) else before
+    return before
 
-    def objective(x: FloatArray) -> float:
-        if x.tobytes() not in known:
-            sigma, scale = start.noise_at(x).sigma, start.scale_at(x)
-            left_out = leave_out(fast.posterior(sigma, scale), sigma, scale)
-            known[x.tobytes()] = score(Errors.of(left_out)) + pull(x)
-        if progress is not None:
-            progress("hyper-parameters", min(len(known), budget), budget)
-        return known[x.tobytes()]
 
-    begin = _maximize_evidence(start.smaller(EVIDENCE_COLUMNS_START))
-    if objective(begin) > known[zero.tobytes()] - MINIMUM_GAIN:
-        begin = zero
-    limit = np.log(BOUND)
-    directions = _directions(start.free, start.grouped.groups)
-    found = minimize(
-        lambda u: objective(np.clip(begin + directions.T @ u, -limit, limit)),
-        np.zeros(len(directions)),
-        method="COBYQA",
-        options={
-            # a model of all directions, and some steps by it
-            "maxfev": max(budget - len(known), 2 * len(directions) + 6),
-            "initial_tr_radius": np.log(FIRST_STEP),
-            "final_tr_radius": np.log(LAST_STEP),
+def _record(
+    method: str, start: Candidates, before: Exact, chosen: Exact, config_types: Sequence[str]
+) -> dict[str, Any]:
+    """What was chosen, as plain data; see `Tuned`."""
+    after = start.noise_at(chosen.x)
+    free = start.free
+    by_type = {
+        name: {
+            "n_structures": list(config_types).count(name),
+            "before": before.errors.of_type(config_types, name).mean(),
+            "after": chosen.errors.of_type(config_types, name).mean(),
+        }
+        for name in sorted(set(config_types))
+    }
+    return {
+        "method": method,
+        "sigmas": {
+            name: [n.sigma(group) for n in (start.noise, after)]
+            for name, group in zip(free.names, free.groups, strict=False)
         },
-    )
-    return np.clip(begin + directions.T @ found.x, -limit, limit), len(known)
+        "delta_factors": list(start.delta_at(chosen.x)),
+        "loo": {
+            "before": before.errors.mean(),
+            "after": chosen.errors.mean(),
+            "by_config_type": by_type,
+        },
+        "n_structures": len(config_types),
+        "n_parameters": effective_parameters(chosen.factor),
+    }
+
+
+def _bound_note(free: Free, x: FloatArray) -> list[str]:
+    """Say which values ended where the search does."""
+    at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(BOUND) - 1e-6]
+    if not at_bound:
+        return []
+    return [
+        f"{', '.join(at_bound)} ended a factor {BOUND:g} from the default, as far as the "
+        "search goes: are the labels in the right units?"
+    ]
 
 
 def _worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) -> bool:
@@ -214,79 +246,6 @@ def _worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) -> b
     gain = score.influence(before) - score.influence(after)
     error = float(gain.std()) / np.sqrt(len(gain))
     return bool(gain.mean() > max(WORTHWHILE_GAIN * before.weight, SIGNIFICANCE * error))
-
-
-def _directions(free: Free, groups: Sequence[Any]) -> FloatArray:
-    """Rows to move along, independent of each other.
-
-    All sigmas together (against the prior), those of energies, those of stresses, each
-    config type with a sigma of its own, deltas. The first delta is left out where every
-    sigma is free: all deltas against these is the first direction.
-    """
-    all_free = set(free.groups) >= set(groups) - {ABSOLUTE}
-    unit = np.eye(len(free.names))
-    sigmas = unit[: len(free.groups)]
-    of_kind = {
-        kind: sum(row for row, group in zip(sigmas, free.groups, strict=True) if group[0] == kind)
-        for kind in free.kinds
-    }
-    wanted = [sigmas.sum(axis=0), *(of_kind[k] for k in free.kinds if k != "forces")]
-    wanted += [row for row, (_, name) in zip(sigmas, free.groups, strict=True) if name]
-    wanted += list(unit[len(free.groups) + all_free :])
-    chosen: list[FloatArray] = []
-    for row in wanted:
-        if np.linalg.matrix_rank(np.array([*chosen, row])) > len(chosen):
-            chosen.append(row)
-    return np.array(chosen)
-
-
-def _left_out(
-    candidates: Candidates,
-    x: FloatArray,
-    factor: TriangularFactor,
-    structures: Sequence[StructureRows],
-    n_threads: int,
-) -> list[LeftOut]:
-    noise = candidates.noise_at(x)
-    scale = candidates.scale_at(x)
-    return list(leave_one_out(structures, factor, noise.sigma, scale, n_threads=n_threads))
-
-
-def affordable(n_columns: int, n_held: int) -> int:
-    """Evaluations the work budget allows (a count, so that results are reproducible).
-
-    Parameters
-    ----------
-    n_columns : int
-    n_held : int
-        Rows of the structures left out.
-    """
-    work = n_columns**2 * (n_held + n_columns / 3.0)
-    return int(np.clip(MAX_WORK / work, MINIMUM_EVALUATIONS, MAXIMUM_EVALUATIONS))
-
-
-def expected_work(n_columns: int, group_rows: Sequence[int], n_held: int) -> float:
-    """Floating-point operations of a search in double precision, about (single is twice as fast).
-
-    Parameters
-    ----------
-    n_columns : int
-    group_rows : sequence of int
-        Labels of each group.
-    n_held : int
-        Rows of the structures left out.
-
-    Returns
-    -------
-    float
-    """
-    square = float(n_columns) ** 2
-    # triangles are combined exactly at the start and in the end
-    combined = 2.0 * square * sum(min(rows, n_columns) for rows in group_rows)
-    exact = 2.0 * (combined + square * n_held)
-    # Cholesky and inverse
-    quick = square * (0.5 * n_held + n_columns)
-    return exact + 0.5 * combined + affordable(n_columns, n_held) * quick
 
 
 def _rounded(start: Candidates, x: FloatArray) -> FloatArray:
@@ -327,7 +286,7 @@ def choose_hyperparameters(
     -------
     Tuned
     """
-    return tune(
+    tuned = tune(
         method,
         grouped,
         state.design.layout,
@@ -338,6 +297,8 @@ def choose_hyperparameters(
         n_threads=n_threads,
         progress=progress,
     )
+    deltas = [term.kernel.delta for term in state.design.terms]
+    return replace(tuned, notes=[*tuned.notes, *far_notes(tuned.record, deltas)])
 
 
 def is_searched(method: str | None, problem: Problem, settings: Settings) -> bool:

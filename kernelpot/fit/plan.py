@@ -13,7 +13,7 @@ from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import expected_pairs
 from kernelpot.fit.accumulation import BATCH_ATOMS, BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
 from kernelpot.fit.left_out import MAX_BYTES, MAX_ROWS
-from kernelpot.fit.noise import expected_work
+from kernelpot.fit.noise_search import expected_work
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES, MAX_CANDIDATES

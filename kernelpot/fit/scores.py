@@ -48,7 +48,10 @@ class Errors:
         found = {kind: [left.of(kind) for left in left_out] for kind in KINDS}
         return cls(
             {k: np.array([np.abs(e).mean() for e in es if len(e)]) for k, es in found.items()},
-            {k: np.array([i for i, e in enumerate(es) if len(e)]) for k, es in found.items()},
+            {
+                k: np.array([i for i, e in enumerate(es) if len(e)], dtype=np.int64)
+                for k, es in found.items()
+            },
         )
 
     @property
@@ -64,6 +67,31 @@ class Errors:
     def mean(self) -> dict[str, float | None]:
         """Over structures; None without labels."""
         return {k: float(e.mean()) if len(e) else None for k, e in self.values.items()}
+
+    def of_type(self, config_types: Sequence[str], name: str) -> Errors:
+        """Those of one config type.
+
+        Parameters
+        ----------
+        config_types : sequence of str
+            Of the structures.
+        name : str
+
+        Returns
+        -------
+        Errors
+        """
+        names = np.array(config_types)
+        own = {kind: names[members] == name for kind, members in self.members.items()}
+        return Errors(
+            {kind: e[own[kind]] for kind, e in self.values.items()},
+            {kind: members[own[kind]] for kind, members in self.members.items()},
+        )
+
+
+def cap(errors: FloatArray) -> float:
+    """What the error of a structure counts at most, among those of all."""
+    return CAP * max(float(np.quantile(errors, 0.9)), 1e-3 * float(errors.max()))
 
 
 class Score:
@@ -97,7 +125,7 @@ class Score:
         result = np.zeros(n)
         for kind in found.informative:
             errors = found.values[kind]
-            e = np.minimum(errors, CAP * max(float(np.quantile(errors, 0.9)), 1e-3 * errors.max()))
+            e = np.minimum(errors, cap(errors))
             e += FLOOR * e.mean()
             own = self._names[found.members[kind]]
             for name in np.unique(own):

@@ -164,7 +164,11 @@ class Judge:
         return errors, counts
 
     def _choose_noise(self, design: Design, grouped: GroupedFactor, rows: Any) -> Noise:
-        """Noise that the start predicts best with; the same for all candidates."""
+        """Noise that the start predicts best with; the same for all candidates.
+
+        Better candidates are to be recognized by it, and no model has it (the fit in the end
+        chooses anew): an error that a bad start has small by chance must not bind it.
+        """
         groups: list[Any] = grouped.groups
         free = Free(
             tuple(g for g in groups if g[0] in KINDS and g[0] not in self._given and not g[1]), ()
@@ -177,6 +181,7 @@ class Judge:
             free,
             rows,
             self.config_types,
+            limited=False,
             n_threads=self.n_threads,
         ).noise
 

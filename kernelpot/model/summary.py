@@ -134,16 +134,45 @@ def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:
         + (", ".join(changed) if changed else "the defaults are as good as any"),
         f"  Effective number of parameters: {record['n_parameters']:.0f}",
     ]
-    before, after = record["loo"]["before"], record["loo"]["after"]
-    shown = (
-        ("energy", 1e3, 2, "meV/atom"),
-        ("forces", 1.0, 4, "eV/Å"),
-        ("stress", 1.0, 5, "eV/Å^3"),
+    lines.append(
+        "  Error of structures left out (mean absolute): "
+        + ", ".join(
+            f"{kind} {found} {_LEFT_OUT[kind][2]}" for kind, found in _left_out(record["loo"])
+        )
     )
-    errors = [
-        f"{kind} {scale * before[kind]:.{digits}f} -> {scale * after[kind]:.{digits}f} {unit}"
-        for kind, scale, digits, unit in shown
+    # models written before errors were kept by config type have none
+    groups = record["loo"].get("by_config_type", {})
+    if len(groups) > 1:
+        lines += [f"    {line}" for line in _left_out_table(groups).split("\n")]
+    return lines
+
+
+# Factor, digits and unit of errors of structures left out.
+_LEFT_OUT = {
+    "energy": (1e3, 2, "meV/atom"),
+    "forces": (1.0, 4, "eV/Å"),
+    "stress": (1.0, 5, "eV/Å^3"),
+}
+
+
+def _left_out(errors: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Kinds that have labels, each with its error before and after."""
+    before, after = errors["before"], errors["after"]
+    return [
+        (kind, f"{scale * before[kind]:.{digits}f} -> {scale * after[kind]:.{digits}f}")
+        for kind, (scale, digits, _) in _LEFT_OUT.items()
         if before[kind] is not None
     ]
-    lines.append(f"  Error of structures left out (mean absolute): {', '.join(errors)}")
-    return lines
+
+
+def _left_out_table(groups: Mapping[str, Any]) -> str:
+    """Table of errors of structures left out, by config type."""
+    found = {name: dict(_left_out(errors)) for name, errors in groups.items()}
+    kinds = [kind for kind in _LEFT_OUT if any(kind in row for row in found.values())]
+    return table(
+        ["", "structures", *(f"{kind} [{_LEFT_OUT[kind][2]}]" for kind in kinds)],
+        [
+            [name, str(groups[name]["n_structures"]), *(row.get(kind, "-") for kind in kinds)]
+            for name, row in found.items()
+        ],
+    )
