@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from ase import Atoms, units
+from scipy.special import chdtri
 
-# Chance exp(-30) = 1e-13 of a fluctuation beyond: not in any run.
-RARE = 30.0
+# Chance that a fluctuation reaches further at any step; the heat below comes on top.
+RARE = 1e-9
 # Heat that turns into kinetic energy all at once [eV/atom]: that of explosives, several
 # times that of crystallization.
 HEAT = 0.5
@@ -32,7 +33,7 @@ class Bounds:
     ----------
     max_temperature : float, optional
         Of all atoms, at any step [K]. Default: what a fluctuation of their kinetic energy
-        reaches with a chance of 1e-13, and 3,868 K for a heat of 0.5 eV per atom (that of
+        reaches with a chance of 1e-9, and 3,868 K for a heat of 0.5 eV per atom (that of
         explosives) added.
     max_atom_energy : float, optional
         Kinetic energy of any single atom [eV]. Default: likewise, and the energy of the
@@ -166,20 +167,13 @@ def _default_bounds(
     n_atoms: int, n_dof: int, temperature: float, kinetic: float
 ) -> dict[str, float]:
     """Fields of `Bounds`, for a temperature [K] and the kinetic energy at the start [eV/atom]."""
+    # twice the kinetic energy, in units of kT, has a chi-square distribution
     thermal = units.kB * temperature
     heat = HEAT / (1.5 * units.kB)
     # each of the atoms has its chance to be the fastest
-    fastest = 0.5 * thermal * _largest_chi_square(3, RARE + math.log(n_atoms))
+    fastest = 0.5 * thermal * chdtri(3, RARE / n_atoms)
     return {
-        "max_temperature": temperature * _largest_chi_square(n_dof, RARE) / n_dof + heat,
+        "max_temperature": temperature * chdtri(n_dof, RARE) / n_dof + heat,
         "max_atom_energy": fastest + STRONGEST_BOND,
         "max_energy_drift": DRIFT + DRIFT_SHARE * max(1.5 * thermal, kinetic),
     }
-
-
-def _largest_chi_square(n: int, x: float) -> float:
-    """Bound of a chi-square variable of n degrees of freedom, left with a chance of exp(-x).
-
-    Laurent and Massart, Ann. Stat. 28, 1302 (2000), eq. (4.3).
-    """
-    return n + 2 * math.sqrt(n * x) + 2 * x

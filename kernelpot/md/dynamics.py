@@ -258,7 +258,11 @@ def _why_stopped(breach: Breach, n_steps: int, timestep: float, trajectory: str 
     remedy = {
         "energy": f"{learn}, or {shorter}",
         "max_energy_drift": f"{shorter} or, if that does not help, {learn}",
-    }.get(breach.quantity, f"{learn}, or raise `{breach.quantity}` if so much is real")
+    }.get(
+        breach.quantity,
+        f"{learn}, or raise `{breach.quantity}` if so much is real, as after a start far from "
+        "equilibrium",
+    )
     time_ps = n_steps * timestep * 1e-3
     return f"stopped at step {n_steps} ({time_ps:.4g} ps) because {breach.text}: {remedy}"
 
