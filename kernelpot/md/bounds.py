@@ -26,8 +26,9 @@ class Bounds:
     """What temperature and energy of a run may become; infinity for no bound.
 
     The defaults are so wide that relaxation, crystallization, reactions and the
-    fluctuations of a few atoms stay inside. Processes with more heat, such as a few atoms
-    that form strong bonds at constant energy, need wider ones.
+    fluctuations of a few atoms stay inside. Processes with more heat need wider ones: a few
+    atoms that form strong bonds at constant energy, or a start that stores 1 eV/atom
+    (silicon whose coordinates are rattled by 0.25 Å).
 
     Parameters
     ----------
