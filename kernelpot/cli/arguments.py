@@ -118,6 +118,20 @@ def _add_md(verbs: Verbs) -> None:
         default="warn",
         help="where the model does not know: say so once and go on, or stop",
     )
+    bounds = md.add_argument_group("bounds of what is physical, where a run stops")
+    bounds.add_argument("--no-bounds", action="store_true", help="go on, whatever happens")
+    for name, unit, what in (
+        ("temperature", "K", "temperature of all atoms"),
+        ("atom-energy", "EV", "kinetic energy of a single atom"),
+        ("energy-drift", "EV", "change of the total energy per atom, nve only"),
+        ("energy-fall", "EV", "fall of the potential energy per atom (default: 10)"),
+    ):
+        bounds.add_argument(f"--max-{name}", type=float, metavar=unit, help=what)
+    md.add_argument(
+        "--no-timestep-check",
+        action="store_true",
+        help="do not look for the fastest vibration (24 evaluations) before the first step",
+    )
     _finish(md, "md", keys=False)
 
 

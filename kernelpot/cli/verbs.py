@@ -1,7 +1,8 @@
 """The ``kernelpot`` command: quickstart, check, fit, update, search, evaluate, report, md, info.
 
 Every verb is a few lines over the Python interface. Wrong input ends with one
-sentence on standard error, exit status 2, and nothing written.
+sentence on standard error, exit status 2, and nothing written; so does dynamics that stops
+being physical, but for what there is of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kernelpot.cli.arguments import build_parser
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from kernelpot.data.dataset import LabelKeys
+    from kernelpot.md.bounds import Bounds
     from kernelpot.md.dynamics import Dynamics
     from kernelpot.terms.base import Term
 
@@ -281,7 +284,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _md(arguments: argparse.Namespace) -> None:
-    from kernelpot.md.dynamics import run_dynamics
+    from kernelpot.md.dynamics import UnphysicalDynamicsError, run_dynamics
+    from kernelpot.md.vibration import TimestepWarning
     from kernelpot.potential import load
     from kernelpot.safety.gate import VarianceGate
 
@@ -292,31 +296,69 @@ def _md(arguments: argparse.Namespace) -> None:
     atoms = _start_structure(arguments)
     out = text_stream(arguments)
     gate = None if arguments.no_gate else VarianceGate(on_gate=arguments.on_gate)
+    bounds = _bounds(arguments)
     print(
         f"{len(atoms)} atoms, {arguments.ensemble} at {arguments.temperature:g} K, "
         f"{arguments.steps} steps of {arguments.timestep:g} fs",
         file=out,
         flush=True,
     )
-    with Bars(arguments.quiet) as bars:
-        result = run_dynamics(
-            atoms,
-            potential.calculator(gate=gate, n_threads=arguments.threads),
-            ensemble=arguments.ensemble,
-            temperature=arguments.temperature,
-            pressure=arguments.pressure,
-            timestep=arguments.timestep,
-            steps=arguments.steps,
-            interval=arguments.interval,
-            trajectory=arguments.trajectory,
-            seed=arguments.seed,
-            progress=bars,
-        )
+    stopped = None
+    try:
+        with Bars(arguments.quiet) as bars, _printed_warnings(out, TimestepWarning):
+            result = run_dynamics(
+                atoms,
+                potential.calculator(gate=gate, n_threads=arguments.threads),
+                ensemble=arguments.ensemble,
+                temperature=arguments.temperature,
+                pressure=arguments.pressure,
+                timestep=arguments.timestep,
+                steps=arguments.steps,
+                interval=arguments.interval,
+                trajectory=arguments.trajectory,
+                seed=arguments.seed,
+                bounds=bounds,
+                check_timestep=not arguments.no_timestep_check,
+                progress=bars,
+            )
+    except UnphysicalDynamicsError as error:
+        result, stopped = error.dynamics, error
     if arguments.log is not None:
         _write_log(arguments.log, result)
     memory = peak_memory_bytes()
     print(_dynamics_text(result, memory), file=out)
-    write_json(arguments, {**result.summary(), "peak_memory_bytes": memory})
+    content = {**result.summary(), "stopped": None if stopped is None else str(stopped)}
+    write_json(arguments, {**content, "peak_memory_bytes": memory})
+    if stopped is not None:
+        raise stopped
+
+
+@contextmanager
+def _printed_warnings(out: TextIO, category: type[Warning]) -> Iterator[None]:
+    """Print warnings of a category at once, as sentences without a line of code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", category)
+        show = warnings.showwarning
+
+        def print_or_show(message: Warning | str, kind: type[Warning], *where: Any) -> None:
+            if issubclass(kind, category):
+                print(f"warning: {message}", file=out, flush=True)
+            else:
+                show(message, kind, *where)
+
+        warnings.showwarning = print_or_show  # type: ignore[assignment]
+        yield
+
+
+def _bounds(arguments: argparse.Namespace) -> Bounds | None:
+    """Bounds of temperature and energy, with defaults for what is not given."""
+    from kernelpot.md.bounds import Bounds
+
+    if arguments.no_bounds:
+        return None
+    names = [field.name for field in fields(Bounds)]
+    given = {name: getattr(arguments, name) for name in names}
+    return Bounds(**{name: value for name, value in given.items() if value is not None})
 
 
 def _start_structure(arguments: argparse.Namespace) -> Atoms:

@@ -1,4 +1,8 @@
-"""Molecular dynamics with ASE: energy drift and uncertainty along the way."""
+"""Molecular dynamics with ASE: energy drift and uncertainty along the way.
+
+A run stops where temperature or energy leave what is physical (`kernelpot.md.bounds`), and
+says at its start if the time step is too long (`kernelpot.md.vibration`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ import numpy as np
 from ase import Atoms, units
 
 from kernelpot.common.types import FloatArray
+from kernelpot.md.bounds import Bounds, Breach, Watch, as_bounds
 from kernelpot.md.calculator import KernelPotCalculator
+from kernelpot.md.vibration import fastest_period, warn_of_long_timestep
 
 COLUMNS = (
     "time_ps",
@@ -56,7 +62,7 @@ def energy_drift(times: FloatArray, energies: FloatArray, n_blocks: int = 10) ->
 
 @dataclass(frozen=True)
 class Dynamics:
-    """A finished run.
+    """A finished run, or the part of one that was stopped.
 
     Attributes
     ----------
@@ -66,7 +72,10 @@ class Dynamics:
         Final state.
     wall_seconds : float
     n_steps : int
+        Steps made.
     ensemble : str
+    fastest_period : float, optional
+        Of the vibrations of the start structure [fs]; None if it was not looked for.
     """
 
     rows: FloatArray
@@ -74,25 +83,49 @@ class Dynamics:
     wall_seconds: float
     n_steps: int
     ensemble: str
+    fastest_period: float | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Drift, temperature and uncertainty in numbers."""
+        """Drift, temperature and uncertainty in numbers; None for what is not known."""
+        sound = self.rows[np.isfinite(self.rows[:, 1])]  # all but the last of a stopped run
+        vibrates = self.fastest_period is not None and np.isfinite(self.fastest_period)
         per_step = self.wall_seconds / max(1, self.n_steps) / len(self.atoms)
         return {
             "n_atoms": len(self.atoms),
             "n_steps": self.n_steps,
             "time_ps": float(self.rows[-1, 0]),
             # a thermostat changes the energy: only nve has a drift
-            "drift_ev_per_atom": energy_drift(self.rows[:, 0], self.rows[:, 1])
+            "drift_ev_per_atom": energy_drift(sound[:, 0], sound[:, 1])
             if self.ensemble == "nve"
             else None,
-            "mean_temperature_k": float(self.rows[len(self.rows) // 2 :, 4].mean()),
+            "mean_temperature_k": float(sound[len(sound) // 2 :, 4].mean()) if len(sound) else None,
+            "fastest_period_fs": self.fastest_period if vibrates else None,
             "max_energies_std": float(self.rows[:, 5].max()),
             "max_n_beyond": int(self.rows[:, 8].max()),
             "max_penalty_ev": float(self.rows[:, 9].max()),
             "us_per_atom_step": 1e6 * per_step,
             "wall_seconds": self.wall_seconds,
         }
+
+
+class UnphysicalDynamicsError(RuntimeError):
+    """Temperature or energy of a run have left what is physical.
+
+    Attributes
+    ----------
+    breach : Breach
+        What left which bound.
+    dynamics : Dynamics
+        The run so far; its last row and state are those that left the bound.
+    """
+
+    def __init__(self, message: str, breach: Breach, dynamics: Dynamics) -> None:
+        super().__init__(message, breach, dynamics)  # all of them: errors are pickled
+        self.breach = breach
+        self.dynamics = dynamics
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def run_dynamics(
@@ -107,6 +140,8 @@ def run_dynamics(
     interval: int = 10,
     trajectory: str | None = None,
     seed: int = 0,
+    bounds: Bounds | bool | None = True,
+    check_timestep: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Dynamics:
     """Run molecular dynamics from Maxwell-Boltzmann velocities.
@@ -132,6 +167,14 @@ def run_dynamics(
         File to write the logged frames to.
     seed : int
         Of velocities and thermostat.
+    bounds : Bounds, bool or None, default=True
+        Of temperature and energy, looked at after every step: True with defaults that
+        fit temperature and number of atoms, None (or False) for none but that energies
+        are finite.
+    check_timestep : bool, default=True
+        Estimate the fastest vibration of the start structure, and warn if the time step
+        is too long for it. This costs up to 24 evaluations of the forces before the
+        first step. Hotter atoms vibrate faster than the estimate.
     progress : callable, optional
 
     Returns
@@ -141,8 +184,59 @@ def run_dynamics(
     Raises
     ------
     ValueError
-        If a parameter is out of range, or the energy stops being finite.
+        If a parameter is out of range.
+    UnphysicalDynamicsError
+        If temperature or energy leave their bounds, or the energy stops being finite.
+        It holds the run so far; log and trajectory end with the state that did.
+
+    Warns
+    -----
+    TimestepWarning
+        If a period of the fastest vibration has less than ten steps.
     """
+    _check_parameters(atoms, ensemble, temperature, timestep, steps, interval)
+    rng = np.random.default_rng(seed)
+    atoms = _thermalized(atoms, temperature, rng)
+    atoms.calc = calculator
+    dynamics = _integrator(ensemble, atoms, timestep, temperature, pressure, rng)
+    rows: list[tuple[float, ...]] = []
+    if trajectory is not None and os.path.exists(trajectory):
+        os.unlink(trajectory)
+    period = fastest_period(atoms) if check_timestep else None
+    if period is not None:
+        warn_of_long_timestep(timestep, period)
+    watch = Watch(as_bounds(bounds), atoms, temperature, conserved=ensemble == "nve")
+
+    def log() -> None:
+        std = potential_std(calculator, atoms)
+        rows.append(_row(dynamics.nsteps, timestep, atoms, calculator, std))
+        if trajectory is not None:
+            _append_frame(trajectory, atoms, std, calculator.model.reference.array_names)
+        if progress is not None:
+            progress("md", dynamics.nsteps, steps)
+
+    def finished() -> Dynamics:
+        wall = time.perf_counter() - began
+        return Dynamics(np.array(rows), atoms, wall, dynamics.nsteps, ensemble, period)
+
+    def observe() -> None:
+        breach = watch.breach(atoms)
+        if breach is not None or dynamics.nsteps % interval == 0:
+            log()
+        if breach is not None:
+            message = _why_stopped(breach, dynamics.nsteps, timestep, trajectory)
+            raise UnphysicalDynamicsError(message, breach, finished())
+
+    dynamics.attach(observe, interval=1)
+    began = time.perf_counter()
+    dynamics.run(steps)
+    return finished()
+
+
+def _check_parameters(
+    atoms: Atoms, ensemble: str, temperature: float, timestep: float, steps: int, interval: int
+) -> None:
+    """Raise ValueError for what is out of range; see `run_dynamics`."""
     for name, value in (("temperature", temperature), ("timestep", timestep)):
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"`{name}` must be positive, got {value!r}")
@@ -151,28 +245,26 @@ def run_dynamics(
             raise ValueError(f"`{name}` must be at least 1, got {count!r}")
     if ensemble == "npt" and not np.all(atoms.pbc):
         raise ValueError("npt needs a structure periodic in three directions")
-    rng = np.random.default_rng(seed)
-    atoms = _thermalized(atoms, temperature, rng)
-    atoms.calc = calculator
-    dynamics = _integrator(ensemble, atoms, timestep, temperature, pressure, rng)
-    rows: list[tuple[float, ...]] = []
-    if trajectory is not None and os.path.exists(trajectory):
-        os.unlink(trajectory)
 
-    def log() -> None:
-        _check_finite(atoms, dynamics.nsteps)
-        std = potential_std(calculator, atoms)
-        rows.append(_row(dynamics.nsteps, timestep, atoms, calculator, std))
-        if trajectory is not None:
-            _append_frame(trajectory, atoms, std, calculator.model.reference.array_names)
-        if progress is not None:
-            progress("md", dynamics.nsteps, steps)
 
-    dynamics.attach(log, interval=interval)
-    began = time.perf_counter()
-    dynamics.run(steps)
-    wall = time.perf_counter() - began
-    return Dynamics(np.array(rows), atoms, wall, steps, ensemble)
+def _why_stopped(breach: Breach, n_steps: int, timestep: float, trajectory: str | None) -> str:
+    """A sentence of what left which bound and when, and what to do."""
+    learn = (
+        "keep a trajectory, label its last frames and train on them"
+        if trajectory is None
+        else f"label the last frames of {trajectory} and train on them"
+    )
+    shorter = f"take a time step shorter than {timestep:g} fs"
+    remedy = {
+        "energy": f"{learn}, or {shorter}",
+        "max_energy_drift": f"{shorter} or, if that does not help, {learn}",
+    }.get(
+        breach.quantity,
+        f"{learn}, or raise `{breach.quantity}` if so much is real, as after a start far from "
+        "equilibrium",
+    )
+    time_ps = n_steps * timestep * 1e-3
+    return f"stopped at step {n_steps} ({time_ps:.4g} ps) because {breach.text}: {remedy}"
 
 
 def _thermalized(atoms: Atoms, temperature: float, rng: np.random.Generator) -> Atoms:
@@ -221,15 +313,6 @@ def _integrator(
             pdamp=1000 * step,
         )
     raise ValueError(f"`ensemble` must be nve, nvt or npt, got {ensemble!r}")
-
-
-def _check_finite(atoms: Atoms, n_steps: int) -> None:
-    """Raise ValueError where a run has exploded."""
-    if not np.isfinite(atoms.get_potential_energy() + atoms.get_kinetic_energy()):
-        raise ValueError(
-            f"the energy is no longer finite after {n_steps} steps; "
-            "is the structure far from the training data, or the time step too long?"
-        )
 
 
 def _row(

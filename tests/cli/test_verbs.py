@@ -242,7 +242,7 @@ def test_md_can_stop_at_the_gate_or_go_without(fitted, tmp_path, capsys):
     assert message.count("\n") == 1
     assert "atoms are outside the training data" in message
     report = tmp_path / "md.json"
-    assert main([*arguments, "--no-gate", "--json", str(report)]) == 0
+    assert main([*arguments, "--no-gate", "--no-bounds", "--json", str(report)]) == 0
     assert json.loads(report.read_text())["max_gate_weight"] == 0
 
 
@@ -277,6 +277,44 @@ def test_md_runs_and_logs(fitted, folder, tmp_path, capsys):
     rows = np.loadtxt(log, delimiter=",", skiprows=1)
     assert rows.shape == (5, 10)
     assert len(ase.io.read(trajectory, ":")) == 5
+
+
+def test_md_stops_where_it_is_not_physics(fitted, tmp_path, capsys):
+    atoms = rattled_alloy(5, (1, 1, 1), 0.02)
+    atoms.positions[0] += 0.6 * (atoms.positions[1] - atoms.positions[0])
+    ase.io.write(tmp_path / "overlap.xyz", atoms, format="extxyz")
+    log, trajectory, report = (tmp_path / n for n in ("md.csv", "md.traj", "md.json"))
+    arguments = [
+        "md", str(fitted), str(tmp_path / "overlap.xyz"), "--no-gate", "--timestep", "0.2",
+        "--interval", "50", "--quiet", "--log", str(log), "--trajectory", str(trajectory),
+        "--json", str(report),
+    ]  # fmt: skip
+    refused(arguments, capsys, f"label the last frames of {trajectory} and train on them")
+    found = json.loads(report.read_text())
+    assert "stopped at step" in found["stopped"]
+    n_rows = len(np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2))
+    assert n_rows == len(ase.io.read(trajectory, ":")) == 2 + (found["n_steps"] - 1) // 50
+    limits = ["--max-temperature", "1", "--no-timestep-check"]
+    refused([*arguments, *limits], capsys, "K, more than 1 K")
+    assert json.loads(report.read_text())["n_steps"] == 0
+    refused([*arguments, "--max-energy-drift", "-1"], capsys, "`max_energy_drift` must be positive")
+    assert main([*arguments, "--no-bounds", "--steps", "50"]) == 0
+    found = json.loads(report.read_text())
+    assert found["stopped"] is None
+    assert found["n_steps"] == 50
+    assert found["fastest_period_fs"] > 2
+
+
+@pytest.mark.parametrize(("timestep", "said"), [("1", False), ("15", True)])
+def test_md_says_at_the_start_that_steps_are_long(fitted, folder, capsys, timestep, said):
+    arguments = ["md", str(fitted), str(folder / "start.xyz"), "--steps", "1", "--quiet"]
+    assert main([*arguments, "--timestep", timestep]) == 0
+    out = capsys.readouterr().out
+    assert ("warning: the time step of 15 fs is too long for the fastest vibration" in out) is said
+    if said:
+        assert out.index("warning") < out.index("time [ps]")
+        assert main([*arguments, "--timestep", timestep, "--no-timestep-check"]) == 0
+        assert "warning" not in capsys.readouterr().out
 
 
 def test_info_explains(fitted, capsys):

@@ -12,7 +12,7 @@ from ase.optimize import BFGS
 
 import kernelpot as kp
 from kernelpot.md.dynamics import COLUMNS, energy_drift, run_dynamics
-from tests.conftest import label, rattled_alloy, structures
+from tests.conftest import label, structures
 
 
 @pytest.fixture(scope="module")
@@ -211,14 +211,3 @@ def test_wrong_dynamics_are_refused(copper, change, message):
 def test_npt_of_a_cluster_is_refused(potential):
     with pytest.raises(ValueError, match="npt needs a structure periodic"):
         run_dynamics(structures()["cluster"], potential.calculator(), ensemble="npt")
-
-
-def test_a_run_that_explodes_ends_with_a_sentence(potential):
-    class Exploding(kp.KernelPotCalculator):
-        def calculate(self, *arguments, **keywords):
-            super().calculate(*arguments, **keywords)
-            if self.n_evaluations > 3:
-                self.results["energy"] = np.nan
-
-    with pytest.raises(ValueError, match="no longer finite after 3 steps"):
-        run_dynamics(rattled_alloy(1, (1, 1, 1)), Exploding(potential), steps=9, interval=1)
