@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from kernelpot.data.order import canonical_order
 from kernelpot.data.reading import read_dataset
 from kernelpot.fit.pipeline import Options, fit
 from kernelpot.fit.settings import Settings
+from kernelpot.fit.sufficiency import FewDataWarning
 from kernelpot.fit.update import update
 from kernelpot.model import file
 from kernelpot.model.fitted import FittedModel, ReturnStd
 from kernelpot.model.prediction import Prediction
+from kernelpot.model.self_test import SelfTest
 from kernelpot.model.summary import summary_text
 from kernelpot.model.suspects import Suspects, find_suspects
 from kernelpot.safety.gate import VarianceGate, as_gate
@@ -134,6 +137,7 @@ class KernelPotential(Estimator):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_interval: float = 60.0,
         client: Client | None = None,
+        self_test: bool = True,
         progress: Progress | None = None,
     ) -> KernelPotential:
         """Fit to labelled structures.
@@ -175,6 +179,10 @@ class KernelPotential(Estimator):
             Its Dask workers do the bulk of the work (extra ``dask``), to the same model as
             one process on the same kind of processor; `n_threads` and `checkpoint` then
             play no part in it.
+        self_test : bool, default=True
+            Try the model in short dynamics, compression, collisions and displacements
+            (`kernelpot.md.self_test`): seconds to a minute. The verdict is in `summary`
+            and in the model file; calculators of a model that fails warn.
         progress : callable, optional
             Called as ``progress(stage, done, total)``; `done` and `total` count the
             expected work of the whole fit, so that what remains can be told from what
@@ -189,6 +197,11 @@ class KernelPotential(Estimator):
         ValueError
             If data or parameters are unusable, or the checkpoint belongs to another fit;
             the message names the remedy.
+
+        Warns
+        -----
+        FewDataWarning
+            If the data are too few to rely on the model; with the remedy.
 
         Examples
         --------
@@ -211,7 +224,52 @@ class KernelPotential(Estimator):
         dataset = read_dataset(data, keys=keys)
         self.fitted_ = fit(dataset, self._settings(), options)
         self._golden = file.smallest([frame.atoms for frame in canonical_order(dataset)])
+        if self_test and any(len(frame) > 1 and frame.energy is not None for frame in dataset):
+            self.test_itself(dataset, n_threads=n_threads, progress=progress)
+        for text in self.fitted_.training.shortcomings:
+            warnings.warn(text, FewDataWarning, stacklevel=3)
         return self
+
+    @single_blas_thread()
+    def test_itself(
+        self,
+        data: Any,
+        *,
+        keys: LabelKeys | None = None,
+        n_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SelfTest:
+        """Try the model where data end: short dynamics, compression, collisions, displacements.
+
+        The verdict becomes part of the model, and of its summary and file.
+
+        Parameters
+        ----------
+        data : path, glob pattern, Dataset, ase.Atoms or sequence of these
+            Structures with energies to start from, those of the fit for example.
+        keys : LabelKeys, optional
+            Names of the labels.
+        n_threads : int, optional
+            As in `fit`.
+        progress : callable, optional
+            As in `fit`, for this stage.
+
+        Returns
+        -------
+        SelfTest
+
+        Raises
+        ------
+        ValueError
+            If no structure of more than one atom has an energy.
+        """
+        from kernelpot.md.self_test import run_self_test
+
+        found = run_self_test(
+            self.model, read_dataset(data, keys=keys), n_threads=n_threads, progress=progress
+        )
+        self.fitted_ = replace(self.model, self_test=found)
+        return found
 
     @single_blas_thread()
     def update(

@@ -24,11 +24,14 @@ class AtomicEnergies:
         "isolated atoms", "given" or "least squares".
     note : str
         What the user should know about them.
+    undetermined : sequence of int
+        Species whose values the compositions of the data leave open.
     """
 
     e0: Mapping[int, float]
     origin: str
     note: str = ""
+    undetermined: Sequence[int] = ()
 
     @property
     def absolute(self) -> bool:
@@ -86,12 +89,17 @@ def atomic_energies(
     labelled = [f for f, _ in energies]
     if not labelled:
         note = "no energies in the data: e0 = 0, energies are defined up to a constant"
-        return AtomicEnergies(dict.fromkeys(species, 0.0), "least squares", note)
+        return AtomicEnergies(dict.fromkeys(species, 0.0), "least squares", note, species)
     counts = np.array([[np.sum(f.atoms.numbers == z) for z in species] for f in labelled])
     size = counts.sum(axis=1)
     composition = counts / size[:, None]
     target = np.array([energy for _, energy in energies], dtype=float) / size
     solution, _, rank, _ = np.linalg.lstsq(composition, target, rcond=1e-8)
+    # directions of e0 that change no energy
+    null = np.linalg.svd(composition)[2][rank:]
+    undetermined = [
+        z for z, v in zip(species, null.T, strict=True) if np.abs(v).max(initial=0) > 1e-6
+    ]
     note = "dissociation energies mean nothing: e0 is a fit, not the energy of free atoms"
     if rank < len(species):
         note += (
@@ -99,5 +107,8 @@ def atomic_energies(
             "(minimum norm taken)"
         )
     return AtomicEnergies(
-        {z: float(e) for z, e in zip(species, solution, strict=True)}, "least squares", note
+        {z: float(e) for z, e in zip(species, solution, strict=True)},
+        "least squares",
+        note,
+        undetermined,
     )

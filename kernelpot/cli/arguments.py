@@ -63,6 +63,9 @@ def _add_fit(verbs: Verbs) -> None:
         help="keep the state of the fit here; the same command continues from it",
     )  # fmt: skip
     fit.add_argument("--seed", type=int)
+    fit.add_argument(
+        "--no-self-test", action="store_true", help="do not try the model in short dynamics"
+    )
     _finish(fit, "fit")
 
 
@@ -90,10 +93,14 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
-    evaluate.add_argument("--gated", action="store_true", help="through the variance gate")
+    evaluate.add_argument("--gated", action="store_true", help="through the safety net")
     evaluate.add_argument(
         "--uncertainty", action="store_true", help="coverage of calibrated intervals too (slow)"
     )
+    evaluate.add_argument(
+        "--self-test", action="store_true",
+        help="try the model in short dynamics, compression, collisions (seconds to a minute)",
+    )  # fmt: skip
     _finish(evaluate, "evaluate")
 
 

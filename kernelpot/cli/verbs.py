@@ -70,6 +70,7 @@ def _how_to_resume(arguments: argparse.Namespace) -> str:
 
 def _fit(arguments: argparse.Namespace) -> None:
     from kernelpot.data.reading import read_dataset
+    from kernelpot.fit.sufficiency import FewDataWarning
     from kernelpot.potential import KernelPotential
 
     started = time.perf_counter()
@@ -80,8 +81,11 @@ def _fit(arguments: argparse.Namespace) -> None:
     out = text_stream(arguments)
     data = read_dataset(arguments.train, keys=keys)
     print(f"read {data}", file=out, flush=True)
-    with _printed_log(out), Bars(arguments.quiet) as bars:
-        potential = KernelPotential(**parameters).fit(data, progress=bars, **options)
+    with warnings.catch_warnings(), _printed_log(out), Bars(arguments.quiet) as bars:
+        warnings.simplefilter("ignore", FewDataWarning)  # in the summary
+        potential = KernelPotential(**parameters).fit(
+            data, progress=bars, self_test=not arguments.no_self_test, **options
+        )
     potential.save(arguments.output)
     model = potential.describe()
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
@@ -108,6 +112,7 @@ def _fit(arguments: argparse.Namespace) -> None:
                 )
             },
             "training": model["training"],
+            "self_test": model["self_test"],
         },
     )  # fmt: skip
 
@@ -261,9 +266,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             n_threads=arguments.threads,
             progress=bars,
         )
+        tested = None
+        if arguments.self_test:
+            tested = potential.test_itself(data, n_threads=arguments.threads, progress=bars)
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
     out = text_stream(arguments)
     print(error_table(errors), file=out)
+    if tested is not None:
+        print("\n" + "\n".join(tested.lines()), file=out)
     if arguments.uncertainty:
         print(f"\n{uncertainty_table(errors)}", file=out)
     print(
@@ -277,6 +287,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "model": arguments.model,
             "data": arguments.data,
             **errors,
+            "self_test": None if tested is None else tested.to_dict(),
             "wall_seconds": wall,
             "peak_memory_bytes": memory,
         },

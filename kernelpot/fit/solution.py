@@ -14,6 +14,7 @@ from kernelpot.data.dataset import Dataset, label_sources
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
+from kernelpot.fit.sufficiency import shortcomings
 from kernelpot.gp.design import Design
 from kernelpot.gp.known_sites import some_structures, with_known_sites
 from kernelpot.gp.local import LocalModel
@@ -145,6 +146,7 @@ def record(
             *_virial_note(model.virial_offset, dataset),
         ],
         errors=training_errors(model, dataset, n_threads=n_threads, progress=progress),
+        shortcomings=shortcomings(problem, model.safety),
     )
 
 

@@ -105,7 +105,13 @@ def update(
     else:
         safety = model.safety.raised(local, structures, n_threads=n_threads)
     updated = replace(
-        model, local=local, factor=factor, known=sites_known, safety=safety, virial_offset=offset
+        model,
+        local=local,
+        factor=factor,
+        known=sites_known,
+        safety=safety,
+        virial_offset=offset,
+        self_test=None,
     )
     known = new if data is None else Dataset([*data, *new])
     errors = training_errors(updated, known, n_threads=n_threads, progress=progress)

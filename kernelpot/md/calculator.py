@@ -16,6 +16,7 @@ from kernelpot.data.soundness import check_cell
 from kernelpot.model.file import load
 from kernelpot.model.fitted import FittedModel
 from kernelpot.model.prediction import Prediction
+from kernelpot.model.self_test import UnsafePotentialWarning
 from kernelpot.safety.gate import NOTICEABLE, GateClosedError, GateWarning, VarianceGate, as_gate
 
 # Standard deviations computed only where they are asked for.
@@ -98,6 +99,8 @@ class KernelPotCalculator(Calculator):
 
     Warns
     -----
+    UnsafePotentialWarning
+        Once, if the potential's test of itself failed.
     GateWarning
         Once, when atoms are beyond the data for the first time and the gate says "warn".
     """
@@ -131,6 +134,9 @@ class KernelPotCalculator(Calculator):
         self.gate = as_gate(gate)
         if self.gate is not None:  # a wrong one is refused here, not in mid-run
             self.gate.known(self.model.species, self.model.safety)
+        tested = self.model.self_test
+        if tested is not None and not tested.passed:
+            warnings.warn(tested.verdict, UnsafePotentialWarning, stacklevel=2)
         self.with_std = with_std
         self.n_threads = n_threads
         self.n_evaluations = 0

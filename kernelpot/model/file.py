@@ -23,6 +23,7 @@ from kernelpot.gp.local import LocalModel
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.fitted import FittedModel
 from kernelpot.model.record import TrainingRecord
+from kernelpot.model.self_test import SelfTest
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet
@@ -81,6 +82,7 @@ def save(
         "safety": model.safety.to_dict(),
         "virial_offset": model.virial_offset,
         "training": model.training.to_dict(),
+        "self_test": None if model.self_test is None else model.self_test.to_dict(),
         "calibration": None if model.calibration is None else model.calibration.to_dict(),
         "golden": golden_header,
         "parameters": _pack_parameters(parameters),
@@ -154,6 +156,7 @@ def _restore(
         variances("variance"),
         variances("gauge_fixed") if any(k.startswith("gauge_fixed_") for k in arrays) else None,
     )
+    tested = header.get("self_test")
     noise = dict(header["noise"])
     noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]
     e0 = AtomicEnergies(
@@ -165,6 +168,7 @@ def _restore(
         local=local,
         factor=triangle("factor"),
         known=triangle("known" if "known" in arrays else "factor"),
+        self_test=None if tested is None else SelfTest.from_dict(tested),
         noise=Noise(**noise),
         safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
@@ -220,6 +224,8 @@ def _safety_from_version_3(safety: Mapping[str, Any]) -> dict[str, Any]:
         "relative_width": [RELATIVE_WIDTH] * len(known),
         "contact": safety["fallback"],
         "d_min": safety["d_min"],
+        "std_of_data": [0.0 if low is None else 0.5 * low for low in safety["std_low"]],
+        "prior_std": [0.0] * len(known),  # not known
         "note": "from a file of an earlier version, which knew less: fit anew for sharper limits",
     }
 

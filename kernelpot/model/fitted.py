@@ -27,6 +27,7 @@ from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.record import NOTHING, TrainingRecord
+from kernelpot.model.self_test import SelfTest
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
@@ -66,6 +67,8 @@ class FittedModel:
         From standard deviations to intervals.
     training : TrainingRecord
         Counts, timing, choices made and errors on the training data.
+    self_test : SelfTest or None
+        What the model's test of itself found; None if it was not made.
     """
 
     species: tuple[int, ...]
@@ -78,6 +81,7 @@ class FittedModel:
     virial_offset: float
     calibration: Calibration | None = None
     training: TrainingRecord = NOTHING
+    self_test: SelfTest | None = None
 
     @property
     def e0(self) -> AtomicEnergies:
@@ -347,6 +351,7 @@ class FittedModel:
             },
             "virial_offset": self.virial_offset,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "self_test": None if self.self_test is None else self.self_test.to_dict(),
             "training": {k: v for k, v in self.training.to_dict().items() if k != "fingerprints"},
         }
 

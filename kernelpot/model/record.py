@@ -28,6 +28,8 @@ class TrainingRecord:
         Of the frames fitted: tell whether data are those of the fit.
     notes : sequence of str
         Choices made from the data, for the user.
+    shortcomings : sequence of str
+        What the data lack, and the remedy (`kernelpot.fit.sufficiency`).
     errors : mapping
         On the data named by `errors_of` (`kernelpot.model.errors.evaluate`).
     errors_of : str
@@ -48,6 +50,7 @@ class TrainingRecord:
     errors_of: str = "the training data"
     wall_seconds: float = 0.0
     updates: Sequence[Mapping[str, int]] = field(default_factory=tuple)
+    shortcomings: Sequence[str] = ()
 
     def noting(self, note: str) -> TrainingRecord:
         """The same with one more note."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.common.tables import number, table
+from kernelpot.model.self_test import SelfTest
 
 
 def error_table(errors: Mapping[str, Any]) -> str:
@@ -71,6 +72,9 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         f"Fitted to {training['n_structures']} structures, {training['n_atoms']} atoms, "
         f"{training['n_rows']} labels:",
     ]
+    lines[1:1] = [f"WARNING, {text}" for text in training.get("shortcomings", ())]
+    if model["self_test"] is not None and not model["self_test"]["passed"]:
+        lines[1:1] = [f"WARNING, {model['self_test']['verdict']}"]
     for kind, sources in training["sources"].items():
         read = ", ".join(f"{count} from {name}" for name, count in sources.items())
         lines.append(f"  {kind}: {read}")
@@ -109,11 +113,22 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         for s, known in gate["std_known"].items()
     ]
     lines.append(f"  {gate['origin']}")
+    lines += ["", *_self_test_lines(model["self_test"])]
     if training["notes"]:
         lines += ["", "Choices made from the data, and what to know:"]
         lines += [f"  - {note}" for note in training["notes"]]
     lines += ["", f"Errors on {training['errors_of']}:", error_table(training["errors"])]
     return "\n".join(lines)
+
+
+def _self_test_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """What the model's test of itself found."""
+    if found is None:
+        return ["The model has not tested itself."]
+    return [
+        f"Self-test: {line}" if k == 0 else line
+        for k, line in enumerate(SelfTest.from_dict(found).lines())
+    ]
 
 
 def _hyperparameter_lines(record: Mapping[str, Any]) -> list[str]:

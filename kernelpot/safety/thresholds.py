@@ -51,6 +51,9 @@ class SafetyNet:
         the data, beyond e0 and baseline [eV].
     d_min : mapping of (Z, Z') to float
         Distances that scale the damping [Å]; empty without a wall.
+    std_of_data, prior_std : ndarray of shape (n_species,)
+        A high quantile of the std of atoms of the data, their structures left out in turn,
+        and that of the prior [eV].
     note : str
         How it was found.
     """
@@ -59,6 +62,8 @@ class SafetyNet:
     relative_width: FloatArray
     contact: FloatArray
     d_min: Mapping[Pair, float]
+    std_of_data: FloatArray
+    prior_std: FloatArray
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,6 +78,8 @@ class SafetyNet:
             "relative_width": self.relative_width.tolist(),
             "contact": self.contact.tolist(),
             "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
+            "std_of_data": self.std_of_data.tolist(),
+            "prior_std": self.prior_std.tolist(),
             "note": self.note,
         }
 
@@ -94,6 +101,8 @@ class SafetyNet:
             np.array(data["relative_width"], dtype=float),
             np.array(data["contact"], dtype=float),
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
+            np.array(data["std_of_data"], dtype=float),
+            np.array(data["prior_std"], dtype=float),
             data["note"],
         )
 
@@ -155,19 +164,20 @@ def learn_safety_net(
     species = local.species
     numbers = np.concatenate([atoms.numbers for atoms in structures])
     stds = np.concatenate(left_out_std(known, local.design, structures))
+    of_data = np.array([np.quantile(stds[numbers == z], QUANTILE) for z in species])
+    prior_std = typical_prior_std(local, species, structures)
     limits = np.empty(len(species))
     notes = []
-    prior_std = typical_prior_std(local, species, structures)
     for z, number in enumerate(species):
         if prior_std[z] == 0.0:
             limits[z] = np.inf
             note = "outside the net, as no term has energies of single atoms"
         else:
-            limits[z], note = _known(stds[numbers == number], float(prior_std[z]))
+            limits[z], note = _known(float(of_data[z]), float(prior_std[z]))
         notes.append(f"{chemical_symbols[number]}: {note}")
     width = np.full(len(species), RELATIVE_WIDTH)
     contact = _contact(local, structures, n_threads)
-    return SafetyNet(limits, width, contact, dict(d_min), "; ".join(notes))
+    return SafetyNet(limits, width, contact, dict(d_min), of_data, prior_std, "; ".join(notes))
 
 
 def _contact(local: LocalModel, structures: Sequence[Atoms], n_threads: int) -> FloatArray:
@@ -185,31 +195,22 @@ def _contact(local: LocalModel, structures: Sequence[Atoms], n_threads: int) -> 
     return largest + KAPPA * np.array([prior_std.get(z, 0.0) for z in local.species])
 
 
-def _known(stds: FloatArray, prior_std: float) -> tuple[float, str]:
-    """Up to what local std environments of a species count as known, and why [eV].
-
-    Parameters
-    ----------
-    stds : ndarray
-        Of atoms of the data, were their structures not known.
-    prior_std : float
-    """
-    quantile = float(np.quantile(stds, QUANTILE))
+def _known(std_of_data: float, prior_std: float) -> tuple[float, str]:
+    """Up to what local std environments of a species count as known, and why [eV]."""
     known = max(
-        quantile,
-        min(MARGIN * quantile, LARGEST_WITH_MARGIN),
+        std_of_data,
+        min(MARGIN * std_of_data, LARGEST_WITH_MARGIN),
         SMALLEST_SHARE_OF_PRIOR * prior_std,
     )
     note = (
-        f"the {100 * QUANTILE:g} % quantile of the local std of {len(stds)} atoms of the data, "
-        f"their structures left out in turn, is {quantile:.3g} eV"
+        f"{100 * QUANTILE:g} % of the atoms of the data have a local std below {std_of_data:.3g} "
+        "eV, their structures left out in turn"
     )
     limit = LARGEST_SHARE_OF_PRIOR * prior_std
     if known <= limit:
         return known, note
     return limit, (
-        f"{note}; at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV "
-        "counts: the model knows little of its own data"
+        f"{note}; at most {LARGEST_SHARE_OF_PRIOR:g} x the prior std of {prior_std:.3g} eV counts"
     )
 
 
