@@ -17,7 +17,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.optimize import FIRE
 
 from kernelpot.data.neighbors import neighbor_list
-from kernelpot.safety.thresholds import MARGIN, gate_std
+from kernelpot.safety.thresholds import gate_std
 
 DEPTH = 0.1  # [eV/atom]
 TEMPERATURES = (300, 1000, 2000, 5000)
@@ -92,7 +92,7 @@ def judge(potential, atoms, limits):
     if below <= DEPTH:
         return
     model = potential.model
-    known = dict(zip(model.species, model.safety.std_known / MARGIN, strict=True))
+    known = dict(zip(model.species, model.safety.std_of_data, strict=True))
     std = gate_std(model.local, model.system(atoms))
     excess = float((std / [known[z] for z in atoms.numbers]).max())
     if excess > 1.0:

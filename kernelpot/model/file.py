@@ -222,6 +222,8 @@ def _safety_from_version_3(safety: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "std_known": known,
         "relative_width": [RELATIVE_WIDTH] * len(known),
+        # above all local energies of the data, which an average was not kept of
+        "average": safety["fallback"],
         "contact": safety["fallback"],
         "d_min": safety["d_min"],
         "std_of_data": [0.0 if low is None else 0.5 * low for low in safety["std_low"]],

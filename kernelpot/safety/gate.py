@@ -4,25 +4,31 @@ r"""The safety net: where the model does not know, its energy is a pessimistic o
 
     E = E_\mathrm{base} + \sum_i \left[ X_i + \left(1 - \textstyle\prod_j D(r_{ij})\right)
         h\left(\varepsilon_\mathrm{c}(Z_i) - X_i\right) \right], \qquad
-    X_i = \varepsilon_i + \kappa \, g\left(s_i - s_0(Z_i)\right)
+    X_i = \varepsilon_i + \kappa \, g\left(s_i - s_0\right)
+        + S(s_i) \, h\left(\bar\varepsilon(Z_i) - \varepsilon_i\right)
 
-The first part is an upper confidence bound. s is the local posterior standard deviation
-(given the mean local energy of each species: how data of one composition share their energy
-among species is undetermined, and is no reason to distrust an environment), s_0 that up to
-which environments count as known, and :math:`g(x) = x^3 / (x + w)^2` for positive x, else 0:
-C2 where it sets in, and :math:`x - 2w` far out. As long as the local energies are wrong by
-less than :math:`\kappa` standard deviations, the energy lies above the true one but for what
-is known anyway, so that no path leads to energies that the true surface does not have.
+s is the posterior standard deviation of a local energy, given those of the data
+(`kernelpot.gp.known_sites`), and :math:`s_0` that up to which environments of a species count
+as known. Beyond, two things are added to the local energy:
 
-The second part acts where atoms come nearer than any of the training data did: D is a C2
-step in the distance, 0 below 0.5 and 1 above 0.7 of the shortest distance of that pair of
-species. Inside the wall the kernels say nothing, and :math:`h(x) = (x + \sqrt{x^2 +
-\Delta^2}) / 2`, a smooth positive part, lifts them to the energy of contact
-:math:`\varepsilon_\mathrm{c}`.
+- an upper confidence bound: :math:`\kappa` times :math:`g(x) = x^3 / (x + w)^2`, C2 where it
+  sets in and :math:`x - 2w` far out. As long as local energies are wrong by less than
+  :math:`\kappa` standard deviations, the energy lies above the true one but for what counts as
+  known, so that no path leads to energies the true surface does not have;
+- a floor, for where they are wrong by more: S is a C2 step in the variance, 0 at :math:`s_0`
+  and 1 at `FLOOR_FACTOR` times that, beyond which no local energy lies below the average of its
+  species in the data, :math:`\bar\varepsilon`. Together, unknown atoms have at least the
+  average energy of the data.
 
-Neither part ever lowers an energy, both depend on local energies only through differences
-that adding a constant to those of a species leaves alone, and forces and stress are the
-exact derivatives of the sum.
+The last part of E acts where atoms come nearer than any of the data did: D is a C2 step in the
+distance, 0 below 0.5 and 1 above 0.7 of the shortest distance of that pair of species. Inside
+the wall the kernels say nothing, and are lifted to the energy of contact
+:math:`\varepsilon_\mathrm{c}`. Here :math:`h(x) = (x + \sqrt{x^2 + \Delta^2}) / 2` is a smooth
+positive part.
+
+Nothing of this ever lowers an energy. It depends on local energies through differences that
+adding a constant to those of a species leaves alone, and forces and stress are the exact
+derivatives of the sum.
 """
 
 from __future__ import annotations
@@ -35,6 +41,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.gp.blend import Blended
@@ -43,8 +50,10 @@ from kernelpot.safety.thresholds import KAPPA, SafetyNet
 
 # Atoms with a larger penalty are counted as beyond the data [eV].
 NOTICEABLE = 1e-3
-# Width of the smooth positive part [eV].
-POSITIVE_PART_WIDTH = 0.5
+# Multiple of the std that counts as known at which the floor holds in full.
+FLOOR_FACTOR = 3.0
+# Widths of the smooth positive part, at the floor and at contact [eV].
+FLOOR_WIDTH, CONTACT_WIDTH = 0.1, 0.5
 
 
 class GateWarning(UserWarning):
@@ -174,6 +183,12 @@ def penalty(
     return kappa * x * share**2, kappa * share**2 * (3.0 - 2.0 * share)
 
 
+def _positive_part(x: FloatArray, width: float) -> tuple[FloatArray, FloatArray]:
+    """Smooth positive part, never negative, and its derivative."""
+    root = np.sqrt(x**2 + width**2)
+    return 0.5 * (x + root), 0.5 * (1.0 + x / root)
+
+
 class PessimisticEnergies:
     """Local energies with what the safety net adds; a `kernelpot.gp.blend.Blend`.
 
@@ -212,22 +227,39 @@ class PessimisticEnergies:
 
     def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
         """Raised energies and their derivatives."""
-        z = self._z_index[atoms]
-        added = by_variance = np.zeros(len(energies))
+        raised, by_energy = energies, np.ones(len(energies))
+        by_variance = np.zeros(len(energies))
         if self._known is not None:
-            std = np.sqrt(variances)
-            known = self._known[z]
-            added, slope = penalty(std, known, self._net.relative_width[z] * known, self._kappa)
-            by_variance = np.divide(slope, 2.0 * std, out=np.zeros_like(slope), where=slope > 0)
-        raised = energies + added
+            raised, by_energy, by_variance = self._pessimistic(atoms, energies, variances)
+        added = raised - energies
         if self._keep is None:
-            return Blended(raised, np.ones_like(raised), by_variance, added=added)
-        below = self._net.contact[z] - raised
-        root = np.sqrt(below**2 + POSITIVE_PART_WIDTH**2)
-        lift, share = 0.5 * (below + root), 0.5 * (1.0 + below / root)
+            return Blended(raised, by_energy, by_variance, added=added)
+        lift, share = _positive_part(
+            self._net.contact[self._z_index[atoms]] - raised, CONTACT_WIDTH
+        )
         near = 1.0 - self._keep[atoms]
         left = 1.0 - near * share
-        return Blended(raised + near * lift, left, left * by_variance, -lift, added)
+        return Blended(raised + near * lift, left * by_energy, left * by_variance, -lift, added)
+
+    def _pessimistic(
+        self, atoms: slice, energies: FloatArray, variances: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Local energies with what is added to unknown ones, by energy and by variance."""
+        assert self._known is not None
+        z = self._z_index[atoms]
+        known, std = self._known[z], np.sqrt(variances)
+        added, slope = penalty(std, known, self._net.relative_width[z] * known, self._kappa)
+        by_variance = np.divide(slope, 2.0 * std, out=np.zeros_like(slope), where=slope > 0)
+        # never closed where there is nothing to go by
+        low = known**2
+        span = np.where(np.isfinite(low), (FLOOR_FACTOR**2 - 1.0) * low, 1.0)
+        closed, closing = smoothstep((variances - low) / span)
+        lift, share = _positive_part(self._net.average[z] - energies, FLOOR_WIDTH)
+        return (
+            energies + added + closed * lift,
+            1.0 - closed * share,
+            by_variance + closing / span * lift,
+        )
 
     def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
         """Add the derivative through the damping."""

@@ -46,6 +46,8 @@ class SafetyNet:
         a species whose atoms have no energies of their own.
     relative_width : ndarray of shape (n_species,)
         Multiple of `std_known` over which the penalty sets in beyond it.
+    average : ndarray of shape (n_species,)
+        Mean local energy of the atoms of the data, beyond e0 and baseline [eV].
     contact : ndarray of shape (n_species,)
         To what local energies are lifted where atoms are nearer to each other than those of
         the data, beyond e0 and baseline [eV].
@@ -60,6 +62,7 @@ class SafetyNet:
 
     std_known: FloatArray
     relative_width: FloatArray
+    average: FloatArray
     contact: FloatArray
     d_min: Mapping[Pair, float]
     std_of_data: FloatArray
@@ -76,6 +79,7 @@ class SafetyNet:
         return {
             "std_known": self.std_known.tolist(),
             "relative_width": self.relative_width.tolist(),
+            "average": self.average.tolist(),
             "contact": self.contact.tolist(),
             "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
             "std_of_data": self.std_of_data.tolist(),
@@ -99,6 +103,7 @@ class SafetyNet:
             # JSON has no infinity
             np.array([np.inf if s is None else s for s in data["std_known"]], dtype=float),
             np.array(data["relative_width"], dtype=float),
+            np.array(data["average"], dtype=float),
             np.array(data["contact"], dtype=float),
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
             np.array(data["std_of_data"], dtype=float),
@@ -111,8 +116,9 @@ class SafetyNet:
     ) -> SafetyNet:
         """Return the net for a model that has seen more structures.
 
-        The energy of contact rises above their local energies where it has to; what counts
-        as known stays.
+        The average is that of theirs, as how energy is shared has changed for the others,
+        and the energy of contact rises above them where it has to; what counts as known
+        stays.
 
         Parameters
         ----------
@@ -126,8 +132,12 @@ class SafetyNet:
         -------
         SafetyNet
         """
-        contact = _contact(local, structures, n_threads)
-        return replace(self, contact=np.maximum(self.contact, contact))
+        average, contact = _local_energies(local, structures, n_threads)
+        return replace(
+            self,
+            average=np.where(np.isfinite(average), average, self.average),
+            contact=np.maximum(self.contact, contact),
+        )
 
     def damping(
         self, numbers: IntArray, pairs: NeighborList, distances: FloatArray
@@ -176,23 +186,35 @@ def learn_safety_net(
             limits[z], note = _known(float(of_data[z]), float(prior_std[z]))
         notes.append(f"{chemical_symbols[number]}: {note}")
     width = np.full(len(species), RELATIVE_WIDTH)
-    contact = _contact(local, structures, n_threads)
-    return SafetyNet(limits, width, contact, dict(d_min), of_data, prior_std, "; ".join(notes))
+    average, contact = _local_energies(local, structures, n_threads)
+    return SafetyNet(
+        limits, width, average, contact, dict(d_min), of_data, prior_std, "; ".join(notes)
+    )
 
 
-def _contact(local: LocalModel, structures: Sequence[Atoms], n_threads: int) -> FloatArray:
-    """Above all local energies of structures, and what is possible beyond them [eV].
+def _local_energies(
+    local: LocalModel, structures: Sequence[Atoms], n_threads: int
+) -> tuple[FloatArray, FloatArray]:
+    """Average local energy of each species in structures, and an energy of contact [eV].
 
-    Minus infinity for species that they do not hold.
+    That of contact lies above all local energies and what is possible beyond them. Minus
+    infinity for species that the structures do not hold.
     """
-    largest = np.full(len(local.species), -np.inf)
+    species = local.species
+    total, count = np.zeros(len(species)), np.zeros(len(species))
+    largest = np.full(len(species), -np.inf)
     for atoms in structures:
         system = System.of([atoms], local.r_cut)
         found = local.evaluate(system, gradient=False, n_threads=n_threads)
-        np.maximum.at(largest, system.z_index(local.species), found.energies)
-    held = [z for z, energy in zip(local.species, largest, strict=True) if energy > -np.inf]
+        z_index = system.z_index(species)
+        np.maximum.at(largest, z_index, found.energies)
+        if len(atoms) > 1:  # free atoms say nothing of what binds
+            np.add.at(total, z_index, found.energies)
+            np.add.at(count, z_index, 1.0)
+    average = np.divide(total, count, out=largest.copy(), where=count > 0)
+    held = [z for z, energy in zip(species, largest, strict=True) if energy > -np.inf]
     prior_std = dict(zip(held, typical_prior_std(local, held, structures), strict=True))
-    return largest + KAPPA * np.array([prior_std.get(z, 0.0) for z in local.species])
+    return average, largest + KAPPA * np.array([prior_std.get(z, 0.0) for z in species])
 
 
 def _known(std_of_data: float, prior_std: float) -> tuple[float, str]:
