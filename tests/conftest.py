@@ -110,3 +110,13 @@ def small_terms():
 def potential(labelled, small_terms):
     """A small fitted potential of default noise; tests must not change it."""
     return kp.KernelPotential(small_terms).fit(labelled, optimize=None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_self_test():
+    """Fits of the tests do not test themselves unless they are told to: there are hundreds."""
+    defaults = kp.KernelPotential.fit.__wrapped__.__kwdefaults__
+    before = defaults["self_test"]
+    defaults["self_test"] = False
+    yield
+    defaults["self_test"] = before

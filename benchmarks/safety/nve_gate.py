@@ -1,4 +1,4 @@
-"""Is energy conserved while the gate opens and closes?
+"""Is energy conserved while the safety net acts?
 
     python benchmarks/safety/nve_gate.py DATA_DIR [--systems zuo2020-Si] [--plot FILE.png]
 
@@ -6,23 +6,21 @@ A potential is fitted to first-principles data and run in NVE (VelocityVerlet), 
 the same step:
 
 - known, no gate: at a temperature inside the data; what the others are compared with;
-- known, default gate: the same, with the thresholds found by the fit;
-- edge, half: the same, but `std_low` of each species such that its least known atom has the
-  weight 0.01 or 0.5 at the median of the local std it meets in the known region; `std_high`
-  is by the default rule. On the edge gates open and close again and again;
-- narrow: as edge, with `std_high` = 1.2 `std_low`. Not the rule: steep gates make steep
-  forces, which want shorter steps;
-- fast atom, stretched: driven out of the data with the default thresholds, and without a
-  gate; they are hotter than what they are compared with.
+- known, default gate: the same, with the net found by the fit;
+- edge, beyond: the same, but with a net that acts there: `std_known` of each species is the
+  median of the local std its least known atom meets in the known region, so that the net sets
+  in and lets go again and again, or half of that, so that it acts all the time;
+- fast atom, stretched: driven out of the data with the default net, and without one; they
+  are hotter than what they are compared with.
 
-The first five are brought to the temperature by a thermostat, each with its own gate.
+The first four are brought to the temperature by a thermostat, each with its own net.
 
 VelocityVerlet conserves, instead of the total energy E, to fourth order in the step h
 E + h^2 (v.V''v / 12 - F.F/m / 24); it differs from E by a bounded oscillation and so
 drifts as E does (Hairer, Lubich, Wanner, Acta Numerica 12, 399 (2003)). Both slopes are given:
 that of the corrected energy is less blurred.
 Fluctuations of E are proportional to h^2, and those of the corrected energy to h^4, if forces
-are the derivative of the energy, the weights of the gate included.
+are the derivative of the energy, what the net adds included.
 """
 
 import argparse
@@ -40,17 +38,12 @@ from ase.data import chemical_symbols
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
-from scipy.optimize import brentq
 
 import kernelpot as kp
-from kernelpot.common.smoothstep import smoothstep
-from kernelpot.safety.gate import GATED_WEIGHT
+from kernelpot.safety.gate import NOTICEABLE
 
-KNOWN, DEFAULT, EDGE, HALF, NARROW = (
-    "known, no gate", "known, default gate", "edge", "half", "narrow",
-)  # fmt: skip
+KNOWN, DEFAULT, EDGE, BEYOND = "known, no gate", "known, default gate", "edge", "beyond"
 PARTS = ("gates", "driven", "steps")
-NARROW_FACTOR = 1.2
 EQUILIBRATION = 0.5  # [ps]
 N_BLOCKS = 20
 LOST = (ValueError, FloatingPointError, RuntimeError)  # how a run ends that went wrong
@@ -101,21 +94,21 @@ class Trace:
         What the integrator conserves to fourth order, without both ends [eV/atom].
     temperature : float
         Mean over the last half [K].
-    weights : ndarray of shape (n_steps + 1, n_atoms)
-        Of the gate; zero without one.
+    penalty : ndarray of shape (n_steps + 1, n_atoms)
+        [eV]; zero without a net.
     """
 
     times: np.ndarray
     total: np.ndarray
     corrected: np.ndarray
     temperature: float
-    weights: np.ndarray
+    penalty: np.ndarray
 
     @property
     def events(self):
-        """How often the gate of an atom has begun to close, and has opened again."""
-        gated = self.weights > GATED_WEIGHT
-        return int(np.sum(gated[1:] & ~gated[:-1])), int(np.sum(~gated[1:] & gated[:-1]))
+        """How often an atom has left what is known, and has come back."""
+        beyond = self.penalty > NOTICEABLE
+        return int(np.sum(beyond[1:] & ~beyond[:-1])), int(np.sum(~beyond[1:] & beyond[:-1]))
 
 
 def nve(atoms, calculator, timestep, n_steps):
@@ -123,7 +116,7 @@ def nve(atoms, calculator, timestep, n_steps):
     atoms = atoms.copy()
     atoms.calc = calculator
     dynamics = VelocityVerlet(atoms, timestep * units.fs)
-    rows, weights, kept, corrected = [], [], [], []
+    rows, penalty, kept, corrected = [], [], [], []
 
     def look():
         forces = atoms.get_forces()
@@ -131,7 +124,7 @@ def nve(atoms, calculator, timestep, n_steps):
         if not np.isfinite(total):
             raise ValueError("the energy is not finite")
         rows.append((total, atoms.get_temperature()))
-        weights.append(calculator.results.get("gate_weights", np.zeros(len(atoms))))
+        penalty.append(calculator.results.get("penalty", np.zeros(len(atoms))))
         kept.append((total, forces, atoms.get_velocities()))
         if len(kept) == 3:
             corrected.append(conserved(kept, atoms.get_masses(), dynamics.dt))
@@ -147,7 +140,7 @@ def nve(atoms, calculator, timestep, n_steps):
         total / n,
         np.array(corrected) / n,
         float(temperature[n_steps // 2 :].mean()),
-        np.array(weights, dtype=np.float32),
+        np.array(penalty, dtype=np.float32),
     )
     return trace, atoms
 
@@ -186,17 +179,13 @@ def combined(found):
     return values.mean(), max(own, scatter)
 
 
-def gate_at(std, symbols, weight, closed_factor):
-    """The gate with a given weight at the median std of the least known atom of a species."""
-    x = brentq(lambda x: float(smoothstep(np.array(x))[0]) - weight, 0.0, 1.0)
+def gate_at(std, symbols, factor):
+    """The net whose limit is a multiple of the median std of the least known atom of a species."""
     medians = np.median(std, axis=0)
-    low = {
-        symbol: float(medians[symbols == symbol].max())
-        / np.sqrt(1 + (closed_factor[symbol] ** 2 - 1) * x)
-        for symbol in np.unique(symbols)
+    known = {
+        symbol: factor * float(medians[symbols == symbol].max()) for symbol in np.unique(symbols)
     }
-    high = {symbol: closed_factor[symbol] * value for symbol, value in low.items()}
-    return kp.VarianceGate(std_low=low, std_high=high, on_gate=None)
+    return kp.VarianceGate(std_known=known, on_gate=None)
 
 
 def start(name, system, frames, calculator, seed):
@@ -243,13 +232,13 @@ def fit(name, system, arguments):
     present = {z for frame in frames for z in frame.atoms.numbers}
     alone = [frame for frame in data if len(frame) == 1 and frame.atoms.numbers[0] in present]
     pot = kp.KernelPotential(n_sparse=arguments.n_sparse)
-    return pot.fit(kp.Dataset(alone + frames), calibrate=False), frames
+    return pot.fit(kp.Dataset(alone + frames), calibrate=False, self_test=False), frames
 
 
 def std_met(pot, starts, timestep):
     """Local standard deviations of all atoms in half a picosecond of the known region."""
-    # exact with a gate that is never quite open
-    exact = kp.VarianceGate(std_low=1e-6, std_high=1e6, on_gate=None)
+    # exact where nothing counts as known
+    exact = kp.VarianceGate(std_known=1e-6, on_gate=None)
     found = []
     for atoms in starts:
         atoms = atoms.copy()
@@ -262,19 +251,14 @@ def std_met(pot, starts, timestep):
 
 
 def describe(pot, gates, std, symbols):
-    """Print the std met and the thresholds of every gate."""
-    net = pot.model.safety
-    for z, low, factor in zip(pot.model.species, net.std_low, net.closed_factor, strict=True):
+    """Print the std met, and what counts as known with every net."""
+    for z, known in zip(pot.model.species, pot.model.safety.std_known, strict=True):
         symbol = chemical_symbols[z]
         met = np.quantile(std[:, symbols == symbol], (0.1, 0.5, 0.9, 1.0))
-        bounds = {DEFAULT: (low, factor * low)}
-        bounds |= {
-            case: (gates[case].std_low[symbol], gates[case].std_high[symbol])
-            for case in (EDGE, HALF, NARROW)
-        }
+        limits = {DEFAULT: known} | {c: gates[c].std_known[symbol] for c in (EDGE, BEYOND)}
         quantiles = ", ".join(f"{q:.4f}" for q in met)
-        print(f"  {symbol}: local std met, 10, 50, 90, 100 %: {quantiles} eV; gates close from")
-        print("    " + "; ".join(f"{c}: {a:.4f} to {b:.4f} eV" for c, (a, b) in bounds.items()))
+        print(f"  {symbol}: local std met, 10, 50, 90, 100 %: {quantiles} eV; known up to")
+        print("    " + "; ".join(f"{c}: {value:.4f} eV" for c, value in limits.items()))
 
 
 def study(name, arguments):
@@ -297,26 +281,20 @@ def study(name, arguments):
     default = kp.VarianceGate(on_gate=None)
     std = std_met(pot, known, system.timestep)
     symbols = np.array(known[0].get_chemical_symbols())
-    net = pot.model.safety
-    factors = {
-        chemical_symbols[z]: float(factor)
-        for z, factor in zip(pot.model.species, net.closed_factor, strict=True)
-    }
     gates = {
         KNOWN: None,
         DEFAULT: default,
-        EDGE: gate_at(std, symbols, GATED_WEIGHT, factors),
-        HALF: gate_at(std, symbols, 0.5, factors),
-        NARROW: gate_at(std, symbols, GATED_WEIGHT, dict.fromkeys(factors, NARROW_FACTOR)),
+        EDGE: gate_at(std, symbols, 1.0),
+        BEYOND: gate_at(std, symbols, 0.5),
     }
     describe(pot, gates, std, symbols)
     begin = {KNOWN: known}
     if {"gates", "steps"} & set(arguments.parts):
         begin[DEFAULT] = starts(default)
-        for case in (EDGE, HALF, NARROW):
+        for case in (EDGE, BEYOND):
             try:
                 begin[case] = starts(gates[case])
-            except LOST as error:  # a gate too steep for the step
+            except LOST as error:  # a net too steep for the step
                 print(f"  {case}: lost while brought to the temperature: {error}", flush=True)
     wanted = {KNOWN: (known, None)}
     if "gates" in arguments.parts:
@@ -329,7 +307,7 @@ def study(name, arguments):
     print(
         "\n| case | T [K] | slope [µeV/atom/ps] | corrected slope | rms slope of a run, ratio "
         "to known | corrected, ratio | rms fluctuation [meV/atom] | largest excursion | atoms "
-        "closing, opening per ps | partly closed | mean weight |\n" + "|---" * 11 + "|"
+        "leaving, coming back per ps | share beyond | mean penalty [meV] |\n" + "|---" * 11 + "|"
     )
     steps = round(1000 * arguments.picoseconds / system.timestep)
     results = {}
@@ -363,16 +341,15 @@ def report(case, traces, known):
         rms, base = (np.sqrt(np.mean(f[:, 0] ** 2)) for f in (found, slopes(known, corrected)))
         ratios.append(f"{1e6 * rms:.3f}, {rms / base:.2f}")
     duration = sum(t.times[-1] for t in traces)
-    closed, opened = np.sum([t.events for t in traces], axis=0)
-    weights = np.concatenate([t.weights for t in traces])
-    partly = np.mean((weights > GATED_WEIGHT) & (weights < 1 - GATED_WEIGHT))
+    left, back = np.sum([t.events for t in traces], axis=0)
+    penalty = np.concatenate([t.penalty for t in traces])
     cells += ratios
     cells += [
         f"{1e3 * np.sqrt(np.mean([t.total.var() for t in traces])):.4f}",
         f"{1e3 * max(np.abs(t.total - t.total.mean()).max() for t in traces):.4f}",
-        f"{closed / duration:.0f}, {opened / duration:.0f}",
-        f"{100 * partly:.1f} %",
-        f"{weights.mean():.4f}",
+        f"{left / duration:.0f}, {back / duration:.0f}",
+        f"{100 * np.mean(penalty > NOTICEABLE):.1f} %",
+        f"{1e3 * penalty.mean():.3f}",
     ]
     print(f"| {case} | " + " | ".join(cells) + " |", flush=True)
 
@@ -413,19 +390,19 @@ def plot(found, path):
     figure, axes = plt.subplots(
         len(found), 3, figsize=(15, 4 * len(found)), squeeze=False, layout="constrained"
     )
-    shown = (KNOWN, EDGE, HALF, "fast atom, default gate", "stretched, default gate", NARROW)
+    shown = (KNOWN, EDGE, BEYOND, "fast atom, default gate", "stretched, default gate")
     colors = {case: f"C{k}" for k, case in enumerate(shown)}
     for row, (name, (results, orders)) in zip(axes, found.items(), strict=True):
         for case, color in colors.items():
-            if case == NARROW or results.get(case) is None:
+            if results.get(case) is None:
                 continue
             trace = results[case][0]
             row[0].plot(trace.times, 1e3 * (trace.total - trace.total[0]), color, lw=0.5, alpha=0.4)
             corrected = 1e3 * (trace.corrected - trace.corrected[0])
             row[0].plot(trace.times[1:-1], corrected, color, label=case)
             if case != KNOWN:
-                gated = np.mean(trace.weights > GATED_WEIGHT, axis=1)
-                row[1].plot(trace.times, gated, color, lw=0.8, label=case)
+                beyond = np.mean(trace.penalty > NOTICEABLE, axis=1)
+                row[1].plot(trace.times, beyond, color, lw=0.8, label=case)
         for case, (steps, rms) in orders.items():
             row[2].loglog(steps, 1e3 * np.array(rms), "o-", color=colors[case], label=case)
         if orders:
@@ -434,7 +411,7 @@ def plot(found, path):
             row[2].loglog(steps, guide, "k--", lw=0.8, label="step squared")
         row[0].set(title=f"{name}: bold without the oscillation of the integrator")
         row[0].set(xlabel="time [ps]", ylabel="total energy - start [meV/atom]")
-        row[1].set(xlabel="time [ps]", ylabel=f"share of atoms with weight > {GATED_WEIGHT:g}")
+        row[1].set(xlabel="time [ps]", ylabel="share of atoms beyond the data")
         row[2].set(xlabel="time step [fs]", ylabel="rms fluctuation [meV/atom]")
         for ax in row:
             if ax.lines:

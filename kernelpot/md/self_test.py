@@ -17,7 +17,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 
-from kernelpot.common.types import FloatArray, Progress
+from kernelpot.common.types import BoolArray, FloatArray, Progress
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.md.calculator import KernelPotCalculator
 from kernelpot.md.dynamics import UnphysicalDynamicsError, run_dynamics
@@ -27,9 +27,9 @@ from kernelpot.safety.gate import NOTICEABLE, VarianceGate
 
 # So many compositions are tested, of structures of so many atoms if there are such.
 MAX_COMPOSITIONS, MAX_ATOMS = 2, 200
-# An energy is too low if it lies so far below the lowest of the data where these do not reach
-# [eV/atom].
-TOO_LOW = 0.1
+# An energy is too low if it lies so far below the lowest of the data where these do not reach,
+# or so far anywhere [eV/atom].
+TOO_LOW, TOO_LOW_ANYWHERE = 0.1, 0.5
 # Atoms times steps of one run, and bounds on its steps.
 ATOM_STEPS, MIN_STEPS, MAX_STEPS = 20_000, 60, 400
 TEMPERATURE, HOT = 300.0, 1500.0  # [K]
@@ -157,7 +157,7 @@ def _dynamics(
     rows = run.rows
     potential, beyond, penalty = rows[:, 2], rows[:, 8], rows[:, 9]
     fallen = start.lowest - potential
-    low = bool(np.any((fallen > TOO_LOW) & (beyond > 0)))
+    low = _too_low(fallen, beyond > 0)
     found = (
         f"at most {rows[:, 4].max():.0f} K, {beyond.max():.0f} of {len(start.atoms)} atoms beyond "
         f"the data, penalty up to {penalty.max():.3g} eV, energy down to "
@@ -166,10 +166,15 @@ def _dynamics(
     return Check(name, not low, found, remedy)
 
 
+def _too_low(fallen: FloatArray, beyond: BoolArray) -> bool:
+    """Whether an energy lies too far below those of the data [eV/atom]."""
+    return bool(np.any(fallen > np.where(beyond, TOO_LOW, TOO_LOW_ANYWHERE)))
+
+
 def _below(
     model: FittedModel, start: _Start, structures: Sequence[Atoms], n_threads: int | None
-) -> tuple[FloatArray, float]:
-    """Energies relative to the lowest of the data [eV/atom], and by how much one is too low."""
+) -> tuple[FloatArray, bool]:
+    """Energies relative to the lowest of the data [eV/atom], and whether one is too low."""
     predicted = model.predict_many(structures, gate=VarianceGate(on_gate=None), n_threads=n_threads)
     n_atoms = len(start.atoms)
     energies, beyond = [], []
@@ -178,7 +183,7 @@ def _below(
         energies.append(found.energy / n_atoms - start.lowest)
         beyond.append(found.penalty.max() > NOTICEABLE)
     relative = np.array(energies)
-    return relative, float(np.max(np.where(beyond, -relative, -np.inf)))
+    return relative, _too_low(-relative, np.array(beyond))
 
 
 def _scaling(model: FittedModel, start: _Start, n_threads: int | None) -> Check:
@@ -200,10 +205,10 @@ def _scaling(model: FittedModel, start: _Start, n_threads: int | None) -> Check:
     )
     if collapses:
         found = f"it collapses on compression: {found}"
-    if low > TOO_LOW:
-        found = f"energy {low:.2f} eV/atom below the data: {found}"
+    if low:
+        found = f"energy {-relative.min():.2f} eV/atom below the data: {found}"
     return Check(
-        f"{start.name}, compressed and stretched", not collapses and low <= TOO_LOW, found,
+        f"{start.name}, compressed and stretched", not (collapses or low), found,
         f"compressed and stretched frames of {start.name}, by up to 10 % in every direction",
     )  # fmt: skip
 
@@ -221,7 +226,7 @@ def _rattling(model: FittedModel, start: _Start, n_threads: int | None) -> Check
     means = relative.reshape(len(RATTLES), REPEATS).mean(axis=1)
     steps = ", ".join(f"{e:+.2f} at {s:g} Å" for e, s in zip(means, RATTLES, strict=True))
     return Check(
-        f"{start.name}, rattled", low <= TOO_LOW, f"{steps} [eV/atom]",
+        f"{start.name}, rattled", not low, f"{steps} [eV/atom]",
         f"frames of {start.name} rattled by 0.1 to 0.5 Å",
     )  # fmt: skip
 
