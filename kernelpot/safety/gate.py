@@ -51,7 +51,7 @@ from kernelpot.safety.thresholds import KAPPA, SafetyNet
 # Atoms with a larger penalty are counted as beyond the data [eV].
 NOTICEABLE = 1e-3
 # Multiple of the std that counts as known at which the floor holds in full.
-FLOOR_FACTOR = 3.0
+FLOOR_FACTOR = 2.0
 # Widths of the smooth positive part, at the floor and at contact [eV].
 FLOOR_WIDTH, CONTACT_WIDTH = 0.1, 0.5
 

@@ -23,7 +23,7 @@ from kernelpot.safety.damping import Damping, damping
 KAPPA = 3.0
 # Environments count as known up to this quantile of the std of the atoms of the data, and to
 # so much more where this is not beyond some std: atoms that count as known may sink by it.
-QUANTILE, MARGIN, LARGEST_WITH_MARGIN = 0.999, 1.5, 0.1
+QUANTILE, MARGIN, LARGEST_WITH_MARGIN = 0.999, 1.25, 0.1
 # Of the prior std, environments count as known at most up to this share, so that there is
 # something left to go by, and at least to this, or rounding would count.
 LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
