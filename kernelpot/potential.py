@@ -375,9 +375,9 @@ class KernelPotential(Estimator):
             `forces_std` and `stress_std` too, at the cost of training rows, some
             hundred times a prediction.
         gate : bool or VarianceGate, default=False
-            Whether local energies give way to the fallback where their variance is
-            high; True: with the thresholds found by the fit. Standard deviations are
-            those of the kernels, gated or not.
+            Whether local energies are raised where their environment is not known (the
+            safety net of `kernelpot.safety.gate`); True: by what the fit found. Standard
+            deviations are those of the kernels, gated or not.
         neighbors : NeighborList, optional
             A list valid for `atoms` to at least `r_cut`; searched for if not given.
         n_threads : int, optional

@@ -116,7 +116,7 @@ def main():
     if not os.path.exists(saved):
         kp.KernelPotential(preset="fast").fit(data).save(saved)
     start = kp.load(saved)
-    # with so few data the gate's own threshold is a generous one; thresholds are calibrated stds
+    # with so few data the gate's own limit is a generous one; thresholds are calibrated stds
     known = start.predict_many([frame.atoms for frame in rattled[:4]], return_std="local")
     threshold = max(float(found.interval(None).energies.max()) for found in known)
     atoms = bulk("Si", a=5.469, cubic=True)

@@ -24,14 +24,13 @@ from kernelpot.gp.blocks import BoundTerm, Points
 from kernelpot.gp.design import Design
 from kernelpot.gp.local import LocalModel
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.safety.gate import GatedEnergies
-from kernelpot.safety.thresholds import SafetyNet
+from kernelpot.safety.gate import PessimisticEnergies
+from kernelpot.safety.thresholds import KAPPA, RELATIVE_WIDTH, SafetyNet
 from kernelpot.terms.soap import SOAPTerm
 
 SPECIES = (14,)
-# Variances between which a gate closes: above all there are, around all there are [eV^2].
-OPEN = (np.full(1, 1e3), np.full(1, 2e3))
-HALF = (np.full(1, -1.0), np.full(1, 2.0))
+# Local std up to which atoms count as known: above all there are, below all there are [eV].
+ALL_KNOWN, NONE_KNOWN = np.full(1, 30.0), np.full(1, 1e-6)
 
 
 def crystal(n_atoms):
@@ -58,19 +57,20 @@ def model(terms, n_sparse):
     return LocalModel(design, rng.normal(size=design.n_sparse), {0: variance})
 
 
-def predictor(local, atoms, *, variance=False, gate=None):
+def predictor(local, atoms, *, variance=False, known=None):
     """A function that does one whole evaluation from positions.
 
-    `gate`: variances of all atoms between which it closes; far above all of them it is
-    open and upper bounds of the variance from a fifth of the sparse points do.
+    `known`: local std up to which atoms count as known; where it is far above that of all of
+    them, upper bounds of the variance from a fifth of the sparse points do.
     """
-    net = SafetyNet(np.ones(1), np.zeros(1), {}, np.full(1, 3.0))
+    net = SafetyNet(np.ones(1), np.full(1, RELATIVE_WIDTH), np.zeros(1), {})
 
     def evaluate():
         system = System.of([atoms], local.r_cut)
         blend = None
-        if gate is not None:
-            blend = GatedEnergies(net, system.z_index(SPECIES), gate, None)
+        if known is not None:
+            z_index = system.z_index(SPECIES)
+            blend = PessimisticEnergies(net, z_index, known, KAPPA, None)
         found = local.evaluate(system, variance=variance, blend=blend)
         return found.energies.sum(), system.forces(found.result), system.virials(found.result)
 
@@ -118,16 +118,20 @@ def main():
             "neighbor list, 5 Å": lambda a=atoms: neighbor_list(a, 5.0),
             "zeta 2": predictor(one[2], atoms),
             "zeta 2 with local std": predictor(one[2], atoms, variance=True),
-            "zeta 2 with bounds of the std (open gate)": predictor(one[2], atoms, gate=OPEN),
-            "zeta 2 with std and its gradient (all atoms half gated)": predictor(
-                one[2], atoms, gate=HALF
+            "zeta 2 with bounds of the std (gated, all atoms known)": predictor(
+                one[2], atoms, known=ALL_KNOWN
+            ),
+            "zeta 2 with std and its gradient (gated, no atom known)": predictor(
+                one[2], atoms, known=NONE_KNOWN
             ),
             "zeta 4": predictor(one[4], atoms),
             "zeta 4 with local std": predictor(one[4], atoms, variance=True),
             "dscribe create, the two default descriptors": descriptors(default, atoms),
             "default two-term model": predictor(default, atoms),
             "default two-term model with local std": predictor(default, atoms, variance=True),
-            "default two-term model, open gate": predictor(default, atoms, gate=OPEN),
+            "default two-term model, gated, all atoms known": predictor(
+                default, atoms, known=ALL_KNOWN
+            ),
         }
         found = measure(table, len(atoms), arguments.repetitions)
         print(f"\n{len(atoms)} atoms of Si, 1,000 sparse points per term, one thread\n")

@@ -400,7 +400,14 @@ def _dynamics_text(result: Dynamics, memory: float) -> str:
     """About twenty lines of the log of a run, and what came of it."""
     from kernelpot.common.tables import table
 
-    header = ["time [ps]", "E total [eV/atom]", "E pot [eV/atom]", "T [K]", "max std [eV]", "gated"]
+    header = [
+        "time [ps]",
+        "E total [eV/atom]",
+        "E pot [eV/atom]",
+        "T [K]",
+        "max std [eV]",
+        "beyond",
+    ]
     rows = [
         [
             f"{r[0]:.3f}",
@@ -450,7 +457,7 @@ def _report(arguments: argparse.Namespace) -> None:
     print(error_table(found["errors"]), file=out)
     gated = found["gated"]
     print(
-        f"\n{gated['n_atoms']} gated atoms in {gated['n_structures']} structures; "
+        f"\n{gated['n_atoms']} atoms beyond the data in {gated['n_structures']} structures; "
         f"{len(found['suspects'])} suspicious structures\nwrote {arguments.output}",
         file=out,
     )

@@ -52,7 +52,8 @@ def some_structures(structures: Sequence[Atoms], species: Sequence[int]) -> list
     for number in species:
         counts = [int(np.sum(atoms.numbers == number)) for atoms in structures]
         holders = np.flatnonzero(counts)
-        chosen.update(holders[:: -(-sum(counts) // MAX_SITES)].tolist())
+        every = max(1, -(-sum(counts) // MAX_SITES))  # an update need not hold all species
+        chosen.update(holders[::every].tolist())
     return sorted(chosen)
 
 

@@ -1,10 +1,10 @@
 """Molecular dynamics that asks a reference calculator where the potential does not know.
 
 The dynamics is that of the gated potential. As soon as the standard deviation of an atom
-exceeds the threshold, by default where the gate begins to close, the structure is
+exceeds the threshold, by default what counts as known to the safety net, the structure is
 labelled and the potential updated (exactly, see `KernelPotential.update`). The step that
 led there is then made once more, from the positions and momenta before it: forces of a
-potential that did not know, or of a closing gate, never get into the momenta.
+potential that did not know, or of a penalty that sets in, never get into the momenta.
 
 A run always continues from what it has written: at every checkpoint the potential is the
 one in the file and the neighbor list starts anew. A run that was killed and started
@@ -88,8 +88,8 @@ class OnTheFly:
         Made if it does not exist.
     threshold : float or mapping of symbol to float, optional
         Standard deviation of a local energy that calls the reference [eV]; of the
-        calibrated one if the potential has a calibration. Default: where the gate of
-        the potential begins to close.
+        calibrated one if the potential has a calibration. Default: what counts as known to
+        the safety net of the potential.
     make_dynamics : callable, optional
         ``make_dynamics(atoms, rng)`` returns an ASE dynamics; a thermostat must take its
         random numbers from `rng` for the run to be repeatable. Observers attached to it

@@ -213,6 +213,10 @@ def _from_version_2(
     }, found
 
 
+# Far below every local energy [eV].
+NO_FLOOR = -1e6
+
+
 def _safety_from_version_3(safety: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of version 3 says of the limits of its data, as it is written today.
 
@@ -222,8 +226,8 @@ def _safety_from_version_3(safety: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "std_known": known,
         "relative_width": [RELATIVE_WIDTH] * len(known),
-        # above all local energies of the data, which an average was not kept of
-        "average": safety["fallback"],
+        # not known: no floor
+        "average": [NO_FLOOR] * len(known),
         "contact": safety["fallback"],
         "d_min": safety["d_min"],
         "std_of_data": [0.0 if low is None else 0.5 * low for low in safety["std_low"]],

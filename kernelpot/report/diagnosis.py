@@ -87,8 +87,8 @@ class Diagnosis:
     reliability : Reliability or None
         None without force labels.
     gated : dict
-        ``n_atoms``, ``n_structures``, ``by_species`` {symbol: [gated, all]},
-        ``structures`` {name: gated atoms}.
+        ``n_atoms``, ``n_structures``, ``by_species`` {symbol: [beyond, all]},
+        ``structures`` {name: atoms beyond the data}.
     thresholds : dict of symbol to dict
         ``std_known``, ``width`` [eV].
     dimers, compressions : list of Curve

@@ -240,10 +240,10 @@ def test_md_can_stop_at_the_gate_or_go_without(fitted, tmp_path, capsys):
     assert main([*arguments, "--on-gate", "stop"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "atoms are outside the training data" in message
+    assert "atoms are beyond the training data" in message
     report = tmp_path / "md.json"
     assert main([*arguments, "--no-gate", "--no-bounds", "--json", str(report)]) == 0
-    assert json.loads(report.read_text())["max_gate_weight"] == 0
+    assert json.loads(report.read_text())["max_penalty_ev"] == 0
 
 
 def test_evaluation_through_the_gate(fitted, folder, tmp_path):
@@ -257,9 +257,10 @@ def test_evaluation_through_the_gate(fitted, folder, tmp_path):
             found = json.loads(report.read_text())["forces_mae_ev_per_ang"]
             errors.setdefault(data.name, []).append(found)
     plain, gated = errors["train.xyz"]
-    assert gated == pytest.approx(plain, rel=1e-9)  # open everywhere in the training data
+    # of the training data, one atom in a thousand is beyond, and not by much
+    assert gated == pytest.approx(plain, rel=1e-3)
     plain, gated = errors["far.xyz"]
-    assert gated != pytest.approx(plain, rel=1e-3)
+    assert gated != pytest.approx(plain, rel=0.05)
 
 
 def test_md_runs_and_logs(fitted, folder, tmp_path, capsys):

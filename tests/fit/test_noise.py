@@ -114,6 +114,11 @@ def test_another_delta_is_the_same_model_as_one_given(fits, silicon):
     np.testing.assert_allclose(one.forces, two.forces, atol=1e-6)
     np.testing.assert_allclose(one.forces_std, two.forces_std, rtol=1e-4)
     np.testing.assert_allclose(one.energies_std, two.energies_std, rtol=1e-4)
+    # known sites and the limits of the safety net as well
+    np.testing.assert_allclose(found.safety.std_known, again.fitted_.safety.std_known, rtol=1e-4)
+    exact = kp.VarianceGate(std_known=1e-6)
+    one, two = (pot.predict(atoms, gate=exact) for pot in (fits["evidence"], again))
+    np.testing.assert_allclose(one.std_bound, two.std_bound, rtol=1e-4)
 
 
 def test_what_the_user_gave_is_never_changed(silicon):

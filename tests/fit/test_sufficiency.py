@@ -47,7 +47,7 @@ def test_effective_labels_are_those_that_say_something():
 def test_little_known_species_are_named():
     def net(share):
         ones = np.ones(2)
-        return SafetyNet(ones, ones, ones, ones, {}, np.array([0.01, share]), np.array([1.0, 1.0]))
+        return SafetyNet(ones, ones, ones, ones, {}, np.array([0.01, share]), ones)
 
     assert _little_known((13, 29), net(0.9 * LARGEST_SHARE_OF_PRIOR)) == []
     (text,) = _little_known((13, 29), net(0.5))

@@ -8,13 +8,7 @@ import pytest
 import kernelpot as kp
 from kernelpot.datasets import load_ethanol
 from kernelpot.gp.design import Design
-from kernelpot.gp.sharing import (
-    ALIKE_POINTS,
-    SIGMA_ALIKE,
-    SIGMA_KNOWN,
-    rows_of_alike_sites,
-    rows_of_known_means,
-)
+from kernelpot.gp.sharing import ALIKE_POINTS, SIGMA_ALIKE, rows_of_alike_sites
 from kernelpot.gp.variance import posterior_variances
 from kernelpot.safety.thresholds import gate_std
 
@@ -39,23 +33,6 @@ def test_rows_are_differences_from_the_mean_of_the_species(potential):
         assert not own[:, outside].any()
         start += n
     assert start == len(rows)
-
-
-def test_known_means_are_those_of_the_sparse_points(potential):
-    design = potential.model.design
-    rows = rows_of_known_means(design)
-    expected = [
-        sum(
-            design.terms[block.term].kernel.gram(block.points).mean()
-            for _, block in design.blocks_of(number)
-        )
-        for number in design.species
-    ]
-    np.testing.assert_allclose(
-        rows @ rows.T,
-        np.diag(expected) / SIGMA_KNOWN**2,
-        atol=1e-8 * max(expected) / SIGMA_KNOWN**2,
-    )
 
 
 def test_one_species_has_nobody_to_share_with(potential):
@@ -89,7 +66,6 @@ def without_prior(model):
 
 def test_the_local_std_of_a_molecule_tells_the_known_from_the_unknown(molecules):
     model, _, unseen = molecules
-    labels_alone = posterior_variances(model.design, without_prior(model), fix_gauge=True)
     inside = [gate_std(model.local, model.system(frame.atoms)) for frame in unseen]
     torn = [frame.atoms.copy() for frame in unseen]
     for atoms in torn:
@@ -97,13 +73,26 @@ def test_the_local_std_of_a_molecule_tells_the_known_from_the_unknown(molecules)
     outside = [gate_std(model.local, model.system(atoms))[HYDROXYL] for atoms in torn]
     hydroxyl = np.array([std[HYDROXYL] for std in inside])
     assert np.min(outside) > 4 * np.max(hydroxyl)
-    before = type(model.local)(model.design, model.local.weights, labels_alone, labels_alone)
+    # what is known of the sites takes away what labels leave open, and no more
     for frame, std in zip(unseen, inside, strict=True):
-        system = model.system(frame.atoms)
-        spilling = model.predict(frame.atoms, return_std="local").spilling
-        novelty = spilling * model.local.prior(system)
-        alone = gate_std(before, system) ** 2 - novelty
-        left_open = std**2 - novelty
+        assert np.all(std <= model.local_std(frame.atoms))
+        assert np.all(std**2 >= (1 - 1e-9) * novelty_of(model, frame.atoms))
+
+
+def novelty_of(model, atoms):
+    """Part of the local variances that the sparse points do not span."""
+    spilling = model.predict(atoms, return_std="local").spilling
+    return spilling * model.local.prior(model.system(atoms))
+
+
+def test_the_prior_narrows_what_labels_leave_open(molecules):
+    model, _, unseen = molecules
+    labels_alone = posterior_variances(model.design, without_prior(model))
+    before = type(model.local)(model.design, model.local.weights, labels_alone, labels_alone)
+    for frame in unseen:
+        novelty = novelty_of(model, frame.atoms)
+        alone = gate_std(before, model.system(frame.atoms)) ** 2 - novelty
+        left_open = model.local_std(frame.atoms) ** 2 - novelty
         assert np.all(left_open < alone)
         assert left_open[HYDROXYL] < 0.95 * alone[HYDROXYL]
 

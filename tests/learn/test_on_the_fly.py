@@ -272,7 +272,7 @@ def test_thresholds_are_those_of_the_calibrated_std(pot):
             assert (quantity, level) == ("energies", None)
             return np.full(len(numbers), 2.0)
 
-    default = pot.model.safety.std_low
+    default = pot.model.safety.std_known
     bare = replace(pot.model, calibration=None)
     assert _threshold(bare, None) == pytest.approx(default)
     assert _threshold(bare, 0.01) == pytest.approx([0.01])

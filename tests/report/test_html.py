@@ -104,21 +104,23 @@ def test_the_page_needs_no_other_file(written):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_summary_thresholds_and_gated_atoms(written, potential, unseen):
+def test_summary_limits_and_atoms_beyond(written, potential, unseen):
     _, facts, page = written
     assert any(potential.summary() in words for words in page.words)
-    low = potential.describe()["gate"]["std_low"]
-    rows = {row[0]: row[1:] for row in page.rows if len(row) == 5}
+    gate = potential.describe()["gate"]
+    known, width = gate["std_known"], gate["relative_width"]
+    rows = {row[0]: row[1:] for row in page.rows if len(row) == 4 and row[0] in ("Al", "Cu")}
     counts = {"Al": 0, "Cu": 0}
     for frame in unseen:
-        weights = potential.predict(frame.atoms, gate=True).gate_weights
-        for symbol, weight in zip(frame.atoms.symbols, weights, strict=True):
-            counts[symbol] += weight > 0.01
+        penalty = potential.predict(frame.atoms, gate=True).penalty
+        for symbol, added in zip(frame.atoms.symbols, penalty, strict=True):
+            counts[symbol] += added > 1e-3
+    assert 0 < counts["Al"] + counts["Cu"] < sum(len(f) for f in unseen)
     for symbol in ("Al", "Cu"):
         of = sum(list(f.atoms.symbols).count(symbol) for f in unseen)
-        assert rows[symbol][0] == f"{low[symbol]:.4f}"
-        assert rows[symbol][1] == f"{3 * low[symbol]:.4f}"
-        assert rows[symbol][3] == f"{counts[symbol]} of {of}"
+        assert rows[symbol][0] == f"{known[symbol]:.4f}"
+        assert rows[symbol][1] == f"{width[symbol] * known[symbol]:.4f}"
+        assert rows[symbol][2] == f"{counts[symbol]} of {of}"
     assert facts["gated"]["n_atoms"] == sum(counts.values())
 
 
@@ -136,17 +138,22 @@ def test_curves_are_predictions_with_the_gate_and_without(written, potential):
     for k in (0, 20, 45):
         atoms = Atoms("AlCu", [[0, 0, 0], [0, 0, curve["x"][k]]])
         for name, gate in (("gated", True), ("ungated", False)):
-            energy = potential.predict(atoms, gate=gate).energy - e0[13] - e0[29]
+            found = potential.predict(atoms, gate=gate)
+            energy = found.energy - e0[13] - e0[29]
             assert curve[name][k] == pytest.approx(energy, abs=1e-9)
+            if gate:
+                assert curve["penalty"][k] == pytest.approx(found.penalty.max(), abs=1e-9)
         known = potential.model.reference.labels(atoms)[0] - e0[13] - e0[29]
         assert curve["baseline"][k] == pytest.approx(known, abs=1e-9)
-    # at the shortest distances the fallback has taken over, and the wall repels
-    assert curve["weight"][0] == pytest.approx(1.0)
+    assert np.all(np.array(curve["gated"]) >= np.array(curve["ungated"]) - 1e-9)
+    # at the shortest distances nothing is known, and the wall repels
+    assert curve["penalty"][0] > 1.0
     for found in [*facts["dimers"], *facts["compressions"]]:
         assert found["repulsive"] is True
         assert [found["name"], "rises throughout"] in page.rows
     assert len(facts["compressions"]) == 3
-    assert max(facts["compressions"][0]["weight"]) > 0.99
+    assert max(facts["compressions"][0]["penalty"]) > 1.0
+    assert min(facts["compressions"][0]["penalty"]) == 0.0
 
 
 def test_a_curve_that_falls_inward_is_not_called_repulsive():

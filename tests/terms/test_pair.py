@@ -5,6 +5,7 @@ import pytest
 from ase import Atoms
 
 import kernelpot as kp
+from kernelpot.safety.thresholds import SMALLEST_SHARE_OF_PRIOR
 from tests.conftest import label, rattled_alloy
 
 
@@ -72,10 +73,17 @@ def test_a_pair_of_species_never_seen_is_as_uncertain_as_the_prior(pot):
     np.testing.assert_allclose(found.energies_std, 0.5 * delta, rtol=1e-12)
     np.testing.assert_allclose(found.spilling, 1.0)
     assert found.forces_std[0, 2] == pytest.approx(delta / pot.terms[0].length_scale, rel=1e-10)
-    known = pot.predict(Atoms("AlCu", [[0, 0, 0], [0, 0, r]]), return_std=True)
-    assert known.energy_std < 0.05 * delta
+    known_pair = Atoms("AlCu", [[0, 0, 0], [0, 0, r]])
+    assert pot.predict(known_pair, return_std=True).energy_std < 0.05 * delta
+    # nothing is known of it: the whole prior std counts, but for the onset
     gated = pot.predict(unseen, gate=True)
-    assert np.all(gated.gate_weights > 0.9)
+    aluminium = pot.model.species.index(13)
+    known = pot.model.safety.std_known[aluminium]
+    beyond, width = 0.5 * delta - known, pot.model.safety.relative_width[aluminium] * known
+    assert beyond > 2 * width
+    np.testing.assert_allclose(gated.std_bound, 0.5 * delta, rtol=1e-12)
+    np.testing.assert_allclose(gated.penalty, 3.0 * beyond**3 / (beyond + width) ** 2, rtol=1e-10)
+    assert np.all(pot.predict(known_pair, gate=True).penalty == 0)
     assert "Al-Al 0 (rank 0)" in pot.summary()
 
 
@@ -115,7 +123,7 @@ def test_the_default_baseline_is_chosen_beside_a_species_without_neighbors():
     assert "5-fold" in pot.summary()
 
 
-def test_most_atoms_without_a_pair_do_not_open_the_gate():
+def test_most_atoms_without_a_pair_do_not_switch_the_net_off():
     frames = []
     for s in range(12):
         rng = np.random.default_rng(s)
@@ -123,7 +131,12 @@ def test_most_atoms_without_a_pair_do_not_open_the_gate():
         atoms.positions[1, 2] += 0.3 * rng.normal()
         frames.append(label(atoms))
     pot = kp.KernelPotential([kp.PairTerm(r_cut=5.0)], baseline=[]).fit(frames, optimize=None)
-    assert np.isfinite(pot.model.safety.std_low).all()
+    known = pot.model.safety.std_known
+    assert np.isfinite(known).all()
+    # not that of atoms without an environment, whose std is none
+    assert np.all(known >= SMALLEST_SHARE_OF_PRIOR * 0.5 * pot.terms[0].delta)
+    stretched = Atoms("Cu2", [[0, 0, 0], [0, 0, 4.2]])
+    assert pot.predict(stretched, gate=True).penalty.min() > 0
 
 
 @pytest.mark.parametrize(

@@ -156,11 +156,12 @@ def test_a_whole_structure_term_runs_through_everything(registered, molecules, b
     np.testing.assert_array_equal(again.forces_std, predicted.forces_std)
 
 
-def test_energies_of_no_single_atom_are_outside_the_gate_and_that_is_said(registered, molecules):
+def test_energies_of_no_single_atom_are_outside_the_net_and_that_is_said(registered, molecules):
     pot = kp.KernelPotential([InverseDistancesTerm(n_sparse=15)]).fit(molecules, optimize=None)
-    assert "outside the gate, as no term has energies of single atoms" in pot.summary()
+    assert "outside the net, as no term has energies of single atoms" in pot.summary()
     atoms = molecules[0].copy()
     atoms.positions[0] += 0.4
     atoms.calc = pot.calculator()
     np.testing.assert_allclose(atoms.get_forces(), pot.predict(atoms).forces)
-    assert atoms.calc.results["n_gated"] == 0
+    assert atoms.calc.results["n_beyond"] == 0
+    assert not atoms.calc.results["penalty"].any()
