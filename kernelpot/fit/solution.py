@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from ase import Atoms
 from ase.units import GPa
 
 from kernelpot.baseline.reference import Reference
@@ -55,13 +56,17 @@ def solve(
     factor = grouped.posterior(tuned.noise.sigma, tuned.scale(state.design))
     design = state.design.rescaled(tuned.delta)
     structures = [frame.atoms for frame in problem.frames]
-    sites = [structures[i] for i in some_structures(structures, problem.species)]
+    seen, unseen = split(structures, state.unseen, problem.species)
+    sites, held_out = (
+        [part[i] for i in some_structures(part, problem.species)] for part in (seen, unseen)
+    )
     known = with_known_sites(factor, design, sites)
     local, offset = solution_of(factor, known, design)
     safety = learn_safety_net(
         local,
         known,
         sites,
+        held_out,
         _wall_distances(problem.reference),
         n_threads=n_threads,
     )
@@ -69,6 +74,18 @@ def solve(
     return FittedModel(
         problem.species, problem.reference, local, factor, known, tuned.noise, safety, offset
     )
+
+
+def split(
+    structures: Sequence[Atoms], unseen: Sequence[int], species: Sequence[int]
+) -> tuple[list[Atoms], list[Atoms]]:
+    """Structures that the choice of sparse points has seen, which hold all species, and others."""
+    chosen = set(unseen)
+    seen = [atoms for i, atoms in enumerate(structures) if i not in chosen]
+    held = {int(z) for atoms in seen for z in atoms.numbers}
+    if not held >= set(species):
+        return list(structures), []
+    return seen, [structures[i] for i in sorted(chosen)]
 
 
 def solution_of(

@@ -4,7 +4,7 @@ r"""The safety net: where the model does not know, its energy is a pessimistic o
 
     E = E_\mathrm{base} + \sum_i \left[ X_i + \left(1 - \textstyle\prod_j D(r_{ij})\right)
         h\left(\varepsilon_\mathrm{c}(Z_i) - X_i\right) \right], \qquad
-    X_i = \varepsilon_i + \kappa \, g\left(s_i - s_0\right)
+    X_i = \varepsilon_i + W \ln\left(1 + \kappa \, g\left(s_i - s_0\right) / W\right)
         + S(s_i) \, h\left(\bar\varepsilon(Z_i) - \varepsilon_i\right)
 
 s is the posterior standard deviation of a local energy, given those of the data
@@ -12,13 +12,14 @@ s is the posterior standard deviation of a local energy, given those of the data
 as known. Beyond, two things are added to the local energy:
 
 - an upper confidence bound: :math:`\kappa` times :math:`g(x) = x^3 / (x + w)^2`, C2 where it
-  sets in and :math:`x - 2w` far out. As long as local energies are wrong by less than
+  sets in and :math:`x - 2w` further out. As long as local energies are wrong by less than
   :math:`\kappa` standard deviations, the energy lies above the true one but for what counts as
-  known, so that no path leads to energies the true surface does not have;
-- a floor, for where they are wrong by more: S is a C2 step in the variance, 0 at :math:`s_0`
-  and 1 at `FLOOR_FACTOR` times that, beyond which no local energy lies below the average of its
-  species in the data, :math:`\bar\varepsilon`. Together, unknown atoms have at least the
-  average energy of the data.
+  known, so that no path leads to energies the true surface does not have. Beyond the energy W
+  of a bond it grows ever more slowly: there are no errors larger than what binds atoms;
+- a floor, for where they are wrong by more: S is a C2 step, 0 at :math:`s_0` and 1 at
+  :math:`s_0 + 2w`, beyond which no local energy lies below the average of its species in the
+  data, :math:`\bar\varepsilon`. Together, unknown atoms have at least the average energy of the
+  data.
 
 The last part of E acts where atoms come nearer than any of the data did: D is a C2 step in the
 distance, 0 below 0.5 and 1 above 0.7 of the shortest distance of that pair of species. Inside
@@ -50,8 +51,11 @@ from kernelpot.safety.thresholds import KAPPA, SafetyNet
 
 # Atoms with a larger penalty are counted as beyond the data [eV].
 NOTICEABLE = 1e-3
-# Multiple of the std that counts as known at which the floor holds in full.
-FLOOR_FACTOR = 2.0
+# Beyond this energy the penalty of an atom grows as its logarithm [eV]: about that of a bond,
+# shared by two atoms.
+BOND_ENERGY = 1.0
+# Multiple of the width of the penalty over which the floor rises.
+FLOOR_RISE = 2.0
 # Widths of the smooth positive part, at the floor and at contact [eV].
 FLOOR_WIDTH, CONTACT_WIDTH = 0.1, 0.5
 
@@ -180,7 +184,39 @@ def penalty(
     limited = np.isfinite(known)
     x = np.maximum(np.subtract(std, known, out=np.zeros_like(std), where=limited), 0.0)
     share = x / (x + np.where(limited, width, 1.0))
-    return kappa * x * share**2, kappa * share**2 * (3.0 - 2.0 * share)
+    bound, slope = kappa * x * share**2, kappa * share**2 * (3.0 - 2.0 * share)
+    return BOND_ENERGY * np.log1p(bound / BOND_ENERGY), slope / (1.0 + bound / BOND_ENERGY)
+
+
+def floor(
+    std: FloatArray,
+    energies: FloatArray,
+    known: FloatArray,
+    width: FloatArray,
+    average: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Energy that lifts unknown local energies to an average, and its derivatives.
+
+    Parameters
+    ----------
+    std, energies : ndarray
+        Local standard deviations and energies [eV].
+    known, width : ndarray
+        As for `penalty`.
+    average : ndarray
+        Where the floor is [eV].
+
+    Returns
+    -------
+    lift, by_energy, by_std : ndarray
+        [eV], and without unit.
+    """
+    limited = np.isfinite(known)
+    beyond = np.subtract(std, known, out=np.zeros_like(std), where=limited)
+    rise = FLOOR_RISE * np.where(limited, width, 1.0)
+    risen, rising = smoothstep(beyond / rise)
+    below, share = _positive_part(average - energies, FLOOR_WIDTH)
+    return risen * below, -risen * share, rising / rise * below
 
 
 def _positive_part(x: FloatArray, width: float) -> tuple[FloatArray, FloatArray]:
@@ -248,18 +284,12 @@ class PessimisticEnergies:
         assert self._known is not None
         z = self._z_index[atoms]
         known, std = self._known[z], np.sqrt(variances)
-        added, slope = penalty(std, known, self._net.relative_width[z] * known, self._kappa)
-        by_variance = np.divide(slope, 2.0 * std, out=np.zeros_like(slope), where=slope > 0)
-        # never closed where there is nothing to go by
-        low = known**2
-        span = np.where(np.isfinite(low), (FLOOR_FACTOR**2 - 1.0) * low, 1.0)
-        closed, closing = smoothstep((variances - low) / span)
-        lift, share = _positive_part(self._net.average[z] - energies, FLOOR_WIDTH)
-        return (
-            energies + added + closed * lift,
-            1.0 - closed * share,
-            by_variance + closing / span * lift,
-        )
+        width = self._net.relative_width[z] * known
+        bound, by_std = penalty(std, known, width, self._kappa)
+        lift, by_energy, lift_by_std = floor(std, energies, known, width, self._net.average[z])
+        by_std += lift_by_std
+        by_variance = np.divide(by_std, 2.0 * std, out=np.zeros_like(std), where=by_std > 0)
+        return energies + bound + lift, 1.0 + by_energy, by_variance
 
     def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
         """Add the derivative through the damping."""

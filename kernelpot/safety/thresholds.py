@@ -21,9 +21,12 @@ from kernelpot.safety.damping import Damping, damping
 
 # Standard deviations by which unknown environments are held to be worse than predicted.
 KAPPA = 3.0
-# Environments count as known up to this quantile of the std of the atoms of the data, and to
-# so much more where this is not beyond some std: atoms that count as known may sink by it.
-QUANTILE, MARGIN, LARGEST_WITH_MARGIN = 0.999, 1.25, 0.1
+# Environments count as known up to this quantile of the std of atoms of the data ...
+QUANTILE = 0.999
+# ... and to so much more where that is of so many atoms that neither sparse points nor known
+# sites were chosen from, as of new structures of the same kind some reach further. Where there
+# are not, structures are left out in turn, which with few of them asks for more than enough.
+MARGIN, ENOUGH_ATOMS = 1.5, 200
 # Of the prior std, environments count as known at most up to this share, so that there is
 # something left to go by, and at least to this, or rounding would count.
 LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
@@ -150,6 +153,7 @@ def learn_safety_net(
     local: LocalModel,
     known: TriangularFactor,
     structures: Sequence[Atoms],
+    unseen: Sequence[Atoms],
     d_min: Mapping[Pair, float],
     *,
     n_threads: int = 1,
@@ -163,6 +167,8 @@ def learn_safety_net(
         Of the labels, with the local energies of `structures` taken as known.
     structures : sequence of ase.Atoms
         Of the data, with atoms of all species.
+    unseen : sequence of ase.Atoms
+        Of the data, but neither among these nor seen by the choice of sparse points.
     d_min : mapping of (Z, Z') to float
         Distances that scale the damping [Å].
     n_threads : int
@@ -172,9 +178,15 @@ def learn_safety_net(
     SafetyNet
     """
     species = local.species
-    numbers = np.concatenate([atoms.numbers for atoms in structures])
-    stds = np.concatenate(left_out_std(known, local.design, structures))
-    of_data = np.array([np.quantile(stds[numbers == z], QUANTILE) for z in species])
+    left_out = _of_species(structures, left_out_std(known, local.design, structures), species)
+    held_out = _of_species(unseen, [_std(local, a, n_threads) for a in unseen], species)
+    is_enough = np.array([len(stds) >= ENOUGH_ATOMS for stds in held_out])
+    of_data = np.array(
+        [
+            np.quantile(held if enough else np.concatenate([left, held]), QUANTILE)
+            for left, held, enough in zip(left_out, held_out, is_enough, strict=True)
+        ]
+    )
     prior_std = typical_prior_std(local, species, structures)
     limits = np.empty(len(species))
     notes = []
@@ -183,13 +195,26 @@ def learn_safety_net(
             limits[z] = np.inf
             note = "outside the net, as no term has energies of single atoms"
         else:
-            limits[z], note = _known(float(of_data[z]), float(prior_std[z]))
+            limits[z], note = _known(float(of_data[z]), float(prior_std[z]), is_enough[z])
         notes.append(f"{chemical_symbols[number]}: {note}")
     width = np.full(len(species), RELATIVE_WIDTH)
     average, contact = _local_energies(local, structures, n_threads)
     return SafetyNet(
         limits, width, average, contact, dict(d_min), of_data, prior_std, "; ".join(notes)
     )
+
+
+def _std(local: LocalModel, atoms: Atoms, n_threads: int) -> FloatArray:
+    return gate_std(local, System.of([atoms], local.r_cut), n_threads=n_threads)
+
+
+def _of_species(
+    structures: Sequence[Atoms], stds: Sequence[FloatArray], species: Sequence[int]
+) -> list[FloatArray]:
+    """Standard deviations of all atoms of each species."""
+    numbers = np.concatenate([np.empty(0, dtype=int), *(atoms.numbers for atoms in structures)])
+    values = np.concatenate([np.empty(0), *stds])
+    return [values[numbers == z] for z in species]
 
 
 def _local_energies(
@@ -217,16 +242,13 @@ def _local_energies(
     return average, largest + KAPPA * np.array([prior_std.get(z, 0.0) for z in species])
 
 
-def _known(std_of_data: float, prior_std: float) -> tuple[float, str]:
+def _known(std_of_data: float, prior_std: float, held_out: bool) -> tuple[float, str]:
     """Up to what local std environments of a species count as known, and why [eV]."""
-    known = max(
-        std_of_data,
-        min(MARGIN * std_of_data, LARGEST_WITH_MARGIN),
-        SMALLEST_SHARE_OF_PRIOR * prior_std,
-    )
+    known = max(std_of_data * (MARGIN if held_out else 1.0), SMALLEST_SHARE_OF_PRIOR * prior_std)
+    how = "held out" if held_out else "their structures left out in turn"
     note = (
         f"{100 * QUANTILE:g} % of the atoms of the data have a local std below {std_of_data:.3g} "
-        "eV, their structures left out in turn"
+        f"eV, {how}"
     )
     limit = LARGEST_SHARE_OF_PRIOR * prior_std
     if known <= limit:

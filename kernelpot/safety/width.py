@@ -4,7 +4,8 @@ Beyond what is known the energy grows with the local standard deviation. If that
 quickly as an atom leaves its data, so does the energy, within a few hundredths of an
 ångström: forces are still its exact derivatives, but no ordinary time step follows them. So
 single atoms are moved out of training structures, and the onset of the penalty is widened
-until the energy it adds is no stiffer than what time steps are made for.
+until the energy it adds, that of the floor included, is no stiffer than what time steps are
+made for.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from ase.geometry import get_distances
 
 from kernelpot.common.types import FloatArray
 from kernelpot.data.system import System
+from kernelpot.gp.blend import AsItIs
 from kernelpot.gp.local import LocalModel
-from kernelpot.safety.gate import penalty
-from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet, gate_std
+from kernelpot.safety.gate import floor, penalty
+from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet
 
-# The stiffest vibration of the moved atom that the penalty should add [rad/fs]: a period of
-# 6.3 fs, a dozen steps of the 0.5 fs that are usual with hydrogen.
-MAX_FREQUENCY = 1.0
-# Widths that are tried, in multiples of the std that counts as known. Larger ones weaken the
-# penalty far out more than they soften it.
-WIDTHS = (RELATIVE_WIDTH, 0.7, 1.0)
-# So many atoms of each species are moved, so far, in such steps [Å].
-MOVED_ATOMS, DISTANCE, STEP = 6, 1.6, 0.08
+# The stiffest vibration of the moved atom that the net may add [rad/fs]: that of a C-H stretch,
+# which time steps resolve anyway.
+MAX_FREQUENCY = 0.6
+# Widths that are tried, in multiples of the std that counts as known.
+WIDTHS = (RELATIVE_WIDTH, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
+# So many atoms of each species are moved, fewer in large structures, so far and in such steps.
+MOVED_ATOMS, MIN_MOVED_ATOMS, ATOMS = 6, 2, 400
+DISTANCE, STEP = 1.2, 0.04  # [Å]
 # The fastest quarter of the paths of a species does not count: some lead into the core of
-# another atom, where no penalty is gentle enough.
+# another atom, where nothing is gentle enough.
 QUANTILE = 0.75
 
 
@@ -45,7 +47,7 @@ def widened(
     *,
     n_threads: int = 1,
 ) -> SafetyNet:
-    """Return the net with a penalty gentle enough for molecular dynamics.
+    """Return the net that sets in gently enough for molecular dynamics.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def widened(
     for width in WIDTHS:
         found = max(
             np.quantile(
-                [_frequency(net.std_known, width, path) for path in paths],
+                [_frequency(net, width, path) for path in paths],
                 QUANTILE,
                 method="lower",
             )
@@ -99,19 +101,23 @@ class _Path:
         Of the atom [amu].
     z_index : ndarray of shape (n_atoms,)
         Species index of all atoms.
-    stds : ndarray of shape (n_steps, n_atoms)
-        Their local std [eV].
+    energies, stds : ndarray of shape (n_steps, n_atoms)
+        Their local energies and std [eV].
     """
 
     mass: float
     z_index: npt.NDArray[np.int64]
+    energies: FloatArray
     stds: FloatArray
 
 
-def _frequency(std_known: FloatArray, relative_width: float, path: _Path) -> float:
-    """Fastest vibration that the penalty adds along a path [rad/fs]."""
-    known = np.broadcast_to(std_known[path.z_index], path.stds.shape)
-    added = penalty(path.stds, known, relative_width * known)[0].sum(axis=1)
+def _frequency(net: SafetyNet, relative_width: float, path: _Path) -> float:
+    """Fastest vibration that the net adds along a path [rad/fs]."""
+    known = np.broadcast_to(net.std_known[path.z_index], path.stds.shape)
+    width = relative_width * known
+    bound = penalty(path.stds, known, width)[0]
+    lift = floor(path.stds, path.energies, known, width, net.average[path.z_index])[0]
+    added = (bound + lift).sum(axis=1)
     stiffness = np.abs(np.diff(added, 2)).max(initial=0.0) / STEP**2
     return float(np.sqrt(stiffness / path.mass) * units.fs)
 
@@ -127,21 +133,27 @@ def _ways_out(
     """Paths of some atoms of a species."""
     rng = np.random.default_rng(number)
     holders = [s for s in structures if len(s) > 1 and number in s.numbers]
+    size = max((len(atoms) for atoms in holders), default=1)
+    n_paths = min(int(np.clip(ATOMS // size, MIN_MOVED_ATOMS, MOVED_ATOMS)), len(holders))
     paths = []
-    for k in np.linspace(0, len(holders) - 1, min(MOVED_ATOMS, len(holders))).astype(int):
+    for k in np.linspace(0, len(holders) - 1, n_paths).astype(int):
         atoms = holders[k].copy()
         atoms.calc = None
         atom = int(rng.choice(np.flatnonzero(atoms.numbers == number)))
         direction = _away_from_nearest(atoms, atom)
-        stds = []
+        energies, stds = [], []
         for _ in range(round(DISTANCE / STEP)):
             system = System.of([atoms], local.r_cut)
-            stds.append(gate_std(local, system, n_threads=n_threads))
+            found = local.evaluate(system, gradient=False, blend=AsItIs(), n_threads=n_threads)
+            assert found.bound is not None
+            energies.append(found.energies)
+            stds.append(np.sqrt(found.bound))
             atoms.positions[atom] += STEP * direction
             if _collides(net, atoms, atom):
                 break
         z_index = System.of([atoms], local.r_cut).z_index(species)
-        paths.append(_Path(float(atomic_masses[number]), z_index, np.array(stds)))
+        mass = float(atomic_masses[number])
+        paths.append(_Path(mass, z_index, np.array(energies), np.array(stds)))
     return paths
 
 

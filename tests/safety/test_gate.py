@@ -14,7 +14,7 @@ from kernelpot.md.dynamics import energy_drift
 from kernelpot.safety.damping import Damping
 from kernelpot.safety.gate import (
     CONTACT_WIDTH,
-    FLOOR_FACTOR,
+    FLOOR_RISE,
     FLOOR_WIDTH,
     GateClosedError,
     GateWarning,
@@ -217,8 +217,7 @@ def test_the_energy_is_that_of_the_formula(potential, distances, kappa):
     assert np.all(x > 0)
     raised = local + kappa * x**3 / (x + net.relative_width[z] * net.std_known[z]) ** 2
     if kappa:
-        share = (exact_std(potential, atoms) / net.std_known[z]) ** 2 - 1
-        t = np.minimum(share / (FLOOR_FACTOR**2 - 1), 1.0)
+        t = np.minimum(x / (FLOOR_RISE * net.relative_width[z] * net.std_known[z]), 1.0)
         under = net.average[z] - local
         step = t**3 * (10 - 15 * t + 6 * t**2)
         raised += step * 0.5 * (under + np.sqrt(under**2 + FLOOR_WIDTH**2))
