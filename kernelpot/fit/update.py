@@ -99,9 +99,9 @@ def update(
     local, offset = solution_of(factor, sites_known, design)
     if add_sparse:
         safety = learn_safety_net(
-            local, sites_known, sites, model.safety.d_min, n_threads=n_threads
+            local, sites_known, sites, [], model.safety.d_min, n_threads=n_threads
         )
-        safety = replace(safety, relative_width=model.safety.relative_width)
+        safety = replace(safety, width=model.safety.width)
     else:
         safety = model.safety.raised(local, structures, n_threads=n_threads)
     updated = replace(

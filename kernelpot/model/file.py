@@ -225,7 +225,7 @@ def _safety_from_version_3(safety: Mapping[str, Any]) -> dict[str, Any]:
     known = [None if low is None else 0.5 * low for low in safety["std_low"]]
     return {
         "std_known": known,
-        "relative_width": [RELATIVE_WIDTH] * len(known),
+        "width": [None if s is None else RELATIVE_WIDTH * s for s in known],
         # not known: no floor
         "average": [NO_FLOOR] * len(known),
         "contact": safety["fallback"],

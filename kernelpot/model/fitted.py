@@ -345,7 +345,7 @@ class FittedModel:
             "gate": {
                 **{
                     name: dict(zip(symbols, getattr(self.safety, name).tolist(), strict=True))
-                    for name in ("std_known", "relative_width", "average", "contact")
+                    for name in ("std_known", "width", "average", "contact")
                 },
                 "origin": self.safety.note,
             },

@@ -109,7 +109,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     lines += ["", "Safety net (on in calculators): energies beyond the data are pessimistic ones"]
     lines += [
         f"  {s}: known up to a local std of {known:.4f} eV; beyond, the penalty sets in over "
-        f"{gate['relative_width'][s] * known:.4f} eV"
+        f"{gate['width'][s]:.4f} eV"
         for s, known in gate["std_known"].items()
     ]
     lines.append(f"  {gate['origin']}")

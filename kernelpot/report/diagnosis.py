@@ -267,7 +267,7 @@ def _thresholds(potential: KernelPotential) -> dict[str, dict[str, float]]:
     return {
         chemical_symbols[z]: {
             "std_known": float(known[k]),
-            "width": float(model.safety.relative_width[k] * known[k]),
+            "width": float(model.safety.width[k]),
         }
         for k, z in enumerate(model.species)
     }

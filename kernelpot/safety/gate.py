@@ -53,7 +53,7 @@ from kernelpot.safety.thresholds import KAPPA, SafetyNet
 NOTICEABLE = 1e-3
 # Beyond this energy the penalty of an atom grows as its logarithm [eV]: about that of a bond,
 # shared by two atoms.
-BOND_ENERGY = 1.0
+BOND_ENERGY = 2.0
 # Multiple of the width of the penalty over which the floor rises.
 FLOOR_RISE = 2.0
 # Widths of the smooth positive part, at the floor and at contact [eV].
@@ -284,7 +284,7 @@ class PessimisticEnergies:
         assert self._known is not None
         z = self._z_index[atoms]
         known, std = self._known[z], np.sqrt(variances)
-        width = self._net.relative_width[z] * known
+        width = self._net.width[z]
         bound, by_std = penalty(std, known, width, self._kappa)
         lift, by_energy, lift_by_std = floor(std, energies, known, width, self._net.average[z])
         by_std += lift_by_std

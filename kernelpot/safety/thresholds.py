@@ -25,8 +25,9 @@ KAPPA = 3.0
 QUANTILE = 0.999
 # ... and to so much more where that is of so many atoms that neither sparse points nor known
 # sites were chosen from, as of new structures of the same kind some reach further. Where there
-# are not, structures are left out in turn, which with few of them asks for more than enough.
-MARGIN, ENOUGH_ATOMS = 1.5, 200
+# are not, structures are left out in turn, and the atoms of half a structure may lie beyond: a
+# structure that is like no other must not decide what counts as known.
+MARGIN, ENOUGH_ATOMS, ODD_STRUCTURES = 1.5, 200, 0.5
 # Of the prior std, environments count as known at most up to this share, so that there is
 # something left to go by, and at least to this, or rounding would count.
 LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
@@ -47,8 +48,8 @@ class SafetyNet:
     std_known : ndarray of shape (n_species,)
         Local standard deviation up to which environments count as known [eV]; infinite for
         a species whose atoms have no energies of their own.
-    relative_width : ndarray of shape (n_species,)
-        Multiple of `std_known` over which the penalty sets in beyond it.
+    width : ndarray of shape (n_species,)
+        Over what the penalty sets in beyond that [eV].
     average : ndarray of shape (n_species,)
         Mean local energy of the atoms of the data, beyond e0 and baseline [eV].
     contact : ndarray of shape (n_species,)
@@ -64,7 +65,7 @@ class SafetyNet:
     """
 
     std_known: FloatArray
-    relative_width: FloatArray
+    width: FloatArray
     average: FloatArray
     contact: FloatArray
     d_min: Mapping[Pair, float]
@@ -81,7 +82,7 @@ class SafetyNet:
         """
         return {
             "std_known": self.std_known.tolist(),
-            "relative_width": self.relative_width.tolist(),
+            "width": [None if np.isinf(w) else w for w in self.width.tolist()],
             "average": self.average.tolist(),
             "contact": self.contact.tolist(),
             "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
@@ -105,7 +106,7 @@ class SafetyNet:
         return cls(
             # JSON has no infinity
             np.array([np.inf if s is None else s for s in data["std_known"]], dtype=float),
-            np.array(data["relative_width"], dtype=float),
+            np.array([np.inf if w is None else w for w in data["width"]], dtype=float),
             np.array(data["average"], dtype=float),
             np.array(data["contact"], dtype=float),
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
@@ -181,9 +182,10 @@ def learn_safety_net(
     left_out = _of_species(structures, left_out_std(known, local.design, structures), species)
     held_out = _of_species(unseen, [_std(local, a, n_threads) for a in unseen], species)
     is_enough = np.array([len(stds) >= ENOUGH_ATOMS for stds in held_out])
+    of_few = min(QUANTILE, 1.0 - ODD_STRUCTURES / len(structures))
     of_data = np.array(
         [
-            np.quantile(held if enough else np.concatenate([left, held]), QUANTILE)
+            np.quantile(held, QUANTILE) if enough else np.quantile([*left, *held], of_few)
             for left, held, enough in zip(left_out, held_out, is_enough, strict=True)
         ]
     )
@@ -195,9 +197,13 @@ def learn_safety_net(
             limits[z] = np.inf
             note = "outside the net, as no term has energies of single atoms"
         else:
+            quantile, how = of_few, "their structures left out in turn"
+            if is_enough[z]:
+                quantile, how = QUANTILE, "held out"
             limits[z], note = _known(float(of_data[z]), float(prior_std[z]), is_enough[z])
+            note = f"{100 * quantile:.3g} % of its atoms, {how}, {note}"
         notes.append(f"{chemical_symbols[number]}: {note}")
-    width = np.full(len(species), RELATIVE_WIDTH)
+    width = RELATIVE_WIDTH * limits
     average, contact = _local_energies(local, structures, n_threads)
     return SafetyNet(
         limits, width, average, contact, dict(d_min), of_data, prior_std, "; ".join(notes)
@@ -245,11 +251,7 @@ def _local_energies(
 def _known(std_of_data: float, prior_std: float, held_out: bool) -> tuple[float, str]:
     """Up to what local std environments of a species count as known, and why [eV]."""
     known = max(std_of_data * (MARGIN if held_out else 1.0), SMALLEST_SHARE_OF_PRIOR * prior_std)
-    how = "held out" if held_out else "their structures left out in turn"
-    note = (
-        f"{100 * QUANTILE:g} % of the atoms of the data have a local std below {std_of_data:.3g} "
-        f"eV, {how}"
-    )
+    note = f"have a local std below {std_of_data:.3g} eV"
     limit = LARGEST_SHARE_OF_PRIOR * prior_std
     if known <= limit:
         return known, note

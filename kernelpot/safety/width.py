@@ -1,11 +1,10 @@
-"""Over what the penalty sets in: a steep one shakes atoms faster than time steps resolve.
+"""Over what the net sets in: a steep onset shakes atoms faster than time steps resolve.
 
 Beyond what is known the energy grows with the local standard deviation. If that rises
 quickly as an atom leaves its data, so does the energy, within a few hundredths of an
 ångström: forces are still its exact derivatives, but no ordinary time step follows them. So
-single atoms are moved out of training structures, and the onset of the penalty is widened
-until the energy it adds, that of the floor included, is no stiffer than what time steps are
-made for.
+single atoms are moved out of training structures, and the onset is as wide as the standard
+deviations of atoms around grow while a thermal atom moves on for some femtoseconds.
 """
 
 from __future__ import annotations
@@ -21,16 +20,14 @@ from ase.geometry import get_distances
 
 from kernelpot.common.types import FloatArray
 from kernelpot.data.system import System
-from kernelpot.gp.blend import AsItIs
 from kernelpot.gp.local import LocalModel
-from kernelpot.safety.gate import floor, penalty
-from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet
+from kernelpot.safety.thresholds import SafetyNet, gate_std
 
-# The stiffest vibration of the moved atom that the net may add [rad/fs]: that of a C-H stretch,
-# which time steps resolve anyway.
-MAX_FREQUENCY = 0.6
-# Widths that are tried, in multiples of the std that counts as known.
-WIDTHS = (RELATIVE_WIDTH, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
+# The net sets in over so long [fs] a motion of thermal atoms at this temperature [K]: one and a
+# half periods of a C-H stretch, thirty of the steps that resolve it.
+ONSET, TEMPERATURE = 15.0, 500.0
+# Standard deviations that are near the onset, in multiples of what counts as known.
+NEAR_ONSET = (0.5, 2.0)
 # So many atoms of each species are moved, fewer in large structures, so far and in such steps.
 MOVED_ATOMS, MIN_MOVED_ATOMS, ATOMS = 6, 2, 400
 DISTANCE, STEP = 1.2, 0.04  # [Å]
@@ -62,33 +59,22 @@ def widened(
     Returns
     -------
     SafetyNet
-        With the smallest `relative_width`, one for all species, that keeps the
-        frequencies of moved atoms below `MAX_FREQUENCY`; the best one if none does.
+        With widths not smaller than before.
     """
-    limited = np.isfinite(net.std_known)
     ways = [
         _ways_out(net, local, species, structures, z, n_threads)
-        for z, has_limit in zip(species, limited, strict=True)
-        if has_limit
+        for z, known in zip(species, net.std_known, strict=True)
+        if np.isfinite(known)
     ]
-    if not any(ways):
-        return net
-    fastest, chosen = np.inf, RELATIVE_WIDTH
-    for width in WIDTHS:
-        found = max(
-            np.quantile(
-                [_frequency(net, width, path) for path in paths],
-                QUANTILE,
-                method="lower",
-            )
+    width = net.width.copy()
+    for z in np.flatnonzero(np.isfinite(net.std_known)).tolist():
+        rates = [
+            np.quantile([_rate(net, z, path) for path in paths], QUANTILE, method="lower")
             for paths in ways
             if paths
-        )
-        if found < fastest:
-            fastest, chosen = found, width
-        if found <= MAX_FREQUENCY:
-            break
-    return replace(net, relative_width=np.full(len(species), chosen))
+        ]
+        width[z] = max(width[z], ONSET * max(rates, default=0.0))
+    return replace(net, width=width)
 
 
 @dataclass(frozen=True)
@@ -101,25 +87,23 @@ class _Path:
         Of the atom [amu].
     z_index : ndarray of shape (n_atoms,)
         Species index of all atoms.
-    energies, stds : ndarray of shape (n_steps, n_atoms)
-        Their local energies and std [eV].
+    stds : ndarray of shape (n_steps, n_atoms)
+        Their local std [eV].
     """
 
     mass: float
     z_index: npt.NDArray[np.int64]
-    energies: FloatArray
     stds: FloatArray
 
 
-def _frequency(net: SafetyNet, relative_width: float, path: _Path) -> float:
-    """Fastest vibration that the net adds along a path [rad/fs]."""
-    known = np.broadcast_to(net.std_known[path.z_index], path.stds.shape)
-    width = relative_width * known
-    bound = penalty(path.stds, known, width)[0]
-    lift = floor(path.stds, path.energies, known, width, net.average[path.z_index])[0]
-    added = (bound + lift).sum(axis=1)
-    stiffness = np.abs(np.diff(added, 2)).max(initial=0.0) / STEP**2
-    return float(np.sqrt(stiffness / path.mass) * units.fs)
+def _rate(net: SafetyNet, z: int, path: _Path) -> float:
+    """Fastest growth of the std of an atom of a species near the onset [eV/fs]."""
+    stds = path.stds[:, path.z_index == z]
+    low, high = (factor * net.std_known[z] for factor in NEAR_ONSET)
+    middle = 0.5 * (stds[1:] + stds[:-1])
+    slopes = np.abs(np.diff(stds, axis=0))[(middle > low) & (middle < high)] / STEP
+    speed = np.sqrt(units.kB * TEMPERATURE / path.mass) * units.fs
+    return float(slopes.max(initial=0.0) * speed)
 
 
 def _ways_out(
@@ -141,19 +125,16 @@ def _ways_out(
         atoms.calc = None
         atom = int(rng.choice(np.flatnonzero(atoms.numbers == number)))
         direction = _away_from_nearest(atoms, atom)
-        energies, stds = [], []
+        stds = []
         for _ in range(round(DISTANCE / STEP)):
             system = System.of([atoms], local.r_cut)
-            found = local.evaluate(system, gradient=False, blend=AsItIs(), n_threads=n_threads)
-            assert found.bound is not None
-            energies.append(found.energies)
-            stds.append(np.sqrt(found.bound))
+            stds.append(gate_std(local, system, n_threads=n_threads))
             atoms.positions[atom] += STEP * direction
             if _collides(net, atoms, atom):
                 break
         z_index = System.of([atoms], local.r_cut).z_index(species)
         mass = float(atomic_masses[number])
-        paths.append(_Path(mass, z_index, np.array(energies), np.array(stds)))
+        paths.append(_Path(mass, z_index, np.array(stds)))
     return paths
 
 

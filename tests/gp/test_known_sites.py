@@ -17,11 +17,12 @@ from kernelpot.gp.known_sites import (
 )
 from kernelpot.gp.local import local_features
 from kernelpot.safety.thresholds import (
+    ENOUGH_ATOMS,
     LARGEST_SHARE_OF_PRIOR,
-    LARGEST_WITH_MARGIN,
     MARGIN,
     QUANTILE,
     gate_std,
+    learn_safety_net,
 )
 from tests.conftest import label, rattled_alloy
 
@@ -152,9 +153,28 @@ def test_what_counts_as_known_is_a_quantile_of_the_sites_left_out(potential, lab
     prior = np.sqrt(sum(term.delta**2 for term in potential.terms))
     for z, known in zip(model.species, model.safety.std_known, strict=True):
         quantile = np.quantile(stds[numbers == z], QUANTILE)
-        expected = max(quantile, min(MARGIN * quantile, LARGEST_WITH_MARGIN))
-        assert expected < LARGEST_SHARE_OF_PRIOR * prior
-        assert known == pytest.approx(expected, rel=1e-9)
+        assert quantile < LARGEST_SHARE_OF_PRIOR * prior
+        assert known == pytest.approx(quantile, rel=1e-9)
+
+
+def test_enough_atoms_that_were_held_out_tell_what_counts_as_known(potential):
+    model = potential.model
+    unseen = [rattled_alloy(100 + seed, (2, 2, 2), 0.2) for seed in range(14)]
+    structures = [rattled_alloy(seed, (1, 1, 1)) for seed in range(6)]
+    net = learn_safety_net(model.local, model.known, structures, unseen, {})
+    numbers = np.concatenate([atoms.numbers for atoms in unseen])
+    stds = np.concatenate([gate_std(model.local, model.system(atoms)) for atoms in unseen])
+    for z, number in enumerate(model.species):
+        own = stds[numbers == number]
+        assert len(own) >= ENOUGH_ATOMS / 2
+        if len(own) >= ENOUGH_ATOMS:
+            assert net.std_of_data[z] == pytest.approx(np.quantile(own, QUANTILE))
+            assert net.std_known[z] == pytest.approx(MARGIN * net.std_of_data[z])
+            assert "held out" in net.note
+    assert np.sum(numbers == 29) >= ENOUGH_ATOMS
+    # too few: they count beside those whose structures are left out in turn
+    few = learn_safety_net(model.local, model.known, structures, unseen[:1], {})
+    np.testing.assert_array_equal(few.std_known, few.std_of_data)
 
 
 # ---- updates and files ---------------------------------------------------------------------

@@ -13,6 +13,7 @@ from kernelpot.data.neighbors import neighbor_list
 from kernelpot.md.dynamics import energy_drift
 from kernelpot.safety.damping import Damping
 from kernelpot.safety.gate import (
+    BOND_ENERGY,
     CONTACT_WIDTH,
     FLOOR_RISE,
     FLOOR_WIDTH,
@@ -92,7 +93,8 @@ def test_the_penalty_sets_in_with_value_slope_and_curvature_zero():
     # a cubic onset: each derivative up to the second goes to zero with x
     x = width * np.array([1e-1, 1e-2, 1e-3])
     value, slope = added(x)
-    np.testing.assert_allclose(value, kappa * x**3 / (x + width) ** 2, rtol=1e-10)
+    bound = kappa * x**3 / (x + width) ** 2
+    np.testing.assert_allclose(value, BOND_ENERGY * np.log1p(bound / BOND_ENERGY), rtol=1e-10)
     assert np.all(value <= kappa * x**3 / width**2)
     assert np.all(slope <= 3 * kappa * x**2 / width**2)
     step = 1e-4 * x
@@ -112,7 +114,7 @@ def test_the_slope_of_the_penalty_is_its_derivative(width, kappa):
     np.testing.assert_allclose(added(x, **options)[1], numerical, rtol=1e-6, atol=1e-8)
 
 
-def test_the_penalty_grows_ever_on_to_kappa_standard_deviations():
+def test_the_penalty_grows_ever_on_as_kappa_standard_deviations_and_then_their_logarithm():
     width, kappa = 0.05, 3.0
     value, slope = added(np.linspace(1e-4, 5.0, 3000))
     assert np.all(np.diff(value) > 0)
@@ -120,13 +122,14 @@ def test_the_penalty_grows_ever_on_to_kappa_standard_deviations():
     far = np.array([1e2, 1e3])
     value, slope = added(far)
     # x^3 / (x + w)^2 = x - 2 w + 3 w^2 / x - ...
-    np.testing.assert_allclose(value, kappa * (far - 2 * width), atol=4 * kappa * width**2 / 1e2)
-    np.testing.assert_allclose(slope, kappa, rtol=1e-6)
+    expected = BOND_ENERGY * np.log(kappa * (far - 2 * width) / BOND_ENERGY)
+    np.testing.assert_allclose(value, expected, atol=BOND_ENERGY**2 / (kappa * 1e2) * 1.01)
+    np.testing.assert_allclose(slope, BOND_ENERGY / far, rtol=1e-2)
     # nowhere more than all of what is not known, nowhere less than that but for 2 w
     x = np.linspace(0.0, 5.0, 1000)
-    value = added(x)[0]
-    assert np.all(value <= kappa * x)
-    assert np.all(value >= kappa * (x - 2 * width))
+    bound = BOND_ENERGY * np.expm1(added(x)[0] / BOND_ENERGY)
+    assert np.all(bound <= kappa * x * (1 + 1e-12))
+    assert np.all(bound >= kappa * (x - 2 * width))
 
 
 def test_nothing_is_added_without_a_limit():
@@ -215,7 +218,8 @@ def test_the_energy_is_that_of_the_formula(potential, distances, kappa):
     z = model.species.index(29)
     x = exact_std(potential, atoms) - net.std_known[z]
     assert np.all(x > 0)
-    raised = local + kappa * x**3 / (x + net.relative_width[z] * net.std_known[z]) ** 2
+    bound = kappa * x**3 / (x + net.relative_width[z] * net.std_known[z]) ** 2
+    raised = local + BOND_ENERGY * np.log1p(bound / BOND_ENERGY)
     if kappa:
         t = np.minimum(x / (FLOOR_RISE * net.relative_width[z] * net.std_known[z]), 1.0)
         under = net.average[z] - local

@@ -7,8 +7,8 @@ import pytest
 from ase import units
 
 from kernelpot.datasets import load_ethanol
-from kernelpot.safety.gate import penalty
-from kernelpot.safety.thresholds import KAPPA, RELATIVE_WIDTH
+from kernelpot.safety.gate import floor, penalty
+from kernelpot.safety.thresholds import KAPPA, RELATIVE_WIDTH, SafetyNet
 from kernelpot.safety.width import (
     MAX_FREQUENCY,
     STEP,
@@ -21,12 +21,20 @@ from kernelpot.safety.width import (
 from tests.conftest import rattled_alloy
 
 
+def net_of(known, average=-1e6):
+    """A net of given limits."""
+    known = np.asarray(known, dtype=float)
+    ones = np.ones_like(known)
+    return SafetyNet(known, 0.5 * ones, average * ones, ones, {}, known, ones)
+
+
 @pytest.mark.parametrize("relative_width", [0.5, 1.0])
 def test_the_frequency_is_that_of_the_stiffest_part_of_the_onset(relative_width):
     known, rise, mass = 0.1, 0.02, 12.0  # the std rises by so much per ångström
     s = STEP * np.arange(200)
-    path = _Path(mass, np.array([0]), (0.9 * known + rise * s)[:, None])
-    found = _frequency(np.array([known]), relative_width, path)
+    stds = (0.9 * known + rise * s)[:, None]
+    path = _Path(mass, np.array([0]), np.zeros_like(stds), stds)
+    found = _frequency(net_of([known]), relative_width, path)
     # the curvature of x^3 / (x + w)^2 is 6 u (1 - u)^3 / w with u = x / (x + w): at most 81 / 128 w
     stiffness = KAPPA * 81 / (128 * relative_width * known) * rise**2
     assert found == pytest.approx(np.sqrt(stiffness / mass) * units.fs, rel=5e-3)
@@ -36,20 +44,38 @@ def test_atoms_of_all_species_on_a_path_add_up():
     known, rise, mass = np.array([0.1, 0.3]), 0.02, 12.0
     s = STEP * np.arange(100)
     stds = np.stack([0.1 + rise * s, 0.05 + 0 * s, 0.3 + 3 * rise * s], axis=1)
-    path = _Path(mass, np.array([0, 0, 1]), stds)
+    path = _Path(mass, np.array([0, 0, 1]), np.zeros_like(stds), stds)
     added = sum(
         penalty(stds[:, k], np.full_like(s, known[z]), np.full_like(s, 0.5 * known[z]))[0]
         for k, z in ((0, 0), (2, 1))
     )
     stiffness = np.abs(np.diff(added, 2)).max() / STEP**2
     expected = np.sqrt(stiffness / mass) * units.fs
-    assert _frequency(known, 0.5, path) == pytest.approx(expected, rel=1e-12)
+    assert _frequency(net_of(known), 0.5, path) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_floor_counts_too():
+    known, rise, mass, height = 0.1, 0.02, 12.0, 2.0
+    s = STEP * np.arange(500)
+    stds = (0.9 * known + rise * s)[:, None]
+    path = _Path(mass, np.array([0]), np.full_like(stds, -height), stds)
+    added = [
+        part(stds[:, 0], *more, np.full_like(s, known), np.full_like(s, 0.5 * known), *last)[0]
+        for part, more, last in (
+            (penalty, (), ()),
+            (floor, (np.full_like(s, -height),), (np.zeros_like(s),)),
+        )
+    ]
+    stiffness = np.abs(np.diff(sum(added), 2)).max() / STEP**2
+    expected = np.sqrt(stiffness / mass) * units.fs
+    assert _frequency(net_of([known], 0.0), 0.5, path) == pytest.approx(expected, rel=1e-9)
+    assert expected > 1.5 * _frequency(net_of([known]), 0.5, path)
 
 
 def fastest(model, net, width, structures):
     """Of the three slower quarters of the ways out of each species, the fastest [rad/fs]."""
     return max(
-        np.quantile([_frequency(net.std_known, width, p) for p in paths], 0.75, method="lower")
+        np.quantile([_frequency(net, width, p) for p in paths], 0.75, method="lower")
         for z in model.species
         for paths in [_ways_out(net, model.local, model.species, structures, z, 1)]
     )
@@ -73,7 +99,7 @@ def test_the_smallest_width_that_is_gentle_enough_is_taken(potential, monkeypatc
     assert chosen(1.01 * found[0]) == WIDTHS[0]
     assert chosen(0.99 * found[0]) == WIDTHS[1]
     assert chosen(0.99 * found[1]) == WIDTHS[2]
-    assert chosen(0.5 * found[2]) == WIDTHS[2]  # the best there is
+    assert chosen(0.0) == WIDTHS[-1]  # the best there is
 
 
 def test_heavy_atoms_need_no_wider_onset_than_the_default(potential):
