@@ -23,9 +23,9 @@ from kernelpot.data.system import System
 from kernelpot.gp.local import LocalModel
 from kernelpot.safety.thresholds import SafetyNet, gate_std
 
-# The net sets in over so long [fs] a motion of thermal atoms at this temperature [K]: one and a
-# half periods of a C-H stretch, thirty of the steps that resolve it.
-ONSET, TEMPERATURE = 15.0, 500.0
+# The net sets in over so long [fs] a motion of thermal atoms at this temperature [K]: about a
+# period of a C-H stretch, twenty of the steps that resolve it.
+ONSET, TEMPERATURE = 10.0, 500.0
 # Standard deviations that are near the onset, in multiples of what counts as known.
 NEAR_ONSET = (0.5, 2.0)
 # So many atoms of each species are moved, fewer in large structures, so far and in such steps.

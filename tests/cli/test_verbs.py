@@ -257,8 +257,8 @@ def test_evaluation_through_the_gate(fitted, folder, tmp_path):
             found = json.loads(report.read_text())["forces_mae_ev_per_ang"]
             errors.setdefault(data.name, []).append(found)
     plain, gated = errors["train.xyz"]
-    # of the training data, one atom in a thousand is beyond, and not by much
-    assert gated == pytest.approx(plain, rel=1e-3)
+    # of so few training data some atoms are beyond, and not by much
+    assert plain < gated < 1.5 * plain
     plain, gated = errors["far.xyz"]
     assert gated != pytest.approx(plain, rel=0.05)
 

@@ -134,7 +134,7 @@ def test_a_newer_format_is_refused(path, monkeypatch):
         ("noise",),
         ("e0",),
         ("calibration",),
-        ("safety", "relative_width"),
+        ("safety", "width"),
         ("calibration", "novelty"),
         ("calibration", "floor"),
     ],

@@ -108,7 +108,7 @@ def test_summary_limits_and_atoms_beyond(written, potential, unseen):
     _, facts, page = written
     assert any(potential.summary() in words for words in page.words)
     gate = potential.describe()["gate"]
-    known, width = gate["std_known"], gate["relative_width"]
+    known, width = gate["std_known"], gate["width"]
     rows = {row[0]: row[1:] for row in page.rows if len(row) == 4 and row[0] in ("Al", "Cu")}
     counts = {"Al": 0, "Cu": 0}
     for frame in unseen:
@@ -119,7 +119,7 @@ def test_summary_limits_and_atoms_beyond(written, potential, unseen):
     for symbol in ("Al", "Cu"):
         of = sum(list(f.atoms.symbols).count(symbol) for f in unseen)
         assert rows[symbol][0] == f"{known[symbol]:.4f}"
-        assert rows[symbol][1] == f"{width[symbol] * known[symbol]:.4f}"
+        assert rows[symbol][1] == f"{width[symbol]:.4f}"
         assert rows[symbol][2] == f"{counts[symbol]} of {of}"
     assert facts["gated"]["n_atoms"] == sum(counts.values())
 

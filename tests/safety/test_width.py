@@ -6,107 +6,72 @@ import numpy as np
 import pytest
 from ase import units
 
+import kernelpot as kp
 from kernelpot.datasets import load_ethanol
-from kernelpot.safety.gate import floor, penalty
-from kernelpot.safety.thresholds import KAPPA, RELATIVE_WIDTH, SafetyNet
-from kernelpot.safety.width import (
-    MAX_FREQUENCY,
-    STEP,
-    WIDTHS,
-    _frequency,
-    _Path,
-    _ways_out,
-    widened,
-)
+from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet
+from kernelpot.safety.width import STEP, TEMPERATURE, _Path, _rate, _ways_out, widened
 from tests.conftest import rattled_alloy
 
 
-def net_of(known, average=-1e6):
+def net_of(known):
     """A net of given limits."""
     known = np.asarray(known, dtype=float)
     ones = np.ones_like(known)
-    return SafetyNet(known, 0.5 * ones, average * ones, ones, {}, known, ones)
+    return SafetyNet(known, 0.5 * known, ones, ones, {}, known, ones)
 
 
-@pytest.mark.parametrize("relative_width", [0.5, 1.0])
-def test_the_frequency_is_that_of_the_stiffest_part_of_the_onset(relative_width):
-    known, rise, mass = 0.1, 0.02, 12.0  # the std rises by so much per ångström
-    s = STEP * np.arange(200)
-    stds = (0.9 * known + rise * s)[:, None]
-    path = _Path(mass, np.array([0]), np.zeros_like(stds), stds)
-    found = _frequency(net_of([known]), relative_width, path)
-    # the curvature of x^3 / (x + w)^2 is 6 u (1 - u)^3 / w with u = x / (x + w): at most 81 / 128 w
-    stiffness = KAPPA * 81 / (128 * relative_width * known) * rise**2
-    assert found == pytest.approx(np.sqrt(stiffness / mass) * units.fs, rel=5e-3)
-
-
-def test_atoms_of_all_species_on_a_path_add_up():
-    known, rise, mass = np.array([0.1, 0.3]), 0.02, 12.0
-    s = STEP * np.arange(100)
-    stds = np.stack([0.1 + rise * s, 0.05 + 0 * s, 0.3 + 3 * rise * s], axis=1)
-    path = _Path(mass, np.array([0, 0, 1]), np.zeros_like(stds), stds)
-    added = sum(
-        penalty(stds[:, k], np.full_like(s, known[z]), np.full_like(s, 0.5 * known[z]))[0]
-        for k, z in ((0, 0), (2, 1))
+def test_the_rate_is_that_of_the_fastest_growth_near_the_onset_at_thermal_speed():
+    known, mass = np.array([0.1, 0.3]), 4.0
+    s = STEP * np.arange(40)
+    stds = np.stack(
+        [
+            0.02 + 0.1 * s,  # slow
+            np.where(s < 0.5, 0.1 + 0.2 * s, 0.2 + 5.0 * (s - 0.5)),  # fast, but far out
+            0.3 + 0.7 * s,  # another species
+        ],
+        axis=1,
     )
-    stiffness = np.abs(np.diff(added, 2)).max() / STEP**2
-    expected = np.sqrt(stiffness / mass) * units.fs
-    assert _frequency(net_of(known), 0.5, path) == pytest.approx(expected, rel=1e-9)
+    path = _Path(mass, np.array([0, 0, 1]), stds)
+    speed = np.sqrt(units.kB * TEMPERATURE / mass) * units.fs
+    assert _rate(net_of(known), 0, path) == pytest.approx(0.2 * speed, rel=1e-9)
+    assert _rate(net_of(known), 1, path) == pytest.approx(0.7 * speed, rel=1e-9)
+    # four times the mass, half the speed
+    heavy = _Path(4 * mass, path.z_index, stds)
+    assert _rate(net_of(known), 1, heavy) == pytest.approx(0.35 * speed, rel=1e-9)
+    assert _rate(net_of([50.0, 0.3]), 0, path) == 0.0  # never near its onset
 
 
-def test_the_floor_counts_too():
-    known, rise, mass, height = 0.1, 0.02, 12.0, 2.0
-    s = STEP * np.arange(500)
-    stds = (0.9 * known + rise * s)[:, None]
-    path = _Path(mass, np.array([0]), np.full_like(stds, -height), stds)
-    added = [
-        part(stds[:, 0], *more, np.full_like(s, known), np.full_like(s, 0.5 * known), *last)[0]
-        for part, more, last in (
-            (penalty, (), ()),
-            (floor, (np.full_like(s, -height),), (np.zeros_like(s),)),
-        )
-    ]
-    stiffness = np.abs(np.diff(sum(added), 2)).max() / STEP**2
-    expected = np.sqrt(stiffness / mass) * units.fs
-    assert _frequency(net_of([known], 0.0), 0.5, path) == pytest.approx(expected, rel=1e-9)
-    assert expected > 1.5 * _frequency(net_of([known]), 0.5, path)
-
-
-def fastest(model, net, width, structures):
-    """Of the three slower quarters of the ways out of each species, the fastest [rad/fs]."""
+def rates(model, net, structures, z):
+    """Of the three slower quarters of the ways out of each species, the fastest [eV/fs]."""
     return max(
-        np.quantile([_frequency(net, width, p) for p in paths], 0.75, method="lower")
-        for z in model.species
-        for paths in [_ways_out(net, model.local, model.species, structures, z, 1)]
+        np.quantile([_rate(net, z, p) for p in paths], 0.75, method="lower")
+        for number in model.species
+        for paths in [_ways_out(net, model.local, model.species, structures, number, 1)]
     )
 
 
-def test_the_smallest_width_that_is_gentle_enough_is_taken(potential, monkeypatch):
+def test_widths_grow_to_some_femtoseconds_of_motion_and_never_shrink(potential, monkeypatch):
     model = potential.model
     structures = [rattled_alloy(seed, (1, 1, 1)) for seed in range(6)]
-    found = [fastest(model, model.safety, width, structures) for width in WIDTHS]
-    assert found[0] > found[1] > found[2]
-
-    def chosen(limit):
-        monkeypatch.setattr("kernelpot.safety.width.MAX_FREQUENCY", limit)
-        net = widened(model.safety, model.local, model.species, structures)
-        np.testing.assert_array_equal(net.std_known, model.safety.std_known)
-        np.testing.assert_array_equal(net.contact, model.safety.contact)
-        assert len(net.relative_width) == len(model.species)
-        (width,) = set(net.relative_width.tolist())
-        return width
-
-    assert chosen(1.01 * found[0]) == WIDTHS[0]
-    assert chosen(0.99 * found[0]) == WIDTHS[1]
-    assert chosen(0.99 * found[1]) == WIDTHS[2]
-    assert chosen(0.0) == WIDTHS[-1]  # the best there is
+    narrow = replace(model.safety, width=np.full(2, 1e-6))
+    expected = [10.0 * rates(model, narrow, structures, z) for z in range(2)]
+    assert min(expected) > 1e-6
+    found = widened(narrow, model.local, model.species, structures)
+    np.testing.assert_allclose(found.width, expected, rtol=1e-12)
+    np.testing.assert_array_equal(found.std_known, narrow.std_known)
+    np.testing.assert_array_equal(found.contact, narrow.contact)
+    wide = replace(model.safety, width=np.full(2, 7.0))
+    kept = widened(wide, model.local, model.species, structures)
+    np.testing.assert_array_equal(kept.width, 7.0)
 
 
-def test_heavy_atoms_need_no_wider_onset_than_the_default(potential):
-    model = potential.model
-    structures = [rattled_alloy(seed, (1, 1, 1)) for seed in range(6)]
-    assert fastest(model, model.safety, RELATIVE_WIDTH, structures) < 0.2 * MAX_FREQUENCY
-    np.testing.assert_array_equal(model.safety.relative_width, RELATIVE_WIDTH)
+def test_hydrogen_needs_wider_onsets_than_heavy_atoms():
+    frames = load_ethanol("train")[:20]
+    terms = [kp.SOAPTerm(r_cut=3.5, n_max=4, l_max=3, n_sparse=120)]
+    pot = kp.KernelPotential(terms, e0="least_squares").fit(frames, optimize=None, calibrate=False)
+    width = dict(zip(pot.model.species, pot.model.safety.width, strict=True))
+    assert width[1] > width[6]
+    assert width[1] > 1.5 * RELATIVE_WIDTH * pot.model.safety.std_known[0]
 
 
 def test_ways_out_lead_away_from_what_is_known(potential):
@@ -122,20 +87,16 @@ def test_ways_out_lead_away_from_what_is_known(potential):
     assert any(np.any(p.stds[-1] > model.safety.std_known[p.z_index]) for p in paths)
 
 
-def test_species_without_a_limit_have_no_ways_out(potential, monkeypatch):
+def test_species_without_a_limit_have_no_ways_out(potential):
     model = potential.model
     structures = [rattled_alloy(seed, (1, 1, 1)) for seed in range(6)]
-    unlimited = replace(model.safety, std_known=np.full(2, np.inf))
-    assert widened(unlimited, model.local, model.species, structures) is unlimited
-    # nothing is added for aluminium, so it has no say in the width
-    net = replace(model.safety, std_known=np.array([np.inf, model.safety.std_known[1]]))
-    copper = fastest(model, replace(net), WIDTHS[0], structures)
-    monkeypatch.setattr("kernelpot.safety.width.MAX_FREQUENCY", 1.01 * copper)
-    found = widened(net, model.local, model.species, structures)
-    assert found.relative_width.tolist() == [WIDTHS[0]] * 2
+    unlimited = replace(model.safety, std_known=np.full(2, np.inf), width=np.full(2, np.inf))
+    found = widened(unlimited, model.local, model.species, structures)
+    np.testing.assert_array_equal(found.width, np.inf)
 
 
 def test_isolated_atoms_alone_leave_the_width_as_it_is(potential):
     model = potential.model
     atoms = [f.atoms for f in load_ethanol() if len(f) == 1]
-    assert widened(model.safety, model.local, model.species, atoms) is model.safety
+    found = widened(model.safety, model.local, model.species, atoms)
+    np.testing.assert_array_equal(found.width, model.safety.width)

@@ -5,6 +5,7 @@ import pytest
 from ase import Atoms
 
 import kernelpot as kp
+from kernelpot.safety.gate import BOND_ENERGY, floor
 from kernelpot.safety.thresholds import SMALLEST_SHARE_OF_PRIOR
 from tests.conftest import label, rattled_alloy
 
@@ -79,10 +80,11 @@ def test_a_pair_of_species_never_seen_is_as_uncertain_as_the_prior(pot):
     gated = pot.predict(unseen, gate=True)
     aluminium = pot.model.species.index(13)
     known = pot.model.safety.std_known[aluminium]
-    beyond, width = 0.5 * delta - known, pot.model.safety.relative_width[aluminium] * known
-    assert beyond > 2 * width
+    beyond, width = 0.5 * delta - known, pot.model.safety.width[aluminium]
     np.testing.assert_allclose(gated.std_bound, 0.5 * delta, rtol=1e-12)
-    np.testing.assert_allclose(gated.penalty, 3.0 * beyond**3 / (beyond + width) ** 2, rtol=1e-10)
+    bound = BOND_ENERGY * np.log1p(3.0 * beyond**3 / (beyond + width) ** 2 / BOND_ENERGY)
+    lift = floor(gated.std_bound, np.zeros(2), known, width, pot.model.safety.average[aluminium])[0]
+    np.testing.assert_allclose(gated.penalty, bound + lift, rtol=1e-10)
     assert np.all(pot.predict(known_pair, gate=True).penalty == 0)
     assert "Al-Al 0 (rank 0)" in pot.summary()
 
