@@ -175,7 +175,8 @@ class Plan:
             # products of each group's rows, their sum, its factor and that at the start;
             # rows in single precision besides those kept
             "search": (groups + square * (len(w.group_rows) + 4.0) + 1.5 * left_out) * w.searched,
-            "solution": groups + square * (2.0 + 4.0 / w.n_species) + left_out,
+            # with the factor of known sites, and the variances of both
+            "solution": groups + square * (3.0 + 5.0 / w.n_species) + left_out,
         }
 
     @property
