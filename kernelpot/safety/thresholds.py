@@ -27,7 +27,7 @@ QUANTILE = 0.999
 # sites were chosen from, as of new structures of the same kind some reach further. Where there
 # are not, structures are left out in turn, and the atoms of half a structure may lie beyond: a
 # structure that is like no other must not decide what counts as known.
-MARGIN, ENOUGH_ATOMS, ODD_STRUCTURES = 1.5, 200, 0.5
+MARGIN, ENOUGH_ATOMS, ODD_STRUCTURES = 1.5, 100, 0.5
 # Of the prior std, environments count as known at most up to this share, so that there is
 # something left to go by, and at least to this, or rounding would count.
 LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
