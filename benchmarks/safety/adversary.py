@@ -59,7 +59,7 @@ class Limits:
 
 def composition(atoms):
     """Formula of the smallest unit."""
-    return atoms.symbols.formula.reduce()[0].format("hill")
+    return atoms.symbols.get_chemical_formula("hill", empirical=True)
 
 
 def bare(frame):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from ase import Atoms
 from ase.units import GPa
 
 from kernelpot.baseline.reference import Reference
@@ -56,9 +55,13 @@ def solve(
     factor = grouped.posterior(tuned.noise.sigma, tuned.scale(state.design))
     design = state.design.rescaled(tuned.delta)
     structures = [frame.atoms for frame in problem.frames]
-    seen, unseen = split(structures, state.unseen, problem.species)
+    unseen = set(state.unseen)
     sites, held_out = (
-        [part[i] for i in some_structures(part, problem.species)] for part in (seen, unseen)
+        [part[i] for i in some_structures(part, problem.species)]
+        for part in (
+            [atoms for i, atoms in enumerate(structures) if i not in unseen],
+            [structures[i] for i in sorted(unseen)],
+        )
     )
     known = with_known_sites(factor, design, sites)
     local, offset = solution_of(factor, known, design)
@@ -74,18 +77,6 @@ def solve(
     return FittedModel(
         problem.species, problem.reference, local, factor, known, tuned.noise, safety, offset
     )
-
-
-def split(
-    structures: Sequence[Atoms], unseen: Sequence[int], species: Sequence[int]
-) -> tuple[list[Atoms], list[Atoms]]:
-    """Structures that the choice of sparse points has seen, which hold all species, and others."""
-    chosen = set(unseen)
-    seen = [atoms for i, atoms in enumerate(structures) if i not in chosen]
-    held = {int(z) for atoms in seen for z in atoms.numbers}
-    if not held >= set(species):
-        return list(structures), []
-    return seen, [structures[i] for i in sorted(chosen)]
 
 
 def solution_of(

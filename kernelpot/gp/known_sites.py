@@ -88,7 +88,7 @@ def left_out_std(
 
     With A the posterior covariance of the local energies of a structure, their rows leave the
     regression as in leave-one-out, :math:`A (1 - A / \sigma^2)^{-1}`. Its labels and sparse
-    points stay.
+    points stay. Rows are made anew: kept, they would need as much memory as the factor.
 
     Parameters
     ----------

@@ -127,8 +127,7 @@ def _starts(data: Dataset) -> list[_Start]:
 
 
 def _composition(atoms: Atoms) -> str:
-    counts = atoms.symbols.formula.reduce()[0].count()
-    return "".join(f"{s}{n if n > 1 else ''}" for s, n in sorted(counts.items()))
+    return str(atoms.symbols.get_chemical_formula("hill", empirical=True))
 
 
 def _energy(frame: Frame) -> float:
@@ -153,7 +152,8 @@ def _dynamics(
             timestep=timestep, steps=steps, interval=5, check_timestep=False,
         )  # fmt: skip
     except UnphysicalDynamicsError as error:
-        return Check(name, False, str(error).split(";")[0], remedy)
+        found = f"after {error.dynamics.n_steps} steps {error.breach.text}"
+        return Check(name, False, found, remedy)
     rows = run.rows
     potential, beyond, penalty = rows[:, 2], rows[:, 8], rows[:, 9]
     fallen = start.lowest - potential
@@ -237,14 +237,8 @@ def _dimers(model: FittedModel, n_threads: int | None) -> Check:
     for a, b in combinations_with_replacement(model.species, 2):
         contact = model.safety.d_min.get((a, b), covalent_radii[a] + covalent_radii[b])
         structures = [Atoms([a, b], [[0, 0, 0], [0, 0, f * contact]]) for f in DIMER]
-        energies = np.array(
-            [
-                found.energy
-                for found in model.predict_many(
-                    structures, gate=VarianceGate(), n_threads=n_threads
-                )
-            ]
-        )
+        predicted = model.predict_many(structures, gate=VarianceGate(), n_threads=n_threads)
+        energies = np.array([one.energy for one in predicted])
         fall = float(np.max(np.maximum.accumulate(energies) - energies))
         fell = max(fell, fall)
         if fall > FALL:

@@ -136,11 +136,11 @@ class SafetyNet:
         -------
         SafetyNet
         """
-        average, contact = _local_energies(local, structures, n_threads)
+        average, largest = _local_energies(local, structures, n_threads)
         return replace(
             self,
             average=np.where(np.isfinite(average), average, self.average),
-            contact=np.maximum(self.contact, contact),
+            contact=np.maximum(self.contact, largest + KAPPA * self.prior_std),
         )
 
     def damping(
@@ -204,7 +204,9 @@ def learn_safety_net(
             note = f"{100 * quantile:.3g} % of its atoms, {how}, {note}"
         notes.append(f"{chemical_symbols[number]}: {note}")
     width = RELATIVE_WIDTH * limits
-    average, contact = _local_energies(local, structures, n_threads)
+    average, largest = _local_energies(local, structures, n_threads)
+    # above all local energies of the data, and what is possible beyond them
+    contact = largest + KAPPA * prior_std
     return SafetyNet(
         limits, width, average, contact, dict(d_min), of_data, prior_std, "; ".join(notes)
     )
@@ -226,10 +228,9 @@ def _of_species(
 def _local_energies(
     local: LocalModel, structures: Sequence[Atoms], n_threads: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Average local energy of each species in structures, and an energy of contact [eV].
+    """Average and largest local energy of each species in structures [eV].
 
-    That of contact lies above all local energies and what is possible beyond them. Minus
-    infinity for species that the structures do not hold.
+    Minus infinity for species that the structures do not hold.
     """
     species = local.species
     total, count = np.zeros(len(species)), np.zeros(len(species))
@@ -243,9 +244,7 @@ def _local_energies(
             np.add.at(total, z_index, found.energies)
             np.add.at(count, z_index, 1.0)
     average = np.divide(total, count, out=largest.copy(), where=count > 0)
-    held = [z for z, energy in zip(species, largest, strict=True) if energy > -np.inf]
-    prior_std = dict(zip(held, typical_prior_std(local, held, structures), strict=True))
-    return average, largest + KAPPA * np.array([prior_std.get(z, 0.0) for z in species])
+    return average, largest
 
 
 def _known(std_of_data: float, prior_std: float, held_out: bool) -> tuple[float, str]:
