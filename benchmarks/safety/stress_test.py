@@ -58,7 +58,9 @@ def attacked(path, n_frames, seed, arguments):
         fitted = time.perf_counter() - began
         gate = None if alone else kp.VarianceGate(kappa=arguments.kappa, on_gate=None)
         for k in range(arguments.repeats):
-            for number, search in enumerate(arguments.searches):
+            for search in arguments.searches:
+                # the same run whichever searches are asked for
+                number = list(SEARCHES).index(search)
                 rng = np.random.default_rng([seed, n_frames, k, number])
                 atoms = bare(frames[int(rng.integers(len(frames)))])
                 began = time.perf_counter()

@@ -67,6 +67,7 @@ def solve(
     local, offset = solution_of(factor, known, design)
     safety = learn_safety_net(
         local,
+        factor,
         known,
         sites,
         held_out,

@@ -99,11 +99,11 @@ def update(
     local, offset = solution_of(factor, sites_known, design)
     if add_sparse:
         safety = learn_safety_net(
-            local, sites_known, sites, [], model.safety.d_min, n_threads=n_threads
+            local, factor, sites_known, sites, [], model.safety.d_min, n_threads=n_threads
         )
         safety = replace(safety, width=model.safety.width)
     else:
-        safety = model.safety.raised(local, structures, n_threads=n_threads)
+        safety = model.safety.raised(local, factor, structures, n_threads=n_threads)
     updated = replace(
         model,
         local=local,

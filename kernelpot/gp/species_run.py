@@ -19,9 +19,9 @@ from kernelpot.gp.parts import Part
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.regression.novelty import novelty
 
-# Of the points that explain most, this share screens: atoms whose variance they already
-# bring below what matters need no more.
-SCREEN_SHARE = 0.2
+# Of the points that explain most, these shares screen in turn: atoms whose variance they
+# already bring below what matters need no more. The cost grows with the square of the share.
+SCREEN_SHARES = (0.2, 0.4)
 SCREEN_MINIMUM = 64
 
 
@@ -44,6 +44,28 @@ class _Explained:
     atoms: IntArray
     values: FloatArray
     similarities: dict[int, FloatArray]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Similarities of the environments of some atoms with the first points of each part.
+
+    Attributes
+    ----------
+    atoms : ndarray or None
+        None: all.
+    similarities : mapping of part to ndarray of shape (n_env, n)
+    """
+
+    atoms: IntArray | None
+    similarities: Mapping[int, FloatArray]
+
+    def rows(self, part: Part, index: int, which: IntArray | slice) -> FloatArray:
+        """Those of environments of some of the atoms."""
+        mine, found = part.of_atoms(self.atoms)[0], self.similarities[index]
+        if isinstance(mine, slice) or isinstance(which, slice):
+            return found[which]
+        return found[np.searchsorted(mine, which)]
 
 
 class SpeciesRun:
@@ -110,14 +132,23 @@ class SpeciesRun:
             return np.zeros(len(self.rows))
         if self._explained is not None and self._explained.posterior is exact:
             return exact.unexplained(self.prior, self._explained.values)
-        points = max(SCREEN_MINIMUM, int(SCREEN_SHARE * len(exact.order)))
-        if points >= len(exact.order) or irrelevant < 0:
-            return self._exact(exact)
-        k, similarities = self._kernel(points)
-        variances = exact.unexplained(self.prior, exact.explain(k))
-        open_ = np.flatnonzero(variances > irrelevant)
-        if len(open_):
-            variances[open_] = self._exact(exact, open_, similarities)
+        n_points = len(exact.order)
+        screens = sorted({max(SCREEN_MINIMUM, int(share * n_points)) for share in SCREEN_SHARES})
+        variances = self.prior.copy()
+        open_: IntArray | None = None  # None: all
+        known = None
+        for points in screens if irrelevant >= 0 else []:
+            if points >= n_points:
+                break
+            some = slice(None) if open_ is None else open_
+            k, similarities = self._kernel(points, open_, known)
+            known = _Known(open_, similarities)
+            variances[some] = exact.unexplained(self.prior[some], exact.explain(k))
+            left = np.flatnonzero(variances > irrelevant)
+            if not len(left):
+                return variances
+            open_ = None if len(left) == len(variances) else left
+        variances[slice(None) if open_ is None else open_] = self._exact(exact, open_, known)
         return variances
 
     def novelty(self) -> FloatArray:
@@ -192,7 +223,7 @@ class SpeciesRun:
         self,
         posterior: LocalVariance,
         atoms: IntArray | None = None,
-        known: Mapping[int, FloatArray] | None = None,
+        known: _Known | None = None,
     ) -> FloatArray:
         """Variances of some of the atoms; remembers what their gradient needs."""
         k, similarities = self._kernel(None, atoms, known)
@@ -233,7 +264,7 @@ class SpeciesRun:
         self,
         n_points: int | None,
         atoms: IntArray | None = None,
-        known: Mapping[int, FloatArray] | None = None,
+        known: _Known | None = None,
     ) -> tuple[FloatArray, dict[int, FloatArray]]:
         """Kernel of atoms with the points of the variance, in its order, and what is behind.
 
@@ -243,8 +274,8 @@ class SpeciesRun:
             The first of the points only.
         atoms : ndarray, optional
             Some of the atoms.
-        known : mapping of part to ndarray, optional
-            Similarities of all environments with the first points of each part.
+        known : _Known, optional
+            Of these atoms and others.
 
         Returns
         -------
@@ -263,7 +294,7 @@ class SpeciesRun:
                 similarity = part.similarity[which]
             else:
                 u = part.u[which]
-                start = None if known is None or atoms is None else known[index][which]
+                start = None if known is None else known.rows(part, index, which)
                 n_start = 0 if start is None else start.shape[1]
                 similarity = part.kernel.similarity(u, part.compiled.points[n_start:n])
                 if start is not None:

@@ -232,6 +232,7 @@ def _safety_from_version_3(safety: Mapping[str, Any]) -> dict[str, Any]:
         "d_min": safety["d_min"],
         "std_of_data": [0.0 if low is None else 0.5 * low for low in safety["std_low"]],
         "prior_std": [0.0] * len(known),  # not known
+        "amplitude": 1.0,
         "note": "from a file of an earlier version, which knew less: fit anew for sharper limits",
     }
 

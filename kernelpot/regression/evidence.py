@@ -114,6 +114,29 @@ def effective_parameters(factor: TriangularFactor) -> float:
     return float(factor.n_features - np.einsum("ij,ij->", inverse, inverse))
 
 
+def prior_amplitude(factor: TriangularFactor) -> float:
+    r"""By how much the weights found exceed what the prior expects of them.
+
+    The evidence is largest for a prior whose standard deviations are
+    :math:`\sqrt{|w|^2 / \gamma}` times those assumed, with :math:`\gamma` effective
+    parameters (MacKay, Neural Computation 4, 415 (1992), eq. 4.8): where the derivative by the
+    log of a common scale, as in `evidence`, vanishes. Posterior standard deviations beyond
+    the data are too small by about this factor.
+
+    Parameters
+    ----------
+    factor : TriangularFactor
+
+    Returns
+    -------
+    float
+        1 where nothing was determined.
+    """
+    w = factor.solve()
+    n_parameters = effective_parameters(factor)
+    return float(np.sqrt(w @ w / n_parameters)) if w.any() and n_parameters > 0 else 1.0
+
+
 def _hat_trace(
     grouped: GroupedFactor, group: Hashable, scale: FloatArray, inverse: FloatArray
 ) -> float:

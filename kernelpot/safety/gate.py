@@ -4,7 +4,7 @@ r"""The safety net: where the model does not know, its energy is a pessimistic o
 
     E = E_\mathrm{base} + \sum_i \left[ X_i + \left(1 - \textstyle\prod_j D(r_{ij})\right)
         h\left(\varepsilon_\mathrm{c}(Z_i) - X_i\right) \right], \qquad
-    X_i = \varepsilon_i + W \ln\left(1 + \kappa \, g\left(s_i - s_0\right) / W\right)
+    X_i = \varepsilon_i + W \ln\left(1 + \kappa A \, g\left(s_i - s_0\right) / W\right)
         + S(s_i) \, h\left(\bar\varepsilon(Z_i) - \varepsilon_i\right)
 
 s is the posterior standard deviation of a local energy, given those of the data
@@ -12,12 +12,14 @@ s is the posterior standard deviation of a local energy, given those of the data
 as known. Beyond, two things are added to the local energy:
 
 - an upper confidence bound: :math:`\kappa` times :math:`g(x) = x^3 / (x + w)^2`, C2 where it
-  sets in and :math:`x - 2w` further out. As long as local energies are wrong by less than
-  :math:`\kappa` standard deviations, the energy lies above the true one but for what counts as
-  known, so that no path leads to energies the true surface does not have. Beyond the energy W
-  of a bond it grows ever more slowly: there are no errors larger than what binds atoms;
+  sets in and :math:`x - 2w` further out, and times the amplitude A that the weights found ask
+  of the prior, by which standard deviations beyond the data are too small. As long as local
+  energies are wrong by less than :math:`\kappa A` standard deviations, the energy lies above
+  the true one but for what counts as known, so that no path leads to energies the true
+  surface does not have. Beyond the energy W of a bond it grows ever more slowly: there are no
+  errors larger than what binds atoms;
 - a floor, for where they are wrong by more: S is a C2 step, 0 at :math:`s_0` and 1 at
-  :math:`s_0 + 2w`, beyond which no local energy lies below the average of its species in the
+  :math:`s_0 + 4w`, beyond which no local energy lies below the average of its species in the
   data, :math:`\bar\varepsilon`. Together, unknown atoms have at least the average energy of the
   data.
 
@@ -55,7 +57,7 @@ NOTICEABLE = 1e-3
 # shared by two atoms.
 BOND_ENERGY = 2.0
 # Multiple of the width of the penalty over which the floor rises.
-FLOOR_RISE = 2.0
+FLOOR_RISE = 4.0
 # Widths of the smooth positive part, at the floor and at contact [eV].
 FLOOR_WIDTH, CONTACT_WIDTH = 0.1, 0.5
 
@@ -285,7 +287,7 @@ class PessimisticEnergies:
         z = self._z_index[atoms]
         known, std = self._known[z], np.sqrt(variances)
         width = self._net.width[z]
-        bound, by_std = penalty(std, known, width, self._kappa)
+        bound, by_std = penalty(std, known, width, self._kappa * self._net.amplitude)
         lift, by_energy, lift_by_std = floor(std, energies, known, width, self._net.average[z])
         by_std += lift_by_std
         by_variance = np.divide(by_std, 2.0 * std, out=np.zeros_like(std), where=by_std > 0)

@@ -16,6 +16,7 @@ from kernelpot.data.system import System
 from kernelpot.gp.blend import AsItIs
 from kernelpot.gp.known_sites import left_out_std
 from kernelpot.gp.local import LocalModel
+from kernelpot.regression.evidence import prior_amplitude
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.safety.damping import Damping, damping
 
@@ -33,7 +34,7 @@ MARGIN, ENOUGH_ATOMS, ODD_STRUCTURES = 1.5, 100, 0.5
 LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
 # The penalty sets in over this multiple of the std that counts as known, or where that is too
 # steep over a larger one (`kernelpot.safety.width`).
-RELATIVE_WIDTH = 0.5
+RELATIVE_WIDTH = 1.0
 # The prior of terms whose environments differ in weight or number is that of about so many
 # structures.
 PRIOR_STRUCTURES = 10
@@ -60,6 +61,10 @@ class SafetyNet:
     std_of_data, prior_std : ndarray of shape (n_species,)
         A high quantile of the std of atoms of the data, their structures left out in turn,
         and that of the prior [eV].
+    amplitude : float
+        By how much stds beyond the data are too small
+        (`kernelpot.regression.evidence.prior_amplitude`), at least 1: data that are gentler
+        than the prior say nothing of what is elsewhere.
     note : str
         How it was found.
     """
@@ -71,6 +76,7 @@ class SafetyNet:
     d_min: Mapping[Pair, float]
     std_of_data: FloatArray
     prior_std: FloatArray
+    amplitude: float = 1.0
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +94,7 @@ class SafetyNet:
             "d_min": [[a, b, d] for (a, b), d in sorted(self.d_min.items())],
             "std_of_data": self.std_of_data.tolist(),
             "prior_std": self.prior_std.tolist(),
+            "amplitude": self.amplitude,
             "note": self.note,
         }
 
@@ -112,11 +119,17 @@ class SafetyNet:
             {(int(a), int(b)): float(d) for a, b, d in data["d_min"]},
             np.array(data["std_of_data"], dtype=float),
             np.array(data["prior_std"], dtype=float),
+            float(data["amplitude"]),
             data["note"],
         )
 
     def raised(
-        self, local: LocalModel, structures: Sequence[Atoms], *, n_threads: int = 1
+        self,
+        local: LocalModel,
+        factor: TriangularFactor,
+        structures: Sequence[Atoms],
+        *,
+        n_threads: int = 1,
     ) -> SafetyNet:
         """Return the net for a model that has seen more structures.
 
@@ -128,6 +141,8 @@ class SafetyNet:
         ----------
         local : LocalModel
             The updated model.
+        factor : TriangularFactor
+            Of its labels.
         structures : sequence of ase.Atoms
             The new ones.
         n_threads : int
@@ -141,6 +156,7 @@ class SafetyNet:
             self,
             average=np.where(np.isfinite(average), average, self.average),
             contact=np.maximum(self.contact, largest + KAPPA * self.prior_std),
+            amplitude=_amplitude(factor),
         )
 
     def damping(
@@ -152,6 +168,7 @@ class SafetyNet:
 
 def learn_safety_net(
     local: LocalModel,
+    factor: TriangularFactor,
     known: TriangularFactor,
     structures: Sequence[Atoms],
     unseen: Sequence[Atoms],
@@ -164,6 +181,8 @@ def learn_safety_net(
     Parameters
     ----------
     local : LocalModel
+    factor : TriangularFactor
+        Of the labels.
     known : TriangularFactor
         Of the labels, with the local energies of `structures` taken as known.
     structures : sequence of ase.Atoms
@@ -207,9 +226,23 @@ def learn_safety_net(
     average, largest = _local_energies(local, structures, n_threads)
     # above all local energies of the data, and what is possible beyond them
     contact = largest + KAPPA * prior_std
+    amplitude = _amplitude(factor)
+    notes.append(f"stds beyond the data count {amplitude:.2g} times, as the weights found say")
     return SafetyNet(
-        limits, width, average, contact, dict(d_min), of_data, prior_std, "; ".join(notes)
+        limits,
+        width,
+        average,
+        contact,
+        dict(d_min),
+        of_data,
+        prior_std,
+        amplitude,
+        "; ".join(notes),
     )
+
+
+def _amplitude(factor: TriangularFactor) -> float:
+    return max(1.0, prior_amplitude(factor))
 
 
 def _std(local: LocalModel, atoms: Atoms, n_threads: int) -> FloatArray:

@@ -3,8 +3,8 @@
 Beyond what is known the energy grows with the local standard deviation. If that rises
 quickly as an atom leaves its data, so does the energy, within a few hundredths of an
 ångström: forces are still its exact derivatives, but no ordinary time step follows them. So
-single atoms are moved out of training structures, and the onset is as wide as the standard
-deviations of atoms around grow while a thermal atom moves on for some femtoseconds.
+single atoms are moved out of training structures, and the onset is so wide that what the
+penalty of an atom adds to their force constants is no more than that of a stiff bond.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from ase import Atoms, units
-from ase.data import atomic_masses
+from ase import Atoms
 from ase.geometry import get_distances
 
 from kernelpot.common.types import FloatArray
 from kernelpot.data.system import System
 from kernelpot.gp.local import LocalModel
-from kernelpot.safety.thresholds import SafetyNet, gate_std
+from kernelpot.safety.thresholds import KAPPA, SafetyNet, gate_std
 
-# The net sets in over so long [fs] a motion of thermal atoms at this temperature [K]: about a
-# period of a C-H stretch, twenty of the steps that resolve it.
-ONSET, TEMPERATURE = 10.0, 500.0
+# Force constant of a stiff bond [eV/Å^2] (O-H 48, C=O 75, N2 143), which time steps resolve.
+STIFFNESS = 80.0
+# The largest curvature of g(x) = x^3 / (x + w)^2 times w; at x = w / 3.
+PEAK_CURVATURE = 81.0 / 128.0
 # Standard deviations that are near the onset, in multiples of what counts as known.
 NEAR_ONSET = (0.5, 2.0)
 # So many atoms of each species are moved, fewer in large structures, so far and in such steps.
@@ -68,12 +68,13 @@ def widened(
     ]
     width = net.width.copy()
     for z in np.flatnonzero(np.isfinite(net.std_known)).tolist():
-        rates = [
-            np.quantile([_rate(net, z, path) for path in paths], QUANTILE, method="lower")
+        slopes = [
+            np.quantile([_slope(net, z, path) for path in paths], QUANTILE, method="lower")
             for paths in ways
             if paths
         ]
-        width[z] = max(width[z], ONSET * max(rates, default=0.0))
+        curvature = KAPPA * net.amplitude * PEAK_CURVATURE * max(slopes, default=0.0) ** 2
+        width[z] = max(width[z], curvature / STIFFNESS)
     return replace(net, width=width)
 
 
@@ -83,27 +84,23 @@ class _Path:
 
     Attributes
     ----------
-    mass : float
-        Of the atom [amu].
     z_index : ndarray of shape (n_atoms,)
         Species index of all atoms.
     stds : ndarray of shape (n_steps, n_atoms)
         Their local std [eV].
     """
 
-    mass: float
     z_index: npt.NDArray[np.int64]
     stds: FloatArray
 
 
-def _rate(net: SafetyNet, z: int, path: _Path) -> float:
-    """Fastest growth of the std of an atom of a species near the onset [eV/fs]."""
+def _slope(net: SafetyNet, z: int, path: _Path) -> float:
+    """Fastest growth of the std of an atom of a species near the onset [eV/Å]."""
     stds = path.stds[:, path.z_index == z]
     low, high = (factor * net.std_known[z] for factor in NEAR_ONSET)
     middle = 0.5 * (stds[1:] + stds[:-1])
     slopes = np.abs(np.diff(stds, axis=0))[(middle > low) & (middle < high)] / STEP
-    speed = np.sqrt(units.kB * TEMPERATURE / path.mass) * units.fs
-    return float(slopes.max(initial=0.0) * speed)
+    return float(slopes.max(initial=0.0))
 
 
 def _ways_out(
@@ -133,8 +130,7 @@ def _ways_out(
             if _collides(net, atoms, atom):
                 break
         z_index = System.of([atoms], local.r_cut).z_index(species)
-        mass = float(atomic_masses[number])
-        paths.append(_Path(mass, z_index, np.array(stds)))
+        paths.append(_Path(z_index, np.array(stds)))
     return paths
 
 

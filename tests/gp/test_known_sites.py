@@ -163,7 +163,7 @@ def test_enough_atoms_that_were_held_out_tell_what_counts_as_known(potential):
     model = potential.model
     unseen = [rattled_alloy(100 + seed, (2, 2, 2), 0.1) for seed in range(14)]
     structures = [rattled_alloy(seed, (1, 1, 1)) for seed in range(6)]
-    net = learn_safety_net(model.local, model.known, structures, unseen, {})
+    net = learn_safety_net(model.local, model.factor, model.known, structures, unseen, {})
     numbers = np.concatenate([atoms.numbers for atoms in unseen])
     stds = np.concatenate([gate_std(model.local, model.system(atoms)) for atoms in unseen])
     for z, number in enumerate(model.species):
@@ -175,7 +175,7 @@ def test_enough_atoms_that_were_held_out_tell_what_counts_as_known(potential):
             assert "held out" in net.note
     assert np.sum(numbers == 29) >= ENOUGH_ATOMS
     # too few: they count beside those whose structures are left out in turn
-    few = learn_safety_net(model.local, model.known, structures, unseen[:1], {})
+    few = learn_safety_net(model.local, model.factor, model.known, structures, unseen[:1], {})
     np.testing.assert_array_equal(few.std_known, few.std_of_data)
 
 

@@ -8,9 +8,10 @@ from kernelpot.regression.evidence import (
     effective_parameters,
     evidence,
     leading_columns,
+    prior_amplitude,
     select_columns,
 )
-from kernelpot.regression.factors import GroupedFactor
+from kernelpot.regression.factors import GroupedFactor, TriangularFactor
 from kernelpot.regression.layout import Layout
 
 SIGMA = {"few": 0.3, "many": 0.05, "more": 0.4}
@@ -47,6 +48,30 @@ def test_evidence_is_the_dense_density(rows, grouped, rng):
     assert found.n_parameters == pytest.approx(np.trace(hat), rel=1e-10)
     factor = grouped.posterior(SIGMA.__getitem__, scale)
     assert effective_parameters(factor) == pytest.approx(np.trace(hat), rel=1e-10)
+
+
+def test_the_prior_amplitude_is_where_the_evidence_is_largest(rng):
+    """For targets drawn from a prior of five times the amplitude, it is about five."""
+    phi = rng.normal(size=(300, 20))
+    y = phi @ (5.0 * rng.normal(size=20)) + 0.01 * rng.normal(size=300)
+    factor = TriangularFactor(20)
+    factor.update(phi / 0.01, y / 0.01)
+    found = prior_amplitude(factor)
+    assert 3.0 < found < 8.0
+    grouped = GroupedFactor(20)
+    grouped.update("all", phi, y)
+    at_it = evidence(grouped, {"all": 0.01}, np.full(20, found), [np.arange(20)])
+    assert abs(at_it.by_scale[0]) < 1e-3 * 20
+    rescaled = TriangularFactor(20)
+    rescaled.update(found * phi / 0.01, y / 0.01)
+    assert prior_amplitude(rescaled) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_nothing_determined_leaves_the_prior_as_it_is():
+    assert prior_amplitude(TriangularFactor(5)) == 1.0
+    silent = TriangularFactor(5)
+    silent.update(np.eye(5), np.zeros(5))
+    assert prior_amplitude(silent) == 1.0
 
 
 def test_evidence_gradients_are_finite_differences(grouped, rng):

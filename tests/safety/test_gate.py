@@ -31,7 +31,7 @@ def test_screening_changes_nothing_but_the_cost(potential, monkeypatch):
     std = exact_std(potential, atoms)
     gate = VarianceGate(std_known=float(np.quantile(std, 0.7)))
     screened = potential.predict(atoms, gate=gate)
-    monkeypatch.setattr("kernelpot.gp.species_run.SCREEN_SHARE", 1.0)
+    monkeypatch.setattr("kernelpot.gp.species_run.SCREEN_SHARES", ())
     full = potential.predict(atoms, gate=gate)
     assert counts(full, "some")
     assert screened.energy == pytest.approx(full.energy, rel=1e-13)
