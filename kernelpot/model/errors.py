@@ -139,6 +139,17 @@ def _statistics(errors: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
 # Config type, and per quantity errors and half-widths at 68 %, 95 % and one std.
 _Doubt = tuple[str, dict[str, tuple[FloatArray, FloatArray]]]
 LEVEL_68 = 0.6827
+# What `judge` finds.
+_JUDGED = (
+    "coverage_68",
+    "coverage_95",
+    "coverage_std",
+    "coverage_two_std",
+    "spearman",
+    "sharpness",
+    "nll",
+    "nll_constant",
+)
 # A pressure in Voigt components.
 _ISOTROPIC = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 
@@ -225,7 +236,8 @@ def judge(
     Returns
     -------
     dict
-        ``coverage_68``, ``coverage_95``, ``spearman`` (of the norms of error and standard
+        ``coverage_68``, ``coverage_95``, ``coverage_std`` and ``coverage_two_std`` (within one
+        and 1.96 standard deviations), ``spearman`` (of the norms of error and standard
         deviation; None for fewer than three), ``sharpness``, ``nll``, ``nll_constant`` (the
         best constant standard deviation), ``n``. Labels without uncertainty (zero by
         symmetry) are left out.
@@ -233,8 +245,7 @@ def judge(
     std = widths[..., 2]
     used = informative(std, typical_std)
     if not used.any():
-        names = ("coverage_68", "coverage_95", "spearman", "sharpness", "nll", "nll_constant")
-        return {**dict.fromkeys(names), "n": 0.0}
+        return {**dict.fromkeys(_JUDGED), "n": 0.0}
     e, s = error[used], std[used]
     constant = np.full(e.shape, max(float(np.sqrt(np.mean(e**2))), 1e-300))
     norms = [np.sqrt((v**2).sum(axis=1)) for v in (error, std)]
@@ -242,6 +253,8 @@ def judge(
     return {
         "coverage_68": coverage(e, widths[..., 0][used]),
         "coverage_95": coverage(e, widths[..., 1][used]),
+        "coverage_std": coverage(e, s),
+        "coverage_two_std": coverage(e, norm.ppf(0.975) * s),
         "spearman": None if rank is None or not np.isfinite(rank) else float(rank),
         "sharpness": sharpness(s),
         "nll": negative_log_likelihood(e, s),
