@@ -129,12 +129,14 @@ def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyo
         if n_atoms + len(atoms) <= PRIOR_ATOMS or new:
             n_atoms += len(atoms)
             prior = np.maximum(model.local.prior(system), 1e-300)
-            labels = model.posterior.prior(system, virial=True)[0]
+            periodic = bool(atoms.pbc.all())
+            labels = model.posterior.prior(system, virial=periodic)[0]
             of_forces = labels[1 : 1 + 3 * len(atoms)].reshape(-1, 3) / prior[:, None]
             for z in np.unique(atoms.numbers).tolist():
                 squares.setdefault(z, []).append(of_forces[atoms.numbers == z].mean(axis=1))
-            strains.append(float(labels[-6:].mean() / prior.sum()))
-    strain = float(np.sqrt(np.mean(strains)))
+            if periodic:
+                strains.append(float(labels[-6:].mean() / prior.sum()))
+    strain = float(np.sqrt(np.mean(strains))) if strains else 0.0
     return {
         z: Beyond(most, float(np.sqrt(np.mean(np.concatenate(squares[z])))), strain)
         for z, most in spilling.items()
