@@ -57,7 +57,8 @@ def evaluate(
         keys ``energy``, ``forces``, ``stress`` under ``uncertainty``, each with the result
         of `judge`. A standard deviation of a stress is that of the derivative of the
         energy: it is compared with labels less the constant virial per atom by which the
-        training labels differ from that (``virial_offset`` in `describe`).
+        training labels differ from that (``virial_offset`` in `describe`). And
+        ``n_outside``: structures with atoms outside the data (`Prediction.outside`).
     n_threads : int, optional
     progress : callable, optional
 
@@ -83,6 +84,7 @@ def evaluate(
         structures, return_std=uncertainty, n_threads=n_threads, names=names, **options
     )
     doubts: list[_Doubt] = []
+    n_outside = 0
     model = getattr(potential, "model", potential)
     offset = float(getattr(model, "virial_offset", 0.0))  # per atom [eV]
     for done, (frame, predicted) in enumerate(zip(dataset, predictions, strict=True)):
@@ -94,6 +96,7 @@ def evaluate(
         if frame.virial is not None and predicted.stress is not None:
             stress = predicted.stress + frame.virial / frame.atoms.get_volume()
         if uncertainty:
+            n_outside += predicted.outside is not None and bool(predicted.outside.any())
             derived = None
             if stress is not None:
                 derived = stress - offset * len(frame) / frame.atoms.get_volume() * _ISOTROPIC
@@ -108,6 +111,7 @@ def evaluate(
     }
     if uncertainty:
         result["uncertainty"] = _judge_all(doubts, doubts)
+        result["n_outside"] = n_outside
         for name, group in result["by_config_type"].items():
             group["uncertainty"] = _judge_all([d for d in doubts if d[0] == name], doubts)
     return result

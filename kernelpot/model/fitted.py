@@ -19,7 +19,7 @@ from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
 from kernelpot.data.system import Contribution, System, species_index, voigt
-from kernelpot.gp.blend import Blend, Blended
+from kernelpot.gp.blend import Blend, Blended, UpToKnown
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
 from kernelpot.gp.local import LocalEvaluation, LocalModel
@@ -38,7 +38,7 @@ from kernelpot.terms.base import key_name
 ReturnStd = bool | Literal["local"]
 # Potentials drawn from the posterior whose spread tells what the data leave open, to one part in
 # the root of twice as many.
-N_MEMBERS = 20
+N_MEMBERS = 16
 # Small structures are evaluated together up to so many atoms: matrix products of a few
 # rows are bound by memory.
 GROUP_ATOMS = 1024
@@ -144,7 +144,10 @@ class FittedModel:
         local_only = return_std == "local"
         if not (local_only or isinstance(return_std, bool | np.bool_)):
             raise ValueError(f"`return_std` must be False, True or 'local', got {return_std!r}")
-        blend = self._blend(system, gate)
+        blend: Blend | None = self._blend(system, gate)
+        watched = bool(return_std) and not local_only
+        if watched and blend is None:
+            blend = UpToKnown(self._known(gate))
         found = self._evaluate(
             system,
             variance=bool(return_std),
@@ -160,6 +163,11 @@ class FittedModel:
         penalty = bound = None
         if gate is not None and found.added is not None and found.bound is not None:
             penalty, bound = found.added, np.sqrt(found.bound)
+        elif watched:  # damping alone looks at no variances
+            bound = self._std_bound(system, found, blend, n_threads)
+        outside = None
+        if watched and bound is not None:
+            outside = bound > self._known(gate)[system.z_index(self.species)]
         predictions = []
         first = system.first_atom
         for index, (atoms, virial) in enumerate(zip(system.structures, virials, strict=True)):
@@ -174,6 +182,7 @@ class FittedModel:
                 None if spilling is None else spilling[own],
                 penalty=None if penalty is None else penalty[own],
                 std_bound=None if bound is None else bound[own],
+                outside=None if outside is None else outside[own],
                 numbers=atoms.numbers,
                 calibration=self.calibration,
             )
@@ -181,6 +190,20 @@ class FittedModel:
                 predicted = self._with_std(predicted, system.part(index), local_only, n_threads)
             predictions.append(predicted)
         return predictions
+
+    def _known(self, gate: VarianceGate | None) -> FloatArray:
+        """Local std of each species up to which atoms count as known [eV]."""
+        return self.safety.std_known if gate is None else gate.known(self.species, self.safety)
+
+    def _std_bound(
+        self, system: System, found: LocalEvaluation, blend: Blend | None, n_threads: int | None
+    ) -> FloatArray:
+        """Local std given those of the data, exact beyond what counts as known [eV]."""
+        if not isinstance(blend, UpToKnown):
+            watch = UpToKnown(self.safety.std_known)
+            found = self._evaluate(system, gradient=False, blend=watch, n_threads=n_threads)
+        assert found.bound is not None
+        return np.sqrt(found.bound)
 
     def _blend(self, system: System, gate: VarianceGate | None) -> PessimisticEnergies | None:
         """The pessimistic energy; None where it is that of the kernels alone."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import BoolArray, FloatArray, IntArray
 from kernelpot.model.calibration import Calibration, Interval
 
 
@@ -86,7 +86,7 @@ class Prediction:
         [eV], of each force component [eV/Å] and of each stress component [eV/Å^3] (None
         without three-dimensional periodicity): :math:`s^2 = a^2 o^2 + c^2`. What the data
         leave open, o, is the spread of `kernelpot.model.fitted.N_MEMBERS` potentials drawn
-        from the posterior (which tell it to 16 %); scale and constant part were found on
+        from the posterior (which tell it to 18 %); scale and constant part were found on
         structures left out (`kernelpot.model.calibration`). A constant
         offset between the stress labels and the derivative of the energy is not part of it.
         **Not calibrated** where `calibration` is None (a model of fewer than ten
@@ -96,8 +96,14 @@ class Prediction:
         By what the safety net raises each local energy because its environment is not
         known [eV], if a gate was asked for.
     std_bound : ndarray of shape (n_atoms,) or None
-        With a gate: local standard deviations, exact beyond those that count as known,
-        elsewhere an upper bound below that [eV].
+        With a gate or ``return_std=True``: local standard deviations as the safety net sees
+        them, exact beyond those that count as known, elsewhere an upper bound below that
+        [eV].
+    outside : ndarray of bool of shape (n_atoms,) or None
+        With ``return_std=True``: atoms whose `std_bound` is larger than those of the data, so
+        that standard deviations are extrapolations. The limit was found on held-out
+        structures (``describe()["gate"]["std_known"]``); another is set by
+        ``predict(..., gate=VarianceGate(std_known=...))``.
     numbers : ndarray of shape (n_atoms,) or None
         Atomic numbers.
     calibration : Calibration or None
@@ -118,6 +124,7 @@ class Prediction:
     stress_std: FloatArray | None = None
     penalty: FloatArray | None = None
     std_bound: FloatArray | None = None
+    outside: BoolArray | None = None
     numbers: IntArray | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
     find_posterior: Callable[[], PosteriorStd] | None = field(

@@ -200,7 +200,7 @@ def test_standard_deviations_are_those_of_potentials_drawn(silicon):
 
 
 def test_members_spread_as_the_data_leave_open(silicon):
-    """Of 20 potentials the mean square has a relative deviation of the root of a tenth."""
+    """Of n potentials the mean square has a relative deviation of the root of 2 / n."""
     ratio = []
     for frame in list(load_silicon("test"))[:12]:
         _, forces, _ = silicon.model.members.evaluate(silicon.model.system(frame.atoms))
@@ -223,7 +223,7 @@ def test_samples_spread_in_forces_as_their_standard_deviations(silicon):
         spread.append(found.forces.std(axis=0, ddof=1).ravel())
         std.append(silicon.predict(frame.atoms, return_std=True).forces_std.ravel())
     spread, std = np.concatenate(spread), np.concatenate(std)
-    # 20 and 40 potentials know a root mean square over many components to about a tenth
+    # 16 and 40 potentials know a root mean square over many components to about a tenth
     assert np.sqrt(np.mean(spread**2) / np.mean(std**2)) == pytest.approx(1.0, abs=0.2)
 
 
