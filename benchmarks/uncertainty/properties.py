@@ -3,7 +3,7 @@
     python benchmarks/uncertainty/properties.py DATA_DIR [--elements Si Mo Cu] [--members 40]
 
 DATA_DIR holds ``zuo2020-Si/train.xyz`` and so on. Half of the frames of strained crystals,
-surfaces and vacancies (config types ``Elastic``, ``Surface`` and ``Vacancy``) are kept from the fit,
+surfaces and vacancies (config types ``Elastic``, ``Surface``, ``Vacancy``) are kept from the fit,
 which is one with the defaults. From these frames each of the potentials that `sample` draws
 computes
 
