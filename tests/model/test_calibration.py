@@ -371,3 +371,51 @@ def test_stds_of_stresses_are_not_blamed_for_an_offset_of_the_labels(silicon):
     one, two = (e["uncertainty"]["stress"] for e in (honest, found))
     assert one == pytest.approx(two, rel=1e-9)
     assert found["stress_mae_gpa"] > 1.2 * honest["stress_mae_gpa"]  # errors are what they are
+
+
+def test_atoms_outside_the_data_are_named(silicon):
+    """By what the safety net goes by; the limit can be set."""
+    from ase.build import bulk
+
+    inside = bulk("Si", a=5.47, cubic=True)
+    inside.rattle(0.03, seed=1)
+    outside = bulk("Si", a=5.47 * 1.5, cubic=True)
+    known = silicon.model.safety.std_known[0]
+    for atoms, expected in ((inside, False), (outside, True)):
+        found = silicon.predict(atoms, return_std=True)
+        assert found.outside.tolist() == [expected] * len(atoms)
+        np.testing.assert_array_equal(found.outside, found.std_bound > known)
+        many = list(silicon.predict_many([atoms, atoms], return_std=True))
+        np.testing.assert_array_equal(many[1].outside, found.outside)
+    # the same energy and forces as without looking
+    bare = silicon.predict(outside)
+    assert bare.outside is None
+    np.testing.assert_allclose(found.forces, bare.forces, atol=1e-12)
+    assert found.energy == pytest.approx(bare.energy, abs=1e-12)
+    wide = kp.VarianceGate(std_known=10.0)
+    assert not silicon.predict(outside, return_std=True, gate=wide).outside.any()
+    narrow = kp.VarianceGate(std_known=1e-6)
+    assert silicon.predict(inside, return_std=True, gate=narrow).outside.all()
+    data = [f for f in load_silicon("test") if f.config_type in ("dimer", "stretched")]
+    judged = kp.evaluate(silicon, kp.Dataset(data), uncertainty=True)
+    assert judged["n_outside"] == sum(
+        silicon.predict(f.atoms, return_std=True).outside.any() for f in data
+    )
+
+
+def test_errors_beyond_the_data_are_within_the_intervals():
+    """Energies of stretched crystals, dimers and other phases, none of which were fitted."""
+    frames = [*load_silicon("train"), *load_silicon("test")]
+    beyond = ("dimer", "stretched", "phases")
+    inside = [f for f in frames if f.config_type not in beyond]
+    pot = kp.KernelPotential(n_sparse=150).fit(kp.Dataset(inside), self_test=False)
+    covered, ratios = [], []
+    for frame in frames:
+        if frame.config_type in beyond:
+            found = pot.predict(frame.atoms, return_std=True)
+            error = abs(found.energy - frame.energy)
+            covered.append(error < found.interval(0.95).energy)
+            ratios.append(error / found.energy_std)
+            # what is wrong by more than five standard deviations was said to be outside
+            assert ratios[-1] < 5.0 or found.outside.any()
+    assert np.mean(covered) >= 0.8
