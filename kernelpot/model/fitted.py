@@ -239,7 +239,9 @@ class FittedModel:
         local, numbers = predicted.energies_std, system.numbers
         assert local is not None
         assert predicted.spilling is not None
-        full: dict[str, Any] = {"find_posterior": partial(self._posterior_std, system, local)}
+        (atoms,) = system.structures
+        # not the pairs: predictions of many structures may be kept
+        full: dict[str, Any] = {"find_posterior": partial(self._posterior_std, atoms.copy(), local)}
         if self.calibration is not None:
             full["energies_std"] = self.calibration.std("energies", local, numbers)
         if not local_only:
@@ -313,9 +315,9 @@ class FittedModel:
         """
         return _spilling(self._evaluate(system, gradient=False, novelty=True, n_threads=n_threads))
 
-    def _posterior_std(self, system: System, local: FloatArray) -> PosteriorStd:
+    def _posterior_std(self, atoms: Atoms, local: FloatArray) -> PosteriorStd:
         """Standard deviations of the posterior; the local ones are known."""
-        (atoms,) = system.structures
+        system = self.system(atoms)
         periodic = bool(np.all(atoms.pbc))
         found = self.posterior.std(system, virial=periodic, n_threads=thread_count(None))
         volume = atoms.get_volume() if periodic else np.inf
