@@ -157,8 +157,9 @@ class KernelPotential(Estimator):
             `kernelpot.fit.defaults` stay where the gain is small, where there are fewer
             than ten structures, and with None.
         calibrate : bool, default=True
-            Find factors on standard deviations with which intervals hold structures left
-            out (`Prediction.interval`).
+            Make standard deviations those of errors against the reference method, by
+            structures left out (`kernelpot.model.calibration`); at least ten are needed.
+            Without, they are those of the posterior, and the summary says so.
         memory : float or str, optional
             Budget of the whole process in bytes, or such as ``"2GB"``. A tight one costs
             threads, then smaller batches (rounding), then environments to choose sparse
@@ -370,10 +371,11 @@ class KernelPotential(Estimator):
         atoms : ase.Atoms
             Any periodicity; not modified.
         return_std : bool or "local", default=False
-            Also compute standard deviations. ``"local"``: `energies_std` and `spilling`
-            only, at about the cost of the prediction itself. True: `energy_std`,
-            `forces_std` and `stress_std` too, at the cost of training rows, some
-            hundred times a prediction.
+            Also compute standard deviations of errors. ``"local"``: `energies_std` and
+            `spilling` only, at two to three times the cost of the prediction alone. True:
+            `energy_std`, `forces_std`, `stress_std` and `outside` too, at the cost of some
+            ten to fifteen predictions; those of the posterior itself (`Prediction.posterior`)
+            cost some hundred, when they are looked at.
         gate : bool or VarianceGate, default=False
             Whether local energies are raised where their environment is not known (the
             safety net of `kernelpot.safety.gate`); True: by what the fit found. Standard
@@ -443,7 +445,7 @@ class KernelPotential(Estimator):
         )
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
-        """Posterior standard deviation of each local energy, without forces.
+        """Standard deviation of each local energy, without forces.
 
         Parameters
         ----------
@@ -505,8 +507,11 @@ class KernelPotential(Estimator):
     ) -> Committee[KernelPotential]:
         r"""Draw potentials from the posterior, to give any property an error bar.
 
-        The weights of each are :math:`w + R^{-1} z` with standard normal z. Their spread
-        is what the data leave open between the sparse points; what the sparse points do
+        The weights of each are :math:`w + a R^{-1} z` with standard normal z. Their spread
+        is what the data leave open between the sparse points, times the a with which
+        forces of structures left out spread as much as they err (1 for a model that is not
+        calibrated): within the data that of forces is `Prediction.forces_std`, but for its
+        constant part, which only its mean square shares. What the sparse points do
         not span (`spilling`) is zero in all of them. ``committee.predict(atoms)`` has
         the energies, forces and stresses of all; ``committee[i]`` is a potential of its
         own, for whatever takes a calculator.

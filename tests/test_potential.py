@@ -137,7 +137,7 @@ def test_the_variance_gradient_is_a_finite_difference(potential, name, rng):
             for sign in (1, -1):
                 moved = atoms.copy()
                 moved.positions[i, axis] += sign * step
-                std = potential.predict(moved, return_std=True).energies_std
+                std = potential.model.posterior_local_std(moved)
                 sides.append(weights @ std**2)
             numerical = (sides[0] - sides[1]) / (2 * step)
             assert gradient[i, axis] == pytest.approx(numerical, abs=2e-6)
@@ -391,9 +391,10 @@ def test_sparse_points_must_cover_every_species(labelled, small_terms):
     np.testing.assert_allclose(found.forces, numerical_forces(pot, crystal), atol=2e-6)
     # of explicit terms delta is as given; nothing is known of what the first says of aluminium
     first, second = (term.delta for term in small_terms)
-    std = found.energies_std[crystal.numbers == 13]
+    known = found.posterior.energies_std
+    std = known[crystal.numbers == 13]
     assert np.all((std > first) & (std < np.hypot(first, second)))
-    assert np.all(found.energies_std[crystal.numbers == 29] < first)
+    assert np.all(known[crystal.numbers == 29] < first)
 
 
 @pytest.mark.parametrize("method", ["cur", "kmeans", "random"])

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.parallel import map_in_order, thread_count
-from kernelpot.common.types import KINDS, FloatArray, Progress
-from kernelpot.data.system import System
+from kernelpot.common.parallel import thread_count
+from kernelpot.common.types import KINDS, FloatArray, IntArray, Progress
 from kernelpot.fit.noise import MINIMUM_STRUCTURES
 from kernelpot.fit.problem import Problem
-from kernelpot.model.calibration import Calibration
-from kernelpot.model.fitted import FittedModel
+from kernelpot.model.calibration import Beyond, Calibration
+from kernelpot.model.fitted import N_MEMBERS, FittedModel
 from kernelpot.regression.leave_one_out import leave_one_out
-from kernelpot.regression.novelty import novelty
 from kernelpot.regression.rows import StructureRows
 
-# So many structures at least, not seen by the choice of sparse points, tell the weight of
-# novelty: one alone may be odd.
-MINIMUM_UNSEEN = 3
+# Atoms whose prior standard deviations of forces and virials are looked at.
+PRIOR_ATOMS = 64
+
+Scalars = TypeVar("Scalars", FloatArray, IntArray)
 
 
 def calibrated(
     model: FittedModel,
     problem: Problem,
     structures: Sequence[StructureRows],
-    unseen: Sequence[int],
     scale: FloatArray | None = None,
     *,
     n_threads: int | None = None,
@@ -37,10 +35,9 @@ def calibrated(
 ) -> FittedModel:
     """Calibrate a model with some of the structures it was fitted to, each left out.
 
-    The posterior variance without a structure is that of its rows, in closed form, plus
-    their novelty: what of the prior variance the sparse points do not span. Structures
-    from which sparse points were chosen have too little novelty: only those held out of
-    the selection tell its weight.
+    What the others leave open of a label is known in closed form. A prediction estimates it
+    by the spread of a few potentials; it is given the same scatter here, for which scales
+    and quantiles then make up.
 
     Parameters
     ----------
@@ -48,8 +45,6 @@ def calibrated(
     problem : Problem
     structures : sequence of StructureRows
         Rows of frames of `problem`.
-    unseen : sequence of int
-        Frames that no sparse point was chosen from.
     scale : ndarray of shape (n_columns,), optional
         Of the columns of these rows to those of the model.
     n_threads : int, optional
@@ -62,81 +57,92 @@ def calibrated(
     """
     if len(structures) < MINIMUM_STRUCTURES:
         return model
-    frames = [problem.frames[rows.index] for rows in structures]
-    new = {rows.index for rows in structures} & set(unseen)
-    if len(new) < MINIMUM_UNSEEN:
-        new = set()
-    threads = thread_count(n_threads)
-    left_out = leave_one_out(
-        structures, model.factor, model.noise.sigma, scale, variance=True, n_threads=threads
+    rng = np.random.default_rng(0)
+    residuals: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
+    open_: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
+    numbers: dict[str, list[IntArray]] = {kind: [] for kind in KINDS}
+    found = leave_one_out(
+        structures,
+        model.factor,
+        model.noise.sigma,
+        scale,
+        variance=True,
+        n_threads=thread_count(n_threads),
     )
-
-    def work(rows: StructureRows) -> FloatArray:
-        return label_novelty(model, problem.frames[rows.index].atoms, rows, scale)
-
-    novelties = map_in_order(work, structures, threads)
-    parts: dict[str, list[tuple[Any, ...]]] = {kind: [] for kind in KINDS}
-    for done, (frame, left, found) in enumerate(zip(frames, left_out, novelties, strict=True)):
-        assert left.variance is not None
+    for done, left in enumerate(found):
+        atoms = problem.frames[left.rows.index].atoms
         for kind in KINDS:
             own = left.rows.kind == KINDS.index(kind)
-            if not own.any() or (kind == "stress" and not frame.atoms.pbc.all()):
+            if not own.any() or (kind == "stress" and not atoms.pbc.all()):
                 continue
-            of_forces = np.repeat(frame.atoms.numbers, 3)
-            parts[kind].append(
-                (
-                    left.residual[own],
-                    np.sqrt(left.variance[own]),
-                    found[own],
-                    of_forces if kind == "forces" else np.zeros(own.sum(), dtype=np.int64),
-                    np.full(own.sum(), left.rows.index in new),
-                )
+            unit = 1.0
+            if kind == "energy":
+                unit = 1.0 / np.sqrt(len(atoms))
+            elif kind == "stress":
+                unit = 1.0 / atoms.get_volume()
+            assert left.variance is not None
+            n = np.count_nonzero(own)
+            scatter = np.sqrt(rng.chisquare(N_MEMBERS, n) / N_MEMBERS)
+            residuals[kind].append(unit * left.residual[own])
+            open_[kind].append(unit * scatter * np.sqrt(left.variance[own]))
+            numbers[kind].append(
+                np.repeat(atoms.numbers, 3) if kind == "forces" else np.zeros(n, dtype=np.int64)
             )
         if progress is not None:
-            progress("calibration", done + 1, len(frames))
-    columns = {kind: list(zip(*found, strict=True)) for kind, found in parts.items() if found}
-    residuals, open_, novel, numbers, is_new = (
-        {kind: np.concatenate(column[k]) for kind, column in columns.items()} for k in range(5)
+            progress("calibration", done + 1, len(structures))
+    calibration = Calibration.of(
+        _joined(residuals),
+        _joined(open_),
+        _joined(numbers),
+        len(structures),
+        beyond_of(model, [problem.frames[rows.index].atoms for rows in structures]),
     )
-    calibration = Calibration.of(residuals, open_, novel, numbers, len(frames), unseen=is_new)
     return replace(model, calibration=calibration)
 
 
-def label_novelty(
-    model: FittedModel, atoms: Atoms, rows: StructureRows, scale: FloatArray | None = None
-) -> FloatArray:
-    """Standard deviation of labels by what the sparse points do not span.
-
-    That of `predict` with ``return_std=True``, but the rows are there already.
+def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyond]:
+    """What tells environments that are like nothing in the data.
 
     Parameters
     ----------
     model : FittedModel
-    atoms : ase.Atoms
-    rows : StructureRows
-        Labels of the structure.
-    scale : ndarray of shape (n_columns,), optional
-        Of the columns of these rows to those of the model.
+    structures : sequence of ase.Atoms
+        Those left out. Of some of them sparse points were not chosen from: their spilling is
+        that of new structures.
 
     Returns
     -------
-    ndarray of shape (n,)
-        Of each row [eV, eV/Å, eV].
+    dict of int to Beyond
+        Of each species that they have.
     """
-    columns = rows.phi.shape[1] - 1  # the virial offset is no kernel
-    phi = rows.phi[:, :columns] * rows.unit[:, None]
-    if scale is not None:
-        phi *= scale[:columns]
-    system = System.of([atoms], model.local.r_cut)
-    prior, largest = model.posterior.prior(
-        system, virial=bool(np.any(rows.kind == KINDS.index("stress")))
-    )
-    # rows are sums over pairs: where these cancel by symmetry, what rounding leaves is
-    # relative to one pair (about the prior per Å)
-    largest = np.maximum(largest, model.local.prior(system).max())
-    # labels in the order of the rows: energy, forces, virial
-    start = np.array([0, 1, 1 + 3 * len(atoms)])
-    count = np.array([1, 3 * len(atoms), 6])
-    present = [start[k] + np.arange(count[k]) for k in range(len(KINDS)) if np.any(rows.kind == k)]
-    members = np.concatenate(present)
-    return np.sqrt(novelty(phi, prior[members], largest[members]))
+    spilling: dict[int, float] = {}
+    squares: dict[int, list[FloatArray]] = {}
+    strains: list[float] = []
+    n_atoms = 0
+    for atoms in structures:
+        system = model.system(atoms)
+        found = model.spilling(system)
+        for z in np.unique(atoms.numbers).tolist():
+            spilling[z] = max(spilling.get(z, 0.0), float(found[atoms.numbers == z].max()))
+        # a few atoms of each species tell the slopes of the prior
+        new = [z for z in spilling if z not in squares]
+        if n_atoms + len(atoms) <= PRIOR_ATOMS or new:
+            n_atoms += len(atoms)
+            prior = np.maximum(model.local.prior(system), 1e-300)
+            periodic = bool(atoms.pbc.all())
+            labels = model.posterior.prior(system, virial=periodic)[0]
+            of_forces = labels[1 : 1 + 3 * len(atoms)].reshape(-1, 3) / prior[:, None]
+            for z in np.unique(atoms.numbers).tolist():
+                squares.setdefault(z, []).append(of_forces[atoms.numbers == z].mean(axis=1))
+            if periodic:
+                strains.append(float(labels[-6:].mean() / prior.sum()))
+    strain = float(np.sqrt(np.mean(strains))) if strains else 0.0
+    return {
+        z: Beyond(most, float(np.sqrt(np.mean(np.concatenate(squares[z])))), strain)
+        for z, most in spilling.items()
+    }
+
+
+def _joined(parts: Mapping[str, list[Scalars]]) -> dict[str, Scalars]:
+    """Arrays of each kind that has any, one after the other."""
+    return {kind: np.concatenate(arrays) for kind, arrays in parts.items() if arrays}

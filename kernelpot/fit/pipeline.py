@@ -127,9 +127,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     model = solve(problem, state, grouped, tuned, n_threads=n_threads)
     if options.calibrate:
         scale = tuned.scale(state.design)
-        model = calibrated(
-            model, problem, left_out, state.unseen, scale, n_threads=n_threads, progress=progress
-        )
+        model = calibrated(model, problem, left_out, scale, n_threads=n_threads, progress=progress)
     training = record(
         model, problem, tuned, state.notes, n_threads=n_threads, progress=progress
     ).noting(f"the fit {plan}")

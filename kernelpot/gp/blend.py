@@ -69,3 +69,20 @@ class AsItIs:
 
     def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
         """Depends on nothing else."""
+
+
+class UpToKnown(AsItIs):
+    """As `AsItIs`; variances of what is known well enough may be upper bounds.
+
+    Parameters
+    ----------
+    known : ndarray of shape (n_species,)
+        Standard deviation of a local energy up to which an atom counts as known [eV].
+    """
+
+    def __init__(self, known: FloatArray) -> None:
+        self._known = known
+
+    def irrelevant_below(self, species: int) -> float:
+        """Whatever is known."""
+        return float(self._known[species]) ** 2

@@ -497,9 +497,7 @@ def _threshold(model: FittedModel, given: float | Mapping[str, float] | None) ->
     calibration = model.calibration
     if given is None or calibration is None:
         return low
-    factors = calibration.per_atom("energies", None, np.array(model.species))
-    if factors is None:
-        return low
+    factors = calibration.local_scale(np.array(model.species))
     symbols = [chemical_symbols[z] for z in model.species]
     stated = given if isinstance(given, Mapping) else symbols
     return np.where([s in stated for s in symbols], low / factors, low)

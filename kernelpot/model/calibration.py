@@ -1,26 +1,32 @@
-r"""Recalibration: from posterior standard deviations to intervals that hold.
+r"""Standard deviations of errors, found from structures left out.
 
-The posterior describes noise and weights of a model that is never quite right; residuals
-of structures left out are larger, or smaller, and have heavy tails. So for each quantity,
-species and coverage p a factor is kept, the p quantile of :math:`|e| / s` over labels
-left out (split conformal prediction with s as the scale [1]_): the interval of half-width
-`factor * s` holds a new label of the same kind with probability p, whatever the
-distribution.
+The posterior describes noise and weights of a model that is right; errors of potentials come
+from what their kernels cannot express (misspecification [1]_), are larger by a factor of up to
+some tens, and have heavy tails. What the data leave open of a label,
+:math:`o = |R^{-\top} \phi|`, tells very well where errors are large, though not how large. So
+the error of a label against the reference method has the variance
 
-A variance has two parts: what the data leave open, and novelty, what the sparse points do
-not span. Within the data the former follows the errors much better; the latter is large
-for every force, as sparse points pin down values rather than slopes. So
-:math:`s^2 = v_\mathrm{open} + b^2 v_\mathrm{novel}` with the b of a few that makes
-structures that no sparse point was chosen from most likely, 1 where there are too few of them
-(novelty must have its say beyond the data, so b is at least a tenth).
+.. math:: s^2 = a^2 o^2 + c^2
 
-Errors do not vanish where the posterior says that nothing is left open: a descriptor of
-finite range and size leaves a rest. To the variance of a force component a constant is
-added, a share of the mean over its species, the one that makes labels left out most likely.
+with a scale a and a constant part c (a descriptor of finite range and size leaves a rest
+everywhere), for each quantity and, for forces, each species: those under which residuals of
+training structures, left out one at a time, are most likely under a distribution of heavy
+tails (``benchmarks/uncertainty/README.md`` compares it with others).
+
+Novelty, what the sparse points do not span of a local energy, ranks no errors within the data,
+and beyond them the open part grows by itself - as long as there are sparse points that have
+something in common with an environment. Where there are none, nothing is open and everything
+unknown. So the *excess* of the spilling of an atom over that of held-out structures adds its
+share of the prior variance: zero within the data, all of it for what is like nothing in them.
+
+Intervals take the quantiles of :math:`|e| / s` over the same labels (split conformal prediction
+with s as the scale [2]_): a half-width of ``quantile * s`` holds a new label of the same kind
+with the probability asked for, whatever the distribution.
 
 References
 ----------
-.. [1] Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018),
+.. [1] Swinburne, Perez, Mach. Learn.: Sci. Technol. 6, 015008 (2025); arXiv:2402.01810.
+.. [2] Lei, G'Sell, Rinaldo, Tibshirani, Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018),
    section 5.2.
 """
 
@@ -31,116 +37,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from kernelpot.common.types import BoolArray, FloatArray, IntArray
 
-# Coverages whose factors are kept; others are interpolated.
+# Coverages whose quantiles are kept; others are interpolated.
 LEVELS = (0.5, 0.6827, 0.8, 0.9, 0.95, 0.99)
-# Labels below which a species shares the factors of all species.
+# Labels below which a species shares what was found for all species.
 MINIMUM_LABELS = 100
 # Standard deviations below this share of their root mean square are zero.
 ZERO = 1e-3
-# Key of the factors of all species together.
+# Key of all species together.
 ALL = 0
-# Labels of structures left out of the choice of sparse points that tell its weight.
-MINIMUM_UNSEEN = 10
-# Weights of novelty tried.
-NOVELTY_WEIGHTS = (1.0, 0.5, 0.2, 0.1)
-# Constant parts of a force's std tried, in units of the root mean square of its species.
-FLOORS = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0)
-
-
-@dataclass(frozen=True)
-class Factors:
-    """Factors on the standard deviation of one quantity.
-
-    Attributes
-    ----------
-    quantiles : tuple of float
-        Of ``|residual| / std``, at `LEVELS`.
-    scale : float
-        Root mean square of the same: the factor for a Gaussian with these tails.
-    n_labels : int
-    """
-
-    quantiles: tuple[float, ...]
-    scale: float
-    n_labels: int
-
-    @classmethod
-    def of(cls, ratio: FloatArray) -> Factors:
-        """Factors from residuals over standard deviations."""
-        ratio = np.sort(np.abs(ratio))
-        n = len(ratio)
-        # the ceil((n + 1) p)-th smallest: p holds for a new label, however few these are
-        ranks = np.minimum(np.ceil((n + 1) * np.array(LEVELS)).astype(int), n) - 1
-        return cls(tuple(map(float, ratio[ranks])), float(np.sqrt(np.mean(ratio**2))), n)
-
-    def at(self, level: float) -> float:
-        """Factor for a coverage; between levels relative to a Gaussian's."""
-        gaussian = norm.ppf(0.5 * (1.0 + np.array(LEVELS)))
-        wanted = norm.ppf(0.5 * (1.0 + level))
-        return float(wanted * np.interp(wanted, gaussian, np.array(self.quantiles) / gaussian))
-
-
-def novelty_weight(residual: FloatArray, open_: FloatArray, novelty: FloatArray) -> float:
-    """The weight of novelty under which residuals are most likely.
-
-    Parameters
-    ----------
-    residual : ndarray of shape (n,)
-        Of labels whose environments were not among the sparse points.
-    open_, novelty : ndarray of shape (n,)
-        Parts of the standard deviation of each.
-
-    Returns
-    -------
-    float
-        One of `NOVELTY_WEIGHTS`, by the likelihood of a Laplace distribution (for its
-        tails) of the best scale.
-    """
-    used = informative(np.hypot(open_, novelty))
-
-    def log_loss(weight: float) -> float:
-        std = np.hypot(open_, weight * novelty)
-        ratio = np.abs(residual[used]) / std[used]
-        return float(np.log(max(ratio.mean(), 1e-300)) + np.log(std[used]).mean())
-
-    if not used.any():
-        return 1.0
-    return min(NOVELTY_WEIGHTS, key=log_loss)
-
-
-def floors(residual: FloatArray, std: FloatArray, numbers: IntArray) -> dict[int, float]:
-    """The constant part of the std of each species under which residuals are most likely.
-
-    Parameters
-    ----------
-    residual, std : ndarray of shape (n,)
-        Of labels left out; none of them zero by symmetry.
-    numbers : ndarray of shape (n,)
-        Atomic numbers.
-
-    Returns
-    -------
-    dict of int to float
-        One of `FLOORS` times the root mean square of each species, by the likelihood of
-        Gaussians with the best scale of each.
-    """
-    own = {int(z): np.flatnonzero(numbers == z) for z in np.unique(numbers)}
-    rms = {z: float(np.sqrt(np.mean(std[rows] ** 2))) for z, rows in own.items()}
-
-    def log_loss(share: float) -> float:
-        loss = 0.0
-        for z, rows in own.items():
-            widened = np.hypot(std[rows], share * rms[z])
-            scale = np.sqrt(np.mean((residual[rows] / widened) ** 2))
-            loss += len(rows) * np.log(max(scale, 1e-300)) + np.log(widened).sum()
-        return float(loss)
-
-    best = min(FLOORS, key=log_loss)
-    return {z: best * value for z, value in rms.items()} if best else {}
+# Degrees of freedom of the Student distribution under which residuals are to be likely.
+TAILS = 4.0
+# Constant parts tried, in units of the root mean square of the open part; and none.
+SHARES = np.geomspace(1e-3, 1e3, 25)
 
 
 def informative(std: FloatArray, typical: float | None = None) -> BoolArray:
@@ -163,115 +76,338 @@ def informative(std: FloatArray, typical: float | None = None) -> BoolArray:
     return np.asarray(std > ZERO * typical)
 
 
+def log_loss(residual: FloatArray, std: FloatArray, tails: float = np.inf) -> float:
+    """Negative log-likelihood of residuals under the best common factor on their scales.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (n,)
+    std : ndarray of shape (n,)
+        Scales of the distributions, positive.
+    tails : float
+        Degrees of freedom of a Student distribution; infinite for a Gaussian.
+
+    Returns
+    -------
+    float
+        Mean over the residuals, but for a constant.
+    """
+    square = (residual / std) ** 2
+    factor = float(square.mean())
+    if factor == 0.0:
+        return -np.inf
+    if np.isinf(tails):
+        return float(0.5 * np.log(factor) + np.log(std).mean())
+    for _ in range(200):  # expectation maximization; converges monotonously
+        weight = (tails + 1.0) / (tails + square / factor)
+        factor, last = float(np.mean(weight * square)), factor
+        if abs(factor - last) <= 1e-10 * last:
+            break
+    tail = 0.5 * (tails + 1.0) * np.log1p(square / (tails * factor)).mean()
+    return float(0.5 * np.log(factor) + np.log(std).mean() + tail)
+
+
 @dataclass(frozen=True)
-class Calibration:
-    """Factors on posterior standard deviations.
+class ErrorModel:
+    """Standard deviation of the errors of one quantity, by what the data leave open.
 
     Attributes
     ----------
-    factors : mapping of quantity to mapping of atomic number to Factors
-        Quantities ``"energy"``, ``"forces"``, ``"stress"``; number 0 stands for all
-        species together. Local energies have no labels: ``"energies"`` holds the factors
-        of the forces on the same species with novelty in full, as local energies are
-        looked at to find the unknown.
-    n_structures : int
-        Structures left out.
-    novelty : mapping of quantity to float
-        Weight of novelty (b above); 1 where it is not named.
-    floor : mapping of atomic number to float
-        Constant part of the std of a force component [eV/Å]; none where not named.
+    scale : float
+        Factor on the open part.
+    constant : float
+        Constant part, in the unit of the labels.
+    typical : float
+        Root mean square of the open part: much less of it is zero, by symmetry.
+    quantiles : tuple of float
+        Of ``|residual| / std``, at `LEVELS`.
+    n_labels : int
     """
 
-    factors: Mapping[str, Mapping[int, Factors]]
+    scale: float
+    constant: float
+    typical: float
+    quantiles: tuple[float, ...]
+    n_labels: int
+
+    @classmethod
+    def of(cls, residual: FloatArray, open_: FloatArray) -> ErrorModel:
+        """Find scale and constant part from labels left out.
+
+        The standard deviation has the root mean square of the residuals, and is never less
+        likely than the best constant one.
+
+        Parameters
+        ----------
+        residual : ndarray of shape (n,)
+            Of labels that were not fitted.
+        open_ : ndarray of shape (n,)
+            What the others leave open of each, positive.
+
+        Returns
+        -------
+        ErrorModel
+        """
+        residual = np.abs(residual)
+        typical = float(np.sqrt(np.mean(open_**2)))
+
+        def loss(log_share: float) -> float:
+            return log_loss(residual, np.hypot(open_, np.exp(log_share) * typical), TAILS)
+
+        logs = np.log(SHARES)
+        losses = np.array([loss(x) for x in logs])
+        best = int(losses.argmin())
+        bracket = logs[max(best - 1, 0)], logs[min(best + 1, len(logs) - 1)]
+        refined = minimize_scalar(loss, bounds=bracket, method="bounded", options={"xatol": 1e-3})
+        constants = [0.0, float(np.exp(refined.x)) * typical]
+        tried = [log_loss(residual, np.hypot(open_, c), TAILS) for c in constants]
+        scale, constant = 1.0, constants[int(np.argmin(tried))]
+        std = np.hypot(open_, constant)
+        if log_loss(residual, std) > log_loss(residual, np.full_like(open_, typical)):
+            scale, constant = 0.0, typical
+            std = np.full_like(open_, typical)
+        factor = float(np.sqrt(np.mean((residual / std) ** 2)))
+        n = len(residual)
+        ratio = np.sort(residual / std) / max(factor, 1e-300)
+        # the ceil((n + 1) p)-th smallest: p holds for a new label, however few these are
+        ranks = np.minimum(np.ceil((n + 1) * np.array(LEVELS)).astype(int), n) - 1
+        return cls(factor * scale, factor * constant, typical, tuple(map(float, ratio[ranks])), n)
+
+    def std(self, open_: Any, factor: float = 1.0) -> Any:
+        """Standard deviation of errors.
+
+        Parameters
+        ----------
+        open_ : float or ndarray
+            What the data leave open.
+        factor : float
+            On the constant part.
+
+        Returns
+        -------
+        float or ndarray
+            Zero where the open part is, by symmetry.
+        """
+        found = np.hypot(self.scale * np.asarray(open_), factor * self.constant)
+        return np.where(np.asarray(open_) > ZERO * self.typical, found, self.scale * open_)
+
+    def at(self, level: float) -> float:
+        """Half-width of an interval in units of the standard deviation.
+
+        Parameters
+        ----------
+        level : float
+            Coverage; between `LEVELS` relative to a Gaussian's.
+
+        Returns
+        -------
+        float
+        """
+        gaussian = norm.ppf(0.5 * (1.0 + np.array(LEVELS)))
+        wanted = norm.ppf(0.5 * (1.0 + level))
+        return float(wanted * np.interp(wanted, gaussian, np.array(self.quantiles) / gaussian))
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """Where novelty has a say, for the atoms of one species.
+
+    Attributes
+    ----------
+    spilling : float
+        The most that atoms of structures left out have.
+    slope : float
+        Prior standard deviation of a force component in units of that of the local energy
+        [1/Å].
+    strain : float
+        That of a virial component in units of the sum of the variances of local energies.
+    """
+
+    spilling: float
+    slope: float
+    strain: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Error models of all quantities.
+
+    Attributes
+    ----------
+    models : mapping of quantity to mapping of atomic number to ErrorModel
+        Quantities ``"energy"`` (of the total energy over the root of the number of atoms
+        [eV]), ``"forces"`` [eV/Å], ``"stress"`` [eV/Å^3]; number 0 stands for all species
+        together.
+    n_structures : int
+        Structures left out.
+    spread : float
+        Factor on what the data leave open of the weights in potentials that are drawn: the
+        mean square of their forces (of energies without labels of forces) is then that of
+        the standard deviations.
+    beyond : mapping of atomic number to Beyond
+    """
+
+    models: Mapping[str, Mapping[int, ErrorModel]]
     n_structures: int
-    novelty: Mapping[str, float] = field(default_factory=dict)
-    floor: Mapping[int, float] = field(default_factory=dict)
+    spread: float = 1.0
+    beyond: Mapping[int, Beyond] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         residuals: Mapping[str, FloatArray],
         open_: Mapping[str, FloatArray],
-        novelty: Mapping[str, FloatArray],
         numbers: Mapping[str, IntArray],
         n_structures: int,
-        *,
-        unseen: Mapping[str, BoolArray] | None = None,
+        beyond: Mapping[int, Beyond] | None = None,
     ) -> Calibration:
         """Calibrate.
 
         Parameters
         ----------
         residuals : mapping of quantity to ndarray of shape (n,)
-            Of labels that were not fitted.
-        open_, novelty : mapping of quantity to ndarray of shape (n,)
-            Parts of the standard deviation of each: what the data leave open, what the
-            sparse points do not span.
+            Of labels that were not fitted, in the units of `models`.
+        open_ : mapping of quantity to ndarray of shape (n,)
+            What the other data leave open of each.
         numbers : mapping of quantity to ndarray of shape (n,)
             Atomic numbers of the labels, or zeros.
         n_structures : int
-        unseen : mapping of quantity to ndarray of shape (n,), optional
-            Whether the sparse points were chosen without the structure of a label; those
-            alone tell the weight of novelty, which stays 1 where they are few.
+        beyond : mapping of atomic number to Beyond, optional
 
         Returns
         -------
         Calibration
         """
-        factors: dict[str, dict[int, Factors]] = {}
-        weights: dict[str, float] = {}
-        floor: dict[int, float] = {}
+        models: dict[str, dict[int, ErrorModel]] = {}
+        spreads: dict[str, float] = {}
         for quantity, e in residuals.items():
-            parts = open_[quantity], novelty[quantity]
-            whole = np.hypot(*parts)
-            used = informative(whole)
+            used = informative(open_[quantity])
             if not used.any():
                 continue
-            new = np.zeros(len(e), bool) if unseen is None else unseen[quantity]
-            if np.count_nonzero(new & used) >= MINIMUM_UNSEEN:
-                weights[quantity] = novelty_weight(e[new], parts[0][new], parts[1][new])
-            std = np.hypot(parts[0], weights.get(quantity, 1.0) * parts[1])[used]
-            own = numbers[quantity][used]
-            if quantity == "forces":
-                factors["energies"] = _by_species(e[used] / whole[used], own)
-                telling = new[used] if quantity in weights else np.ones(len(own), bool)
-                floor = floors(e[used][telling], std[telling], own[telling])
-                std = np.hypot(std, [floor.get(z, 0.0) for z in own.tolist()])
-            factors[quantity] = _by_species(e[used] / std, own)
-        return cls(factors, n_structures, weights, floor)
+            e, o, z = e[used], open_[quantity][used], numbers[quantity][used]
+            found = {ALL: ErrorModel.of(e, o)}
+            for number in np.unique(z[z > 0]):
+                if np.count_nonzero(z == number) >= MINIMUM_LABELS:
+                    found[int(number)] = ErrorModel.of(e[z == number], o[z == number])
+            models[quantity] = found
+            std = np.empty(len(o))
+            for number in np.unique(z):
+                own = z == number
+                std[own] = found.get(int(number), found[ALL]).std(o[own])
+            spreads[quantity] = float(np.sqrt(np.mean(std**2) / np.mean(o**2)))
+        spread = next((spreads[k] for k in ("forces", "energy", "stress") if k in spreads), 1.0)
+        return cls(models, n_structures, spread, dict(beyond or {}))
 
-    def std(self, quantity: str, std: Any, novelty: Any, numbers: IntArray | None = None) -> Any:
-        """Standard deviation with novelty weighted, to be multiplied by a factor.
+    def model(self, quantity: str, number: int = ALL) -> ErrorModel | None:
+        """Error model of a quantity and species; None without labels of the quantity."""
+        by_species = self.models.get(quantity)
+        return None if by_species is None else by_species.get(int(number), by_species[ALL])
+
+    def _beyond(self, number: int) -> Beyond:
+        """Of a species; one that no structure left out has is unknown wherever it spills."""
+        if number in self.beyond or not self.beyond:
+            return self.beyond.get(number, Beyond(1.0, 0.0, 0.0))
+        return Beyond(
+            0.0,
+            max(own.slope for own in self.beyond.values()),
+            max(own.strain for own in self.beyond.values()),
+        )
+
+    def excess(self, spilling: FloatArray, prior: FloatArray, numbers: IntArray) -> FloatArray:
+        """Variance of local energies that are like nothing in the data.
 
         Parameters
         ----------
-        quantity : {"energy", "forces", "stress"}
-        std, novelty : float or ndarray
-            Posterior standard deviation, and its part by novelty.
-        numbers : ndarray of shape (n_atoms,), optional
-            Atomic numbers of the rows of forces, which have a constant part as well
-            (unless they are zero by symmetry).
+        spilling, prior : ndarray of shape (n_atoms,)
+            Share of the prior variance that the sparse points do not span, and the prior
+            variance [eV^2].
+        numbers : ndarray of shape (n_atoms,)
+            Atomic numbers.
+
+        Returns
+        -------
+        ndarray of shape (n_atoms,)
+            [eV^2]; zero where the spilling is that of held-out structures.
+        """
+        known = np.array([self._beyond(z).spilling for z in numbers.tolist()])
+        return np.asarray(np.maximum(spilling - known, 0.0) * prior)
+
+    def std(
+        self,
+        quantity: str,
+        open_: Any,
+        numbers: IntArray,
+        excess: FloatArray | None = None,
+        volume: float = np.inf,
+    ) -> Any:
+        """Standard deviation of the errors of a structure.
+
+        Parameters
+        ----------
+        quantity : {"energy", "forces", "stress", "energies"}
+        open_ : float or ndarray
+            What the data leave open: of the energy [eV], of the forces, shape (n_atoms, 3),
+            or of the stress; of local energies, shape (n_atoms,), their posterior standard
+            deviation.
+        numbers : ndarray of shape (n_atoms,)
+            Atomic numbers of the structure.
+        excess : ndarray of shape (n_atoms,), optional
+            Of `excess`; local energies have it in their posterior standard deviation.
+        volume : float
+            [Å^3]
 
         Returns
         -------
         float or ndarray
+            Where there were no labels of the quantity to calibrate with, the open part times
+            `spread`. Local energies have no labels: their std has the scale of the forces on
+            the same species.
         """
-        weight = self.novelty.get(quantity, 1.0)
-        if weight != 1.0:
-            std = np.sqrt(np.maximum(np.square(std) - (1 - weight**2) * np.square(novelty), 0.0))
-        if quantity == "forces" and self.floor and numbers is not None:
-            floor = np.array([self.floor.get(int(z), 0.0) for z in numbers])[:, None]
-            std = np.where(std > ZERO * floor, np.hypot(std, floor), std)
-        return std
+        if quantity == "energies":
+            return open_ * self.local_scale(numbers)
+        std = self._within(quantity, open_, numbers)
+        if excess is None or not excess.any():
+            return std
+        slope, strain = (
+            np.array([getattr(self._beyond(z), name) for z in numbers.tolist()])
+            for name in ("slope", "strain")
+        )
+        if quantity == "energy":
+            return float(np.hypot(std, np.sqrt(excess.sum())))
+        if quantity == "forces":
+            return np.hypot(std, (slope * np.sqrt(excess))[:, None])
+        return np.hypot(std, np.sqrt(np.sum(strain**2 * excess)) / volume)
 
-    def factor(self, quantity: str, level: float | None, number: int = ALL) -> float | None:
-        """Factor on a standard deviation.
+    def _within(self, quantity: str, open_: Any, numbers: IntArray) -> Any:
+        """Standard deviation within the data."""
+        if quantity not in self.models:
+            return open_ * self.spread
+        if quantity == "forces":
+            std = np.empty_like(open_)
+            for z in np.unique(numbers):
+                found = self.model(quantity, int(z))
+                assert found is not None
+                std[numbers == z] = found.std(open_[numbers == z])
+            return std
+        found = self.model(quantity)
+        assert found is not None
+        if quantity == "energy":
+            return float(found.std(open_, np.sqrt(len(numbers))))
+        return found.std(open_)
+
+    def local_scale(self, numbers: IntArray) -> FloatArray:
+        """Factor on the posterior standard deviation of local energies, shape (n_atoms,)."""
+        found = [self.model("forces", int(z)) for z in numbers]
+        return np.array([self.spread if m is None or not m.scale else m.scale for m in found])
+
+    def half_width(self, quantity: str, level: float | None, number: int = ALL) -> float | None:
+        """Half-width of an interval in units of the standard deviation.
 
         Parameters
         ----------
         quantity : {"energy", "forces", "stress", "energies"}
         level : float or None
-            Coverage, or None for the Gaussian scale.
+            Coverage, or None for one standard deviation.
         number : int
             Atomic number.
 
@@ -287,15 +423,14 @@ class Calibration:
         """
         if level is not None and not 0.0 < level < 1.0:
             raise ValueError(f"`level` must be between 0 and 1, such as 0.95, got {level!r}")
-        by_species = self.factors.get(quantity)
-        if by_species is None:
+        found = self.model("forces" if quantity == "energies" else quantity, number)
+        if found is None:
             return None
-        found = by_species.get(int(number), by_species[ALL])
-        return found.scale if level is None else found.at(level)
+        return 1.0 if level is None else found.at(level)
 
     def per_atom(self, quantity: str, level: float | None, numbers: IntArray) -> FloatArray | None:
-        """Factor of each atom, shape (n_atoms,)."""
-        kinds = {int(z): self.factor(quantity, level, int(z)) for z in np.unique(numbers)}
+        """`half_width` for each atom, shape (n_atoms,)."""
+        kinds = {int(z): self.half_width(quantity, level, int(z)) for z in np.unique(numbers)}
         if None in kinds.values():
             return None
         return np.array([kinds[int(z)] for z in numbers], dtype=float)
@@ -305,46 +440,47 @@ class Calibration:
         return {
             "levels": list(LEVELS),
             "n_structures": self.n_structures,
-            "novelty": dict(self.novelty),
-            "floor": {str(z): value for z, value in self.floor.items()},
-            "factors": {
+            "spread": self.spread,
+            "beyond": {
+                str(z): {"spilling": own.spilling, "slope": own.slope, "strain": own.strain}
+                for z, own in self.beyond.items()
+            },
+            "models": {
                 quantity: {
                     str(z): {
-                        "quantiles": list(f.quantiles),
-                        "scale": f.scale,
-                        "n_labels": f.n_labels,
+                        "scale": found.scale,
+                        "constant": found.constant,
+                        "typical": found.typical,
+                        "quantiles": list(found.quantiles),
+                        "n_labels": found.n_labels,
                     }
-                    for z, f in by_species.items()
+                    for z, found in by_species.items()
                 }
-                for quantity, by_species in self.factors.items()
+                for quantity, by_species in self.models.items()
             },
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
         """Restore `to_dict`."""
-        factors = {
+        models = {
             quantity: {
-                int(z): Factors(tuple(f["quantiles"]), f["scale"], f["n_labels"])
-                for z, f in by_species.items()
+                int(z): ErrorModel(
+                    float(found["scale"]),
+                    float(found["constant"]),
+                    float(found["typical"]),
+                    tuple(found["quantiles"]),
+                    int(found["n_labels"]),
+                )
+                for z, found in by_species.items()
             }
-            for quantity, by_species in data["factors"].items()
+            for quantity, by_species in data["models"].items()
         }
-        return cls(
-            factors,
-            data["n_structures"],
-            data["novelty"],
-            {int(z): value for z, value in data["floor"].items()},
-        )
-
-
-def _by_species(ratio: FloatArray, numbers: IntArray) -> dict[int, Factors]:
-    """Factors of all labels, and of each species that has enough."""
-    found = {ALL: Factors.of(ratio)}
-    for z in np.unique(numbers[numbers > 0]):
-        if np.count_nonzero(numbers == z) >= MINIMUM_LABELS:
-            found[int(z)] = Factors.of(ratio[numbers == z])
-    return found
+        beyond = {
+            int(z): Beyond(float(own["spilling"]), float(own["slope"]), float(own["strain"]))
+            for z, own in data["beyond"].items()
+        }
+        return cls(models, int(data["n_structures"]), float(data["spread"]), beyond)
 
 
 @dataclass(frozen=True)
@@ -354,7 +490,7 @@ class Interval:
     Attributes
     ----------
     level : float or None
-        Coverage; None for Gaussian standard deviations.
+        Coverage; None for standard deviations.
     energy : float or None
         [eV].
     energies : ndarray of shape (n_atoms,) or None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Generic, TypeVar, overload
 
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.parallel import map_in_order, single_blas_thread, thread_count
+from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
-from kernelpot.data.system import Contribution, System, voigt
-from kernelpot.gp.design import Design
-from kernelpot.gp.local import BATCH, LocalModel
-from kernelpot.gp.parts import TermRun
+from kernelpot.data.system import Contribution, voigt
+from kernelpot.gp.local import LocalModel
+from kernelpot.gp.members import Members, drawn
 from kernelpot.model.fitted import FittedModel
 
 Potential = TypeVar("Potential")
@@ -93,12 +93,13 @@ class Committee(Sequence[Potential], Generic[Potential]):
         """
         if int(n) != n or n < 1:
             raise ValueError(f"`n` must be a positive number of potentials, got {n!r}")
-        deviations = model.factor.deviations(int(n), rng)
-        weights = np.empty((int(n), model.design.n_sparse))
-        for block in model.design.blocks:
-            mean = model.local.weights[block.sparse]
-            weights[:, block.sparse] = mean + deviations[:, block.columns] @ block.T.T
-        return cls(model, wrap, weights)
+        spread = 1.0 if model.calibration is None else model.calibration.spread
+        deviations = drawn(model.design, model.factor, int(n), rng)
+        return cls(model, wrap, model.local.weights + spread * deviations)
+
+    @cached_property
+    def _members(self) -> Members:
+        return Members(self._model.design, self._weights)
 
     def __len__(self) -> int:
         """Return the number of members."""
@@ -157,8 +158,8 @@ class Committee(Sequence[Potential], Generic[Potential]):
         system = model.system(atoms, neighbors)
         if model.safety.damping(system.numbers, system.pairs, system.distances) is not None:
             return self._one_by_one(atoms, system.pairs, n_threads)
-        energies, forces, virials = _evaluate(
-            model.design, self._weights, system, thread_count(n_threads)
+        energies, forces, virials = self._members.evaluate(
+            system, n_threads=thread_count(n_threads)
         )
         known = Contribution.zero(system)
         model.reference.add_to(system, known)
@@ -184,74 +185,3 @@ class Committee(Sequence[Potential], Generic[Potential]):
             np.array([p.forces for p in found]),
             np.array(stresses) if stresses else None,
         )
-
-
-def _evaluate(
-    design: Design, weights: FloatArray, system: System, n_threads: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Energies (n,), forces (n, n_atoms, 3), virials (n, 3, 3) of the kernels."""
-    energies = np.zeros(len(weights))
-    forces = np.zeros((len(weights), system.n_atoms, 3))
-    virials = np.zeros((len(weights), 3, 3))
-
-    def work(start: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        atoms = slice(start, min(start + BATCH, system.n_atoms))
-        return _of_run(design, weights, system.run(atoms), atoms, has_centers=True)
-
-    def add(part: tuple[FloatArray, FloatArray, FloatArray]) -> None:
-        for total, own in zip((energies, forces, virials), part, strict=True):
-            total += own
-
-    starts = range(0, system.n_atoms, BATCH)
-    with single_blas_thread():
-        for part in map_in_order(work, starts, min(n_threads, len(starts))):
-            add(part)
-        if not all(term.descriptor.has_centers for term in design.terms):
-            everything = slice(0, system.n_atoms)
-            add(_of_run(design, weights, system, everything, has_centers=False))
-    return energies, forces, virials
-
-
-def _of_run(
-    design: Design, weights: FloatArray, system: System, atoms: slice, *, has_centers: bool
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Contribution of a run of atoms: of the terms with centers, or of those without."""
-    energies = np.zeros(len(weights))
-    found = [Contribution.zero(system) for _ in weights]
-    for t, term in enumerate(design.terms):
-        if term.descriptor.has_centers == has_centers:
-            _add_term(design, t, weights, TermRun(term, system, atoms), energies, found)
-    forces = np.array([system.forces(result) for result in found])
-    virials = np.array([system.virials(result)[0] for result in found])
-    return energies, forces, virials
-
-
-def _add_term(
-    design: Design,
-    t: int,
-    weights: FloatArray,
-    run: TermRun,
-    energies: FloatArray,
-    found: Sequence[Contribution],
-) -> None:
-    """Add one term of all members: summed energies (n,), and what moves them."""
-    term = design.terms[t]
-    parts = []
-    for block in design.blocks:
-        if block.term != t:
-            continue
-        members = np.flatnonzero(run.found.key == term.descriptor.keys.index(block.key))
-        if len(members):
-            weight = 1.0 if run.found.weight is None else run.found.weight[members, None]
-            similarity = term.kernel.similarity(run.u[members], block.points)
-            values, slopes = term.kernel.values(similarity), term.kernel.slopes(similarity)
-            energies += weights[:, block.sparse] @ (weight * values).sum(axis=0)
-            parts.append((block, members, values, weight * slopes, term.kernel.own(similarity)))
-    for member, result in zip(weights, found, strict=True):
-        for block, members, values, slopes, own in parts:
-            by_similarity = slopes * member[block.sparse]
-            along = np.einsum("em,em->e", by_similarity, own)
-            by_weight = values @ member[block.sparse]
-            run.set_gradient(members, by_similarity @ block.points, along, by_weight)
-        if parts:
-            run.pull(result)

@@ -57,7 +57,8 @@ def evaluate(
         keys ``energy``, ``forces``, ``stress`` under ``uncertainty``, each with the result
         of `judge`. A standard deviation of a stress is that of the derivative of the
         energy: it is compared with labels less the constant virial per atom by which the
-        training labels differ from that (``virial_offset`` in `describe`).
+        training labels differ from that (``virial_offset`` in `describe`). And
+        ``n_outside``: structures with atoms outside the data (`Prediction.outside`).
     n_threads : int, optional
     progress : callable, optional
 
@@ -83,6 +84,7 @@ def evaluate(
         structures, return_std=uncertainty, n_threads=n_threads, names=names, **options
     )
     doubts: list[_Doubt] = []
+    n_outside = 0
     model = getattr(potential, "model", potential)
     offset = float(getattr(model, "virial_offset", 0.0))  # per atom [eV]
     for done, (frame, predicted) in enumerate(zip(dataset, predictions, strict=True)):
@@ -94,6 +96,7 @@ def evaluate(
         if frame.virial is not None and predicted.stress is not None:
             stress = predicted.stress + frame.virial / frame.atoms.get_volume()
         if uncertainty:
+            n_outside += predicted.outside is not None and bool(predicted.outside.any())
             derived = None
             if stress is not None:
                 derived = stress - offset * len(frame) / frame.atoms.get_volume() * _ISOTROPIC
@@ -108,6 +111,7 @@ def evaluate(
     }
     if uncertainty:
         result["uncertainty"] = _judge_all(doubts, doubts)
+        result["n_outside"] = n_outside
         for name, group in result["by_config_type"].items():
             group["uncertainty"] = _judge_all([d for d in doubts if d[0] == name], doubts)
     return result
@@ -139,6 +143,17 @@ def _statistics(errors: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
 # Config type, and per quantity errors and half-widths at 68 %, 95 % and one std.
 _Doubt = tuple[str, dict[str, tuple[FloatArray, FloatArray]]]
 LEVEL_68 = 0.6827
+# What `judge` finds.
+_JUDGED = (
+    "coverage_68",
+    "coverage_95",
+    "coverage_std",
+    "coverage_two_std",
+    "spearman",
+    "sharpness",
+    "nll",
+    "nll_constant",
+)
 # A pressure in Voigt components.
 _ISOTROPIC = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 
@@ -225,7 +240,8 @@ def judge(
     Returns
     -------
     dict
-        ``coverage_68``, ``coverage_95``, ``spearman`` (of the norms of error and standard
+        ``coverage_68``, ``coverage_95``, ``coverage_std`` and ``coverage_two_std`` (within one
+        and 1.96 standard deviations), ``spearman`` (of the norms of error and standard
         deviation; None for fewer than three), ``sharpness``, ``nll``, ``nll_constant`` (the
         best constant standard deviation), ``n``. Labels without uncertainty (zero by
         symmetry) are left out.
@@ -233,8 +249,7 @@ def judge(
     std = widths[..., 2]
     used = informative(std, typical_std)
     if not used.any():
-        names = ("coverage_68", "coverage_95", "spearman", "sharpness", "nll", "nll_constant")
-        return {**dict.fromkeys(names), "n": 0.0}
+        return {**dict.fromkeys(_JUDGED), "n": 0.0}
     e, s = error[used], std[used]
     constant = np.full(e.shape, max(float(np.sqrt(np.mean(e**2))), 1e-300))
     norms = [np.sqrt((v**2).sum(axis=1)) for v in (error, std)]
@@ -242,6 +257,8 @@ def judge(
     return {
         "coverage_68": coverage(e, widths[..., 0][used]),
         "coverage_95": coverage(e, widths[..., 1][used]),
+        "coverage_std": coverage(e, s),
+        "coverage_two_std": coverage(e, norm.ppf(0.975) * s),
         "spearman": None if rank is None or not np.isfinite(rank) else float(rank),
         "sharpness": sharpness(s),
         "nll": negative_log_likelihood(e, s),

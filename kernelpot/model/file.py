@@ -173,7 +173,7 @@ def _restore(
         safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
         training=TrainingRecord.from_dict(header["training"]),
-        calibration=Calibration.from_dict(header["calibration"]) if header["calibration"] else None,
+        calibration=_calibration(header["calibration"]),
     )
     golden = Atoms(
         arrays["golden_numbers"],
@@ -187,6 +187,13 @@ def _restore(
     if verify:
         _verify(model, golden, header["golden"], arrays, name)
     return model, golden, _unpack_parameters(header["parameters"])
+
+
+def _calibration(header: Mapping[str, Any] | None) -> Calibration | None:
+    """Error models; none in files of before there were any (fit anew for them)."""
+    if header is None or "factors" in header:
+        return None
+    return Calibration.from_dict(header)
 
 
 def _from_version_2(
@@ -257,14 +264,13 @@ def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str, Array]]:
-    predicted = model.predict(atoms, return_std="local", n_threads=1)
-    assert predicted.energies_std is not None
+    predicted = model.predict(atoms, n_threads=1)
     arrays: dict[str, Array] = {
         "golden_numbers": atoms.numbers.astype(np.int64),
         "golden_positions": atoms.positions.copy(),
         "golden_cell": np.array(atoms.cell),
         "golden_forces": predicted.forces,
-        "golden_std": predicted.energies_std,
+        "golden_std": model.posterior_local_std(atoms, n_threads=1),
     }
     if predicted.stress is not None:
         arrays["golden_stress"] = predicted.stress
@@ -281,14 +287,14 @@ def _verify(
     arrays: Mapping[str, Array],
     name: str,
 ) -> None:
-    found = model.predict(atoms, return_std="local", n_threads=1)
+    found = model.predict(atoms, n_threads=1)
     wrong = []
     energy = abs(found.energy - header["energy"])
     if not energy <= _ENERGY_TOLERANCE * max(1.0, abs(header["energy"])):
         wrong.append(f"energy by {energy:.2g} eV")
     pairs: list[tuple[str, FloatArray | None]] = [
         ("forces", found.forces),
-        ("std", found.energies_std),
+        ("std", model.posterior_local_std(atoms, n_threads=1)),
     ]
     if "golden_stress" in arrays:
         pairs.append(("stress", found.stress))

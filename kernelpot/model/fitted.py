@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +19,14 @@ from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
 from kernelpot.data.system import Contribution, System, species_index, voigt
-from kernelpot.gp.blend import Blend, Blended
+from kernelpot.gp.blend import Blend, Blended, UpToKnown
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
 from kernelpot.gp.local import LocalEvaluation, LocalModel
+from kernelpot.gp.members import Members, drawn
 from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
-from kernelpot.model.prediction import Prediction
+from kernelpot.model.prediction import PosteriorStd, Prediction
 from kernelpot.model.record import NOTHING, TrainingRecord
 from kernelpot.model.self_test import SelfTest
 from kernelpot.regression.factors import TriangularFactor
@@ -35,6 +36,9 @@ from kernelpot.terms.base import key_name
 
 # What `return_std` may be.
 ReturnStd = bool | Literal["local"]
+# Potentials drawn from the posterior whose spread tells what the data leave open, to one part in
+# the root of twice as many.
+N_MEMBERS = 16
 # Small structures are evaluated together up to so many atoms: matrix products of a few
 # rows are bound by memory.
 GROUP_ATOMS = 1024
@@ -140,7 +144,10 @@ class FittedModel:
         local_only = return_std == "local"
         if not (local_only or isinstance(return_std, bool | np.bool_)):
             raise ValueError(f"`return_std` must be False, True or 'local', got {return_std!r}")
-        blend = self._blend(system, gate)
+        blend: Blend | None = self._blend(system, gate)
+        watched = bool(return_std) and not local_only
+        if watched and blend is None:
+            blend = UpToKnown(self._known(gate))
         found = self._evaluate(
             system,
             variance=bool(return_std),
@@ -151,16 +158,16 @@ class FittedModel:
         result = found.result
         self.reference.add_to(system, result)
         forces, virials = system.forces(result), system.virials(result)
-        std = spilling = None
-        if not (found.variance is None or found.novelty is None or found.prior is None):
-            std = np.sqrt(found.variance)
-            # a free atom has nothing to be known of in a term of pairs
-            spilling = np.divide(
-                found.novelty, found.prior, out=np.zeros_like(std), where=found.prior > 0
-            )
+        std = None if found.variance is None else np.sqrt(found.variance)
+        spilling = _spilling(found) if return_std else None
         penalty = bound = None
         if gate is not None and found.added is not None and found.bound is not None:
             penalty, bound = found.added, np.sqrt(found.bound)
+        elif watched:  # damping alone looks at no variances
+            bound = self._std_bound(system, found, blend, n_threads)
+        outside = None
+        if watched and bound is not None:
+            outside = bound > self._known(gate)[system.z_index(self.species)]
         predictions = []
         first = system.first_atom
         for index, (atoms, virial) in enumerate(zip(system.structures, virials, strict=True)):
@@ -175,14 +182,28 @@ class FittedModel:
                 None if spilling is None else spilling[own],
                 penalty=None if penalty is None else penalty[own],
                 std_bound=None if bound is None else bound[own],
+                outside=None if outside is None else outside[own],
                 numbers=atoms.numbers,
                 calibration=self.calibration,
             )
-            if return_std and not local_only:
-                full = self._full_std(system.part(index), n_threads)
-                predicted = replace(predicted, **full)
+            if return_std:
+                predicted = self._with_std(predicted, system.part(index), local_only, n_threads)
             predictions.append(predicted)
         return predictions
+
+    def _known(self, gate: VarianceGate | None) -> FloatArray:
+        """Local std of each species up to which atoms count as known [eV]."""
+        return self.safety.std_known if gate is None else gate.known(self.species, self.safety)
+
+    def _std_bound(
+        self, system: System, found: LocalEvaluation, blend: Blend | None, n_threads: int | None
+    ) -> FloatArray:
+        """Local std given those of the data, exact beyond what counts as known [eV]."""
+        if not isinstance(blend, UpToKnown):
+            watch = UpToKnown(self.safety.std_known)
+            found = self._evaluate(system, gradient=False, blend=watch, n_threads=n_threads)
+        assert found.bound is not None
+        return np.sqrt(found.bound)
 
     def _blend(self, system: System, gate: VarianceGate | None) -> PessimisticEnergies | None:
         """The pessimistic energy; None where it is that of the kernels alone."""
@@ -205,6 +226,28 @@ class FittedModel:
         """Posterior of total energies, forces and virials."""
         return Posterior(self.design, self.factor)
 
+    @cached_property
+    def members(self) -> Members:
+        """Deviations of the weights in potentials drawn from the posterior, always the same."""
+        weights = drawn(self.design, self.factor, N_MEMBERS, np.random.default_rng(0))
+        return Members(self.design, weights)
+
+    def _with_std(
+        self, predicted: Prediction, system: System, local_only: bool, n_threads: int | None
+    ) -> Prediction:
+        """Add standard deviations of one structure; the local ones are there, of the posterior."""
+        local, numbers = predicted.energies_std, system.numbers
+        assert local is not None
+        assert predicted.spilling is not None
+        (atoms,) = system.structures
+        # not the pairs: predictions of many structures may be kept
+        full: dict[str, Any] = {"find_posterior": partial(self._posterior_std, atoms.copy(), local)}
+        if self.calibration is not None:
+            full["energies_std"] = self.calibration.std("energies", local, numbers)
+        if not local_only:
+            full |= self._full_std(system, n_threads, predicted.spilling)
+        return replace(predicted, **full)
+
     def full_std(
         self,
         atoms: Atoms,
@@ -223,29 +266,99 @@ class FittedModel:
         Returns
         -------
         dict
-            ``energy_std``, ``forces_std``, ``stress_std`` and their ``..._novelty``, as in
-            `Prediction`.
+            ``energy_std``, ``forces_std`` and ``stress_std`` as in `Prediction`.
         """
         return self._full_std(self.system(atoms, neighbors), n_threads)
 
-    def _full_std(self, system: System, n_threads: int | None) -> dict[str, Any]:
+    def _full_std(
+        self, system: System, n_threads: int | None, spilling: FloatArray | None = None
+    ) -> dict[str, Any]:
         (atoms,) = system.structures
         periodic = bool(np.all(atoms.pbc))
-        found = self.posterior.std(system, virial=periodic, n_threads=thread_count(n_threads))
         volume = atoms.get_volume() if periodic else np.inf
+        threads = thread_count(n_threads)
+        if self.calibration is None:
+            found = self.posterior.std(system, virial=periodic, n_threads=threads)
+            return {
+                "energy_std": found.energy,
+                "forces_std": found.forces,
+                "stress_std": None if found.virial is None else found.virial / volume,
+            }
+        calibration, numbers = self.calibration, system.numbers
+        energies, forces, virials = self.members.evaluate(system, n_threads=threads)
+        if spilling is None:
+            spilling = self.spilling(system, n_threads=threads)
+        excess = calibration.excess(spilling, self.local.prior(system), numbers)
+
+        def std(kind: str, deviations: FloatArray) -> Any:
+            spread = np.sqrt(np.mean(deviations**2, axis=0))
+            return calibration.std(kind, spread, numbers, excess, volume)
+
+        stresses = np.array([voigt(v) for v in virials]) / volume
         return {
-            "energy_std": found.energy,
-            "forces_std": found.forces,
-            "stress_std": None if found.virial is None else found.virial / volume,
-            "energy_novelty": found.energy_novelty,
-            "forces_novelty": found.forces_novelty,
-            "stress_novelty": (
-                None if found.virial_novelty is None else found.virial_novelty / volume
-            ),
+            "energy_std": std("energy", energies),
+            "forces_std": std("forces", forces),
+            "stress_std": std("stress", stresses) if periodic else None,
         }
+
+    def spilling(self, system: System, *, n_threads: int = 1) -> FloatArray:
+        """Share of the prior variance of local energies that the sparse points do not span.
+
+        Parameters
+        ----------
+        system : System
+        n_threads : int
+
+        Returns
+        -------
+        ndarray of shape (n_atoms,)
+        """
+        return _spilling(self._evaluate(system, gradient=False, novelty=True, n_threads=n_threads))
+
+    def _posterior_std(self, atoms: Atoms, local: FloatArray) -> PosteriorStd:
+        """Standard deviations of the posterior; the local ones are known."""
+        system = self.system(atoms)
+        periodic = bool(np.all(atoms.pbc))
+        found = self.posterior.std(system, virial=periodic, n_threads=thread_count(None))
+        volume = atoms.get_volume() if periodic else np.inf
+        novel = self._evaluate(system, gradient=False, novelty=True).novelty
+        assert novel is not None
+
+        def parts(kind: str, whole: Any, novelty: Any, scale: float = 1.0) -> dict[str, Any]:
+            names = (f"{kind}_std", f"{kind}_open", f"{kind}_novelty")
+            if whole is None:
+                return dict.fromkeys(names)
+            # both were squared and rooted: what is left of equal ones is rounding
+            left = np.sqrt(np.maximum(np.square(whole) - np.square(novelty), 0.0))
+            return dict(zip(names, (whole * scale, left * scale, novelty * scale), strict=True))
+
+        return PosteriorStd(
+            **parts("energy", found.energy, found.energy_novelty),
+            **parts("forces", found.forces, found.forces_novelty),
+            **parts("stress", found.virial, found.virial_novelty, 1.0 / volume),
+            **parts("energies", local, np.sqrt(novel)),
+        )
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Standard deviation of local energies; see `KernelPotential.local_std`."""
+        std = self.posterior_local_std(atoms, n_threads=n_threads)
+        if self.calibration is None:
+            return std
+        return np.asarray(self.calibration.std("energies", std, atoms.numbers))
+
+    def posterior_local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
+        """Standard deviation of local energies in the posterior itself.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        n_threads : int, optional
+
+        Returns
+        -------
+        ndarray of shape (n_atoms,)
+            [eV].
+        """
         found = self._evaluate(
             self.system(atoms), gradient=False, variance=True, n_threads=n_threads
         )
@@ -371,6 +484,16 @@ class _WeightedVariance:
 
     def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
         """Depends on nothing else."""
+
+
+def _spilling(found: LocalEvaluation) -> FloatArray:
+    """Novelty over prior variance, both of which were asked for."""
+    assert found.novelty is not None
+    assert found.prior is not None
+    # a free atom has nothing to be known of in a term of pairs
+    return np.divide(
+        found.novelty, found.prior, out=np.zeros_like(found.novelty), where=found.prior > 0
+    )
 
 
 def _groups(structures: Sequence[Atoms]) -> Iterator[list[Atoms]]:

@@ -2,10 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import BoolArray, FloatArray, IntArray
 from kernelpot.model.calibration import Calibration, Interval
+
+
+@dataclass(frozen=True)
+class PosteriorStd:
+    r"""Standard deviations of the posterior of one structure, in its parts.
+
+    With :math:`\phi` the whitened covariance of a quantity with the sparse points,
+    :math:`k_{**}` its prior variance and the triangular factor of the fit,
+    :math:`R^\top R = I + \Phi^\top \Lambda^{-1} \Phi`, the variance is
+
+    .. math:: v = k_{**} - |\phi|^2 + |R^{-\top} \phi|^2 .
+
+    The difference is *novelty*, what the sparse points do not span; the last term is what
+    the data leave *open*. Of a local energy :math:`\phi = T^\top k_*`; of the energy it is
+    summed over atoms, with :math:`k_{**} = \sum_t \sum_{ij} k_t(p_i, p_j)` over pairs of
+    atoms of the same species: local energies are correlated, and the std of their sum is
+    neither the sum nor the root of the summed squares of theirs. Of forces and stresses,
+    derivatives of both (`kernelpot.gp.posterior`).
+
+    They describe noise and weights of a model that is right, not errors against the
+    reference method: `Prediction` has the standard deviations of these.
+
+    Parameters
+    ----------
+    energy_std, energy_open, energy_novelty : float
+        Of the total energy, and its parts in quadrature [eV].
+    forces_std, forces_open, forces_novelty : ndarray of shape (n_atoms, 3)
+        [eV/Å].
+    stress_std, stress_open, stress_novelty : ndarray of shape (6,) or None
+        [eV/Å^3]; None without three-dimensional periodicity.
+    energies_std, energies_open, energies_novelty : ndarray of shape (n_atoms,)
+        Of the local energies [eV].
+    """
+
+    energy_std: float
+    energy_open: float
+    energy_novelty: float
+    forces_std: FloatArray
+    forces_open: FloatArray
+    forces_novelty: FloatArray
+    stress_std: FloatArray | None
+    stress_open: FloatArray | None
+    stress_novelty: FloatArray | None
+    energies_std: FloatArray
+    energies_open: FloatArray
+    energies_novelty: FloatArray
 
 
 @dataclass(frozen=True)
@@ -27,44 +76,41 @@ class Prediction:
         xx yy zz yz xz xy [eV/Å^3], positive under tension; None without
         three-dimensional periodicity.
     energies_std : ndarray of shape (n_atoms,) or None
-        Posterior standard deviation of each local energy [eV]:
-        :math:`v = k_{**} - |\phi|^2 + |R^{-\top} \phi|^2` with the prior variance
-        :math:`k_{**} = \sum_t \delta_t^2` of its species, the whitened covariance
-        :math:`\phi = T^\top k_*` with the sparse points, and the triangular factor of
-        the fit, :math:`R^\top R = I + \Phi^\top \Lambda^{-1} \Phi`.
+        Standard deviation of each local energy [eV]. Local energies have no labels: it is
+        that of the posterior (`PosteriorStd`), scaled as those of forces on the species are.
     spilling : ndarray of shape (n_atoms,) or None
         Share :math:`(k_{**} - |\phi|^2) / k_{**}` of the prior variance of a local
         energy that the sparse points do not span, 0 (known) to 1.
-    energy_std : float or None
-        Posterior standard deviation of the total energy [eV]: the same formula with
-        :math:`\phi` summed over atoms and
-        :math:`k_{**} = \sum_t \sum_{ij} k_t(p_i, p_j)` over pairs of atoms of the same
-        species. Local energies are correlated: it is neither the sum nor the root of the
-        summed squares of `energies_std`.
-    forces_std : ndarray of shape (n_atoms, 3) or None
-        Posterior standard deviation of each force component [eV/Å]: the same formula
-        with :math:`\phi = -\sum_i T^\top \partial k(p_i) / \partial r` and
-        :math:`k_{**} = \sum_t \sum_{ij} (\partial p_i / \partial r)^\top
-        (\partial^2 k_t / \partial p_i \partial p_j^\top) (\partial p_j / \partial r)`
-        over the environments that depend on the atom: its own and its neighbors'.
-    stress_std : ndarray of shape (6,) or None
-        Posterior standard deviation of each stress component [eV/Å^3]: as for forces,
-        with strain in place of r, over all environments, divided by the volume. None
-        without three-dimensional periodicity. A constant offset between the stress
-        labels and the derivative of the energy is not part of it.
-    energy_novelty, forces_novelty, stress_novelty : as the above, or None
-        The part of each standard deviation, in quadrature, that the sparse points do not
-        span: :math:`\sqrt{k_{**} - |\phi|^2}`.
+    energy_std, forces_std, stress_std : float, ndarray of shape (n_atoms, 3) and (6,), or None
+        Standard deviation of the error against the reference method, of the total energy
+        [eV], of each force component [eV/Å] and of each stress component [eV/Å^3] (None
+        without three-dimensional periodicity): :math:`s^2 = a^2 o^2 + c^2`. What the data
+        leave open, o, is the spread of `kernelpot.model.fitted.N_MEMBERS` potentials drawn
+        from the posterior (which tell it to 18 %); scale and constant part were found on
+        structures left out (`kernelpot.model.calibration`). A constant
+        offset between the stress labels and the derivative of the energy is not part of it.
+        **Not calibrated** where `calibration` is None (a model of fewer than ten
+        structures, or fitted with ``calibrate=False``): they are then those of the
+        posterior, `posterior`, which are too small by factors of up to some tens.
     penalty : ndarray of shape (n_atoms,) or None
         By what the safety net raises each local energy because its environment is not
         known [eV], if a gate was asked for.
     std_bound : ndarray of shape (n_atoms,) or None
-        With a gate: local standard deviations, exact beyond those that count as known,
-        elsewhere an upper bound below that [eV].
+        With a gate or ``return_std=True``: local standard deviations as the safety net sees
+        them, exact beyond those that count as known, elsewhere an upper bound below that
+        [eV].
+    outside : ndarray of bool of shape (n_atoms,) or None
+        With ``return_std=True``: atoms whose `std_bound` is larger than those of the data, so
+        that standard deviations are extrapolations. The limit was found on held-out
+        structures (``describe()["gate"]["std_known"]``); another is set by
+        ``predict(..., gate=VarianceGate(std_known=...))``.
     numbers : ndarray of shape (n_atoms,) or None
         Atomic numbers.
     calibration : Calibration or None
-        What turns standard deviations into intervals (`interval`).
+        How standard deviations were calibrated, and what turns them into intervals
+        (`interval`); None if they were not.
+    find_posterior : callable or None
+        What `posterior` calls.
     """
 
     energy: float
@@ -76,27 +122,42 @@ class Prediction:
     energy_std: float | None = None
     forces_std: FloatArray | None = None
     stress_std: FloatArray | None = None
-    energy_novelty: float | None = field(default=None, repr=False)
-    forces_novelty: FloatArray | None = field(default=None, repr=False)
-    stress_novelty: FloatArray | None = field(default=None, repr=False)
     penalty: FloatArray | None = None
     std_bound: FloatArray | None = None
+    outside: BoolArray | None = None
     numbers: IntArray | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
+    find_posterior: Callable[[], PosteriorStd] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    @cached_property
+    def posterior(self) -> PosteriorStd:
+        """Standard deviations of the posterior itself, computed when they are looked at.
+
+        They cost as much as training rows, some hundred times a prediction.
+
+        Raises
+        ------
+        ValueError
+            Without standard deviations.
+        """
+        if self.find_posterior is None:
+            raise ValueError("no standard deviations: predict with return_std=True")
+        return self.find_posterior()
 
     def interval(self, level: float | None = 0.95) -> Interval:
         """Half-widths of intervals that hold a label with a given probability.
 
-        Posterior standard deviations, with novelty weighted as it deserves (and a constant
-        part in forces), times factors
-        found on training structures left out one at a time. The sparse points were not
-        chosen anew without each, so far from all data the intervals are too narrow: look
-        at `spilling` there.
+        Standard deviations times quantiles of :math:`|e| / s` over training structures
+        left out: errors have heavier tails than a Gaussian, and a standard deviation holds
+        somewhat more of them than 68 %. These are the widths to publish for a coverage;
+        the standard deviations are for whatever propagates variances.
 
         Parameters
         ----------
         level : float or None, default=0.95
-            Coverage between 0 and 1. None: calibrated standard deviations instead.
+            Coverage between 0 and 1. None: standard deviations instead.
 
         Returns
         -------
@@ -117,24 +178,14 @@ class Prediction:
                 "structures"
             )
         found = self.calibration
-        local = found.per_atom("energies", level, self.numbers)
-        forces = found.per_atom("forces", level, self.numbers)
-        energy, stress = (found.factor(kind, level) for kind in ("energy", "stress"))
-        energy_std, forces_std, stress_std = (
-            None
-            if getattr(self, f"{kind}_std") is None
-            else found.std(
-                kind,
-                getattr(self, f"{kind}_std"),
-                getattr(self, f"{kind}_novelty"),
-                self.numbers if kind == "forces" else None,
-            )
-            for kind in ("energy", "forces", "stress")
-        )
-        return Interval(
-            level,
-            None if energy is None or energy_std is None else float(energy * energy_std),
-            None if local is None else local * self.energies_std,
-            None if forces is None or forces_std is None else forces[:, None] * forces_std,
-            None if stress is None or stress_std is None else stress * stress_std,
-        )
+        widths: dict[str, Any] = {}
+        for kind in ("energy", "energies", "forces", "stress"):
+            std = getattr(self, f"{kind}_std")
+            if kind in ("energies", "forces"):
+                factor: Any = found.per_atom(kind, level, self.numbers)
+                if factor is not None and kind == "forces":
+                    factor = factor[:, None]
+            else:
+                factor = found.half_width(kind, level)
+            widths[kind] = None if std is None or factor is None else factor * std
+        return Interval(level, **widths)

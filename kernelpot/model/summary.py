@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ase.data import chemical_symbols
+
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.common.tables import number, table
 from kernelpot.model.self_test import SelfTest
@@ -113,12 +115,38 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         for s, known in gate["std_known"].items()
     ]
     lines.append(f"  {gate['origin']}")
+    lines += ["", *_calibration_lines(model["calibration"])]
     lines += ["", *_self_test_lines(model["self_test"])]
     if training["notes"]:
         lines += ["", "Choices made from the data, and what to know:"]
         lines += [f"  - {note}" for note in training["notes"]]
     lines += ["", f"Errors on {training['errors_of']}:", error_table(training["errors"])]
     return "\n".join(lines)
+
+
+def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """What standard deviations mean, and where they come from."""
+    if found is None:
+        return [
+            "WARNING, standard deviations are not calibrated: they are those of the posterior,",
+            "  which errors may exceed by factors of up to some tens. Ten structures and",
+            "  fit(calibrate=True) are needed.",
+        ]
+    lines = [
+        "Predicted standard deviations are those of errors, from "
+        f"{found['n_structures']} structures left out:"
+    ]
+    units = {"energy": "eV, times sqrt(N)", "forces": "eV/Å", "stress": "eV/Å^3"}
+    for kind, by_species in found["models"].items():
+        for z, own in by_species.items():
+            if z == "0" and len(by_species) > 1:
+                continue
+            name = kind if z == "0" else f"{kind} on {chemical_symbols[int(z)]}"
+            lines.append(
+                f"  {name}: {own['scale']:.3g} times what the data leave open, and "
+                f"{own['constant']:.3g} {units[kind]} everywhere"
+            )
+    return lines
 
 
 def _self_test_lines(found: Mapping[str, Any] | None) -> list[str]:

@@ -235,9 +235,9 @@ def _force_reliability(
     stds, errors = [], []
     for done, frame in enumerate(chosen):
         found = potential.predict(frame.atoms, return_std=True, n_threads=n_threads)
-        std: Any = found.interval(None).forces if calibrated else found.forces_std
         assert frame.forces is not None
-        stds.append(np.asarray(std))
+        assert found.forces_std is not None
+        stds.append(found.forces_std)
         errors.append(found.forces - frame.forces)
         if progress is not None:
             progress("standard deviations", done + 1, len(chosen))

@@ -1,128 +1,156 @@
-"""Factors, intervals, and measures of both."""
+"""Error models, intervals, and measures of both."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.stats import norm, t
 
 import kernelpot as kp
 from kernelpot.datasets import load_silicon
 from kernelpot.model import errors
-from kernelpot.model.calibration import LEVELS, Calibration, Factors
-from tests.conftest import label, rattled_alloy
+from kernelpot.model.calibration import LEVELS, TAILS, Beyond, Calibration, ErrorModel, log_loss
+from kernelpot.model.fitted import N_MEMBERS
 
 
-def test_factors_are_quantiles_that_hold_new_labels(rng):
-    """Heavy tails and a wrong scale: intervals hold as promised all the same."""
-    std = np.exp(rng.normal(size=20_000))
-    residual = 3.0 * std * t(3).rvs(20_000, random_state=rng)
-    new_std = np.exp(rng.normal(size=20_000))
-    new = 3.0 * new_std * t(3).rvs(20_000, random_state=rng)
-    factors = Factors.of(residual / std)
+@pytest.mark.parametrize("tails", [np.inf, 4.0])
+def test_log_losses_are_those_of_the_best_factor(rng, tails):
+    std = np.exp(rng.normal(size=500))
+    residual = 3.0 * std * t(4).rvs(500, random_state=rng)
+    family = norm if np.isinf(tails) else t(tails)
+
+    def loss(log_factor):
+        scale = np.exp(log_factor) * std
+        return -np.mean(family.logpdf(residual / scale) - np.log(scale))
+
+    best = minimize_scalar(loss, bounds=(-1.0, 3.0), method="bounded", options={"xatol": 1e-9})
+    # constants of the distributions are left out
+    of_one = -np.log(2 * np.pi) / 2 - 0.5 if np.isinf(tails) else t(tails).logpdf(0.0)
+    assert log_loss(residual, std, tails) == pytest.approx(best.fun + of_one, abs=1e-8)
+    assert log_loss(2.0 * residual, std, tails) == pytest.approx(best.fun + of_one + np.log(2.0))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_scale_and_constant_part_are_found(rng, share):
+    """Heavy tails: what was put in is found, and intervals hold new labels as promised."""
+    n = 20_000
+
+    def draw():
+        open_ = np.exp(rng.normal(size=n))
+        std = 2.5 * np.hypot(open_, share)
+        return std * t(TAILS).rvs(n, random_state=rng), open_, std
+
+    residual, open_, std = draw()
+    found = ErrorModel.of(residual, open_)
+    # a Student distribution has more than unit variance; its own variance is known to 5 %
+    assert found.scale == pytest.approx(2.5 * np.sqrt(TAILS / (TAILS - 2)), rel=0.1)
+    assert found.constant / found.scale == pytest.approx(share, abs=0.05)
+    assert found.typical == pytest.approx(np.sqrt(np.mean(open_**2)))
+    assert np.mean((residual / found.std(open_)) ** 2) == pytest.approx(1.0)
+    new, open_, std = draw()
     # three times the statistical error of 0.004 of a share in 20,000, of two samples
     for level in (*LEVELS, 0.6, 0.85, 0.97):
-        assert np.mean(np.abs(new) < factors.at(level) * new_std) == pytest.approx(level, abs=0.012)
-    assert factors.scale == pytest.approx(np.sqrt(np.mean((residual / std) ** 2)))
+        covered = np.mean(np.abs(new) < found.at(level) * found.std(open_))
+        assert covered == pytest.approx(level, abs=0.012)
 
 
-def test_a_gaussian_needs_no_factors(rng):
-    factors = Factors.of(rng.normal(size=200_000))
+def test_gaussian_errors_have_gaussian_intervals(rng):
+    open_ = np.exp(rng.normal(size=200_000))
+    found = ErrorModel.of(open_ * rng.normal(size=200_000), open_)
     for level in (0.3, 0.6827, 0.95):
-        assert factors.at(level) == pytest.approx(norm.ppf(0.5 + level / 2), rel=8e-3)
-    assert factors.scale == pytest.approx(1.0, abs=5e-3)
+        assert found.at(level) == pytest.approx(norm.ppf(0.5 + level / 2), rel=8e-3)
+    assert found.scale == pytest.approx(1.0, abs=5e-3)
+
+
+def test_errors_that_do_not_follow_the_open_part_have_a_constant_std(rng):
+    """An open part that misleads costs nothing: never less likely than the best constant."""
+    open_ = np.exp(rng.normal(size=2000))
+    for residual in (rng.normal(size=2000), rng.normal(size=2000) / open_):
+        found = ErrorModel.of(residual, open_)
+        constant = np.full(2000, np.sqrt(np.mean(residual**2)))
+        nll = errors.negative_log_likelihood
+        assert nll(residual, found.std(open_)) <= nll(residual, constant) + 1e-9
 
 
 def test_few_labels_are_not_trusted_beyond_the_largest():
-    factors = Factors.of(np.arange(1.0, 11.0))
+    found = ErrorModel.of(np.arange(1.0, 11.0), np.ones(10))
+    one = np.sqrt(np.mean(np.arange(1.0, 11.0) ** 2))
     # with ten labels the interval of 50 % is the 6th smallest, that of 99 % the largest
-    assert factors.quantiles[0] == 6.0
-    assert factors.quantiles[-1] == 10.0
+    assert found.quantiles[0] * one == pytest.approx(6.0)
+    assert found.quantiles[-1] * one == pytest.approx(10.0)
+
+
+def test_labels_that_are_right_have_no_error():
+    found = ErrorModel.of(np.zeros(12), np.ones(12))
+    assert found.scale == found.constant == 0.0
 
 
 @pytest.fixture
 def calibration(rng):
     n = 400
-    std = np.where(np.arange(n) < 300, 0.1, 0.2)
+    open_ = np.where(np.arange(n) < 300, 0.1, 0.2) * np.exp(0.3 * rng.normal(size=n))
     number = np.where(np.arange(n) < 300, 1, 8)
     number[-5:] = 6
-    residual = std * rng.normal(size=n) * np.where(number == 1, 1.0, 4.0)
-    std[::50] = 1e-9  # zero by symmetry
+    residual = open_ * rng.normal(size=n) * np.where(number == 1, 1.0, 4.0)
+    open_[::50] = 1e-9  # zero by symmetry
     return Calibration.of(
         {"forces": residual, "energy": residual[:20]},
-        {"forces": 0.8 * std, "energy": np.full(20, 0.1)},
-        {"forces": 0.6 * std, "energy": np.zeros(20)},
+        {"forces": open_, "energy": np.full(20, 0.1)},
         {"forces": number, "energy": np.zeros(20, int)},
         20,
     )
 
 
-def test_novelty_counts_as_much_as_it_explains(rng):
-    """Residuals that follow the other part alone, or both; and where nobody can tell."""
-    n = 4000
-    open_, novelty = np.exp(rng.normal(size=(2, n)))
-    number = {"forces": np.full(n, 14)}
-    unseen = {"forces": np.arange(n) < 2000}
-    for weight in (1.0, 0.2):
-        std = np.hypot(open_, weight * novelty)
-        residual = 2.0 * std * rng.laplace(size=n)
-        parts = {"forces": residual}, {"forces": open_}, {"forces": novelty}
-        found = Calibration.of(*parts, number, 40, unseen=unseen)
-        assert found.novelty == {"forces": weight}
-        np.testing.assert_allclose(
-            found.std("forces", np.hypot(open_, novelty), novelty), std, rtol=1e-9
-        )
-        # local energies are judged with novelty in full
-        whole = np.abs(residual) / np.hypot(open_, novelty)
-        assert found.factor("energies", 0.9) == pytest.approx(np.quantile(whole, 0.9), rel=2e-3)
-        ratio = np.abs(residual) / std
-        assert found.factor("forces", 0.9) == pytest.approx(np.quantile(ratio, 0.9), rel=2e-3)
-        few = Calibration.of(*parts, number, 40, unseen={"forces": np.arange(n) < 9})
-        assert few.novelty == Calibration.of(*parts, number, 40).novelty == {}
-        assert few.factors["forces"] == few.factors["energies"]
-        assert Calibration.from_dict(found.to_dict()) == found
-
-
-def test_forces_have_a_constant_part_where_errors_do(rng):
-    """Errors of which a part is the same for all are more likely with it, and found."""
-    n = 6000
-    number = np.where(np.arange(n) < 4000, 1, 8)
-    open_ = np.exp(rng.normal(size=n)) * np.where(number == 1, 1.0, 3.0)
-    rms = {z: np.sqrt(np.mean(open_[number == z] ** 2)) for z in (1, 8)}
-    for share in (0.0, 0.4):
-        floor = np.array([share * rms[z] for z in number])
-        residual = 0.7 * np.hypot(open_, floor) * rng.normal(size=n)
-        found = Calibration.of(
-            {"forces": residual}, {"forces": open_}, {"forces": np.zeros(n)}, {"forces": number}, 9
-        )
-        expected = {z: pytest.approx(share * rms[z]) for z in (1, 8)} if share else {}
-        assert found.floor == expected
-        # four statistical errors of the scale of 4,000 numbers
-        assert found.factor("forces", None, 1) == pytest.approx(0.7, rel=4 / np.sqrt(2 * 4000))
-        std = np.array([[2.0, 0.0, 1.0], [3.0, 1e-9, 0.5]])  # zeros by symmetry stay
-        widened = found.std("forces", std, np.zeros((2, 3)), np.array([1, 8]))
-        for row, z in enumerate((1, 8)):
-            c = share * rms[z]
-            np.testing.assert_allclose(
-                widened[row], [*np.hypot(std[row, :1], c), std[row, 1], np.hypot(std[row, 2], c)]
-            )
-        assert Calibration.from_dict(found.to_dict()) == found
-
-
-def test_species_have_their_own_factors_where_labels_suffice(calibration):
-    assert set(calibration.factors["forces"]) == {0, 1}
+def test_species_have_their_own_models_where_labels_suffice(calibration):
+    assert set(calibration.models["forces"]) == {0, 1}
     found = calibration.per_atom("forces", 0.68, np.array([1, 8, 1]))
     assert found[0] == found[2]
-    assert found[1] == calibration.factor("forces", 0.68) != found[0]
-    assert calibration.factor("forces", None, 1) < 2.0
-    # local energies have no labels
-    assert set(calibration.factors["energies"]) == {0, 1}
-    assert calibration.factor("stress", 0.9) is None
+    assert found[1] == calibration.half_width("forces", 0.68) != found[0]
+    assert calibration.half_width("forces", None, 1) == 1.0
+    assert calibration.half_width("stress", 0.9) is None
     assert calibration.per_atom("stress", 0.9, np.array([1])) is None
-    again = Calibration.from_dict(calibration.to_dict())
-    assert again == calibration
     with pytest.raises(ValueError, match=r"`level` must be between 0 and 1.*got 95"):
-        calibration.factor("forces", 95)
+        calibration.half_width("forces", 95)
+    assert Calibration.from_dict(calibration.to_dict()) == calibration
+
+
+def test_standard_deviations_of_structures(calibration):
+    numbers = np.array([1, 8])
+    open_ = np.array([[0.1, 0.2, 1e-9], [0.3, 0.1, 0.0]])
+    std = calibration.std("forces", open_, numbers)
+    for row, found in enumerate((calibration.model("forces", 1), calibration.model("forces"))):
+        expected = np.hypot(found.scale * open_[row], found.constant)
+        zero = open_[row] < 1e-6  # by symmetry, and stays so
+        np.testing.assert_allclose(std[row][~zero], expected[~zero], rtol=1e-12)
+        np.testing.assert_allclose(std[row][zero], 0.0, atol=1e-7)
+    energy = calibration.model("energy")
+    # the constant part of an energy grows with the root of the number of atoms
+    assert calibration.std("energy", 0.2, numbers) == pytest.approx(
+        np.hypot(energy.scale * 0.2, np.sqrt(2.0) * energy.constant)
+    )
+    # no labels of stress: as wide as the potentials that are drawn
+    np.testing.assert_allclose(
+        calibration.std("stress", np.ones(6), numbers), calibration.spread, rtol=1e-12
+    )
+    local = calibration.std("energies", np.ones(2), numbers)
+    assert local.tolist() == [
+        calibration.model("forces", 1).scale or calibration.spread,
+        calibration.model("forces").scale or calibration.spread,
+    ]
+
+
+def test_potentials_drawn_spread_as_wide_as_forces_err(rng):
+    open_ = np.exp(rng.normal(size=3000))
+    residual = 3.0 * np.hypot(open_, 0.5) * rng.normal(size=3000)
+    found = Calibration.of(
+        {"energy": 7.0 * residual, "forces": residual},
+        {"energy": open_, "forces": open_},
+        {"energy": np.zeros(3000, int), "forces": np.full(3000, 14)},
+        30,
+    )
+    std = found.model("forces", 14).std(open_)
+    assert found.spread == pytest.approx(np.sqrt(np.mean(std**2) / np.mean(open_**2)), rel=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -143,19 +171,104 @@ def test_intervals_of_a_fit_hold_unseen_labels(silicon):
         assert "forces" in group["uncertainty"] or group["forces_mae_ev_per_ang"] is None
 
 
-def test_intervals_scale_standard_deviations_and_are_stored(silicon, tmp_path):
+def test_standard_deviations_are_those_of_potentials_drawn(silicon):
+    """The spread of the members, each evaluated as a potential of its own."""
+    atoms = load_silicon("test")[2].atoms
+    model, found = silicon.model, silicon.predict(atoms, return_std=True)
+    weights = model.members.weights
+    assert len(weights) == N_MEMBERS
+    deviations = []
+    for own in weights:
+        local = replace(model.local, weights=own)
+        member = replace(model, local=local).predict(atoms)
+        bare = replace(model, local=replace(model.local, weights=0 * own)).predict(atoms)
+        deviations.append(
+            (
+                member.energy - bare.energy,
+                member.forces - bare.forces,
+                member.stress - bare.stress,
+            )
+        )
+    by_kind = zip(*deviations, strict=True)
+    for kind, values in zip(("energy", "forces", "stress"), by_kind, strict=True):
+        spread = np.sqrt(np.mean(np.square(values), axis=0))
+        expected = model.calibration.std(kind, spread, atoms.numbers)
+        np.testing.assert_allclose(getattr(found, f"{kind}_std"), expected, rtol=1e-6)
+    local = found.posterior.energies_std * model.calibration.local_scale(atoms.numbers)
+    np.testing.assert_allclose(found.energies_std, local, rtol=1e-12)
+    np.testing.assert_allclose(silicon.local_std(atoms), local, rtol=1e-9)
+
+
+def test_members_spread_as_the_data_leave_open(silicon):
+    """Of n potentials the mean square has a relative deviation of the root of 2 / n."""
+    ratio = []
+    for frame in list(load_silicon("test"))[:12]:
+        _, forces, _ = silicon.model.members.evaluate(silicon.model.system(frame.atoms))
+        exact = silicon.predict(frame.atoms, return_std=True).posterior.forces_open
+        # others are zero by symmetry
+        used = exact > 1e-3 * silicon.model.calibration.model("forces", 14).typical
+        ratio.append(np.mean(forces**2, axis=0)[used] / exact[used] ** 2)
+    ratio = np.concatenate(ratio)
+    # components of a structure go together: some tens of independent numbers
+    assert ratio.mean() == pytest.approx(1.0, abs=0.2)
+    assert ratio.std() == pytest.approx(np.sqrt(2 / N_MEMBERS), rel=0.4)
+
+
+def test_samples_spread_in_forces_as_their_standard_deviations(silicon):
+    test = load_silicon("test")
+    committee = silicon.sample(40, rng=3)
+    spread, std = [], []
+    for frame in test:
+        found = committee.predict(frame.atoms)
+        spread.append(found.forces.std(axis=0, ddof=1).ravel())
+        std.append(silicon.predict(frame.atoms, return_std=True).forces_std.ravel())
+    spread, std = np.concatenate(spread), np.concatenate(std)
+    # 16 and 40 potentials know a root mean square over many components to about a tenth
+    assert np.sqrt(np.mean(spread**2) / np.mean(std**2)) == pytest.approx(1.0, abs=0.2)
+
+
+def test_what_is_like_nothing_in_the_data_has_the_prior_as_its_error():
+    """An excess of spilling over that of structures left out, of energies and slopes."""
+    known = {14: Beyond(0.1, 2.0, 3.0)}
+    found = Calibration(
+        {"forces": {0: ErrorModel(2.0, 0.1, 1.0, (1.0,) * len(LEVELS), 9)}}, 10, 2.0, known
+    )
+    numbers = np.array([14, 14, 6])
+    excess = found.excess(np.array([0.05, 0.6, 0.2]), np.full(3, 4.0), numbers)
+    np.testing.assert_allclose(excess, [0.0, 2.0, 0.8])  # carbon was in no structure left out
+    open_ = np.ones((3, 3))
+    inside = found.std("forces", open_, numbers)
+    std = found.std("forces", open_, numbers, excess)
+    np.testing.assert_allclose(std[0], inside[0])
+    np.testing.assert_allclose(std[1], np.hypot(inside[1], 2.0 * np.sqrt(2.0)))
+    assert found.std("energy", 1.0, numbers, excess) == pytest.approx(np.hypot(2.0, np.sqrt(2.8)))
+    np.testing.assert_allclose(
+        found.std("stress", np.zeros(6), numbers, excess, 5.0), 3.0 * np.sqrt(2.8) / 5.0
+    )
+
+
+def test_the_posterior_has_its_own_numbers(silicon):
     atoms = load_silicon("test")[2].atoms
     found = silicon.predict(atoms, return_std=True)
-    interval = found.interval(0.9)
-    calibration = silicon.fitted_.calibration
-    assert calibration.novelty["forces"] < 1.0
-    for kind in ("energy", "forces", "stress"):
-        std, novelty = getattr(found, f"{kind}_std"), getattr(found, f"{kind}_novelty")
-        assert np.all(novelty <= std)
-        weighted = np.sqrt(std**2 + (calibration.novelty.get(kind, 1.0) ** 2 - 1) * novelty**2)
-        np.testing.assert_allclose(
-            getattr(interval, kind), calibration.factor(kind, 0.9, 14) * weighted, rtol=1e-12
+    for kind in ("energy", "energies", "forces", "stress"):
+        whole, left, novel = (
+            getattr(found.posterior, f"{kind}_{part}") for part in ("std", "open", "novelty")
         )
+        np.testing.assert_allclose(np.hypot(left, novel), whole, rtol=1e-9)
+    assert found.posterior is found.posterior
+    with pytest.raises(ValueError, match="return_std=True"):
+        _ = silicon.predict(atoms).posterior
+
+
+def test_intervals_are_quantiles_times_standard_deviations(silicon, tmp_path):
+    atoms = load_silicon("test")[2].atoms
+    found = silicon.predict(atoms, return_std=True)
+    interval, calibration = found.interval(0.9), silicon.fitted_.calibration
+    for kind in ("energy", "energies", "forces", "stress"):
+        std = getattr(found, f"{kind}_std")
+        np.testing.assert_array_equal(getattr(found.interval(None), kind), std)
+        factor = calibration.half_width(kind, 0.9, 14)
+        np.testing.assert_allclose(getattr(interval, kind), factor * std, rtol=1e-12)
     assert interval.energies.shape == (len(atoms),)
     assert np.all(found.interval(0.99).forces >= interval.forces)
     local = silicon.predict(atoms, return_std="local").interval(0.9)
@@ -167,15 +280,37 @@ def test_intervals_scale_standard_deviations_and_are_stored(silicon, tmp_path):
     loaded = kp.load(tmp_path / "model.kpot")
     assert loaded.fitted_.calibration == calibration
     assert loaded.describe()["calibration"]["n_structures"] == calibration.n_structures
+    again = loaded.predict(atoms, return_std=True)
+    np.testing.assert_allclose(again.forces_std, found.forces_std, rtol=1e-9)
 
 
-def test_intervals_need_a_standard_deviation_and_a_calibration(silicon):
+def test_few_structures_are_not_calibrated_and_that_is_said(silicon):
     atoms = load_silicon("test")[2].atoms
     with pytest.raises(ValueError, match="return_std=True"):
         silicon.predict(atoms).interval()
     few = kp.KernelPotential(n_sparse=20).fit(load_silicon("train")[:6])
+    found = few.predict(atoms, return_std=True)
     with pytest.raises(ValueError, match="not calibrated"):
-        few.predict(atoms, return_std=True).interval()
+        found.interval()
+    assert found.calibration is None
+    # its standard deviations are those of the posterior, and the summary says so
+    for kind in ("energy", "energies", "forces", "stress"):
+        np.testing.assert_allclose(
+            getattr(found, f"{kind}_std"), getattr(found.posterior, f"{kind}_std"), rtol=1e-12
+        )
+    assert "not calibrated" in few.summary()
+    assert few.describe()["calibration"] is None
+    assert "not calibrated" not in silicon.summary()
+    assert "standard deviations" in silicon.summary()
+
+
+def test_perfect_crystals_have_no_error_of_forces(silicon):
+    from ase.build import bulk
+
+    found = silicon.predict(bulk("Si", a=5.47, cubic=True), return_std=True)
+    rms = silicon.fitted_.calibration.model("forces", 14)
+    np.testing.assert_allclose(found.forces_std, 0.0, atol=1e-3 * rms.scale * rms.typical)
+    assert found.energy_std > 0
 
 
 def test_measures_are_their_definitions(rng):
@@ -238,10 +373,49 @@ def test_stds_of_stresses_are_not_blamed_for_an_offset_of_the_labels(silicon):
     assert found["stress_mae_gpa"] > 1.2 * honest["stress_mae_gpa"]  # errors are what they are
 
 
-@pytest.mark.parametrize(("n", "told"), [(12, False), (32, True)])
-def test_one_structure_does_not_tell_the_weight_of_novelty(n, told):
-    """A tenth of the structures is not seen by the choice of sparse points."""
-    frames = [label(rattled_alloy(seed, (1, 1, 1))) for seed in range(n)]
-    term = kp.SOAPTerm(r_cut=4.0, n_max=2, l_max=2, n_sparse=20)
-    pot = kp.KernelPotential([term], baseline=[kp.Wall()]).fit(frames, optimize=None)
-    assert bool(pot.model.calibration.novelty) is told
+def test_atoms_outside_the_data_are_named(silicon):
+    """By what the safety net goes by; the limit can be set."""
+    from ase.build import bulk
+
+    inside = bulk("Si", a=5.47, cubic=True)
+    inside.rattle(0.03, seed=1)
+    outside = bulk("Si", a=5.47 * 1.5, cubic=True)
+    known = silicon.model.safety.std_known[0]
+    for atoms, expected in ((inside, False), (outside, True)):
+        found = silicon.predict(atoms, return_std=True)
+        assert found.outside.tolist() == [expected] * len(atoms)
+        np.testing.assert_array_equal(found.outside, found.std_bound > known)
+        many = list(silicon.predict_many([atoms, atoms], return_std=True))
+        np.testing.assert_array_equal(many[1].outside, found.outside)
+    # the same energy and forces as without looking
+    bare = silicon.predict(outside)
+    assert bare.outside is None
+    np.testing.assert_allclose(found.forces, bare.forces, atol=1e-12)
+    assert found.energy == pytest.approx(bare.energy, abs=1e-12)
+    wide = kp.VarianceGate(std_known=10.0)
+    assert not silicon.predict(outside, return_std=True, gate=wide).outside.any()
+    narrow = kp.VarianceGate(std_known=1e-6)
+    assert silicon.predict(inside, return_std=True, gate=narrow).outside.all()
+    data = [f for f in load_silicon("test") if f.config_type in ("dimer", "stretched")]
+    judged = kp.evaluate(silicon, kp.Dataset(data), uncertainty=True)
+    assert judged["n_outside"] == sum(
+        silicon.predict(f.atoms, return_std=True).outside.any() for f in data
+    )
+
+
+def test_errors_beyond_the_data_are_within_the_intervals():
+    """Energies of stretched crystals, dimers and other phases, none of which were fitted."""
+    frames = [*load_silicon("train"), *load_silicon("test")]
+    beyond = ("dimer", "stretched", "phases")
+    inside = [f for f in frames if f.config_type not in beyond]
+    pot = kp.KernelPotential(n_sparse=150).fit(kp.Dataset(inside), self_test=False)
+    covered, ratios = [], []
+    for frame in frames:
+        if frame.config_type in beyond:
+            found = pot.predict(frame.atoms, return_std=True)
+            error = abs(found.energy - frame.energy)
+            covered.append(error < found.interval(0.95).energy)
+            ratios.append(error / found.energy_std)
+            # what is wrong by more than five standard deviations was said to be outside
+            assert ratios[-1] < 5.0 or found.outside.any()
+    assert np.mean(covered) >= 0.8

@@ -135,8 +135,8 @@ def test_a_newer_format_is_refused(path, monkeypatch):
         ("e0",),
         ("calibration",),
         ("safety", "width"),
-        ("calibration", "novelty"),
-        ("calibration", "floor"),
+        ("calibration", "models"),
+        ("calibration", "beyond"),
     ],
 )
 def test_a_header_without_its_parts_is_refused(path, keys):

@@ -60,7 +60,7 @@ def test_it_is_the_gaussian_process_of_a_pair_function():
         assert found.forces[1, 2] == pytest.approx(-slope, abs=1e-5)
         row = covariance(np.array([r]), at)
         variance = covariance(np.array([r]), np.array([r])) - row @ factor @ row.T
-        assert found.energy_std == pytest.approx(np.sqrt(variance.item()), abs=1e-6)
+        assert found.posterior.energy_std == pytest.approx(np.sqrt(variance.item()), abs=1e-6)
 
 
 def test_a_pair_of_species_never_seen_is_as_uncertain_as_the_prior(pot):
@@ -70,10 +70,16 @@ def test_a_pair_of_species_never_seen_is_as_uncertain_as_the_prior(pot):
     assert found.energy == pytest.approx(2 * pot.model.e0.e0[13], abs=1e-12)
     # both directions of the pair have half of its energy: all of one, of weight 1 here
     delta = pot.terms[0].delta
-    assert found.energy_std == pytest.approx(delta, rel=1e-12)
-    np.testing.assert_allclose(found.energies_std, 0.5 * delta, rtol=1e-12)
+    posterior = found.posterior
+    assert posterior.energy_std == pytest.approx(delta, rel=1e-12)
+    np.testing.assert_allclose(posterior.energies_std, 0.5 * delta, rtol=1e-12)
     np.testing.assert_allclose(found.spilling, 1.0)
-    assert found.forces_std[0, 2] == pytest.approx(delta / pot.terms[0].length_scale, rel=1e-10)
+    assert posterior.forces_std[0, 2] == pytest.approx(delta / pot.terms[0].length_scale, rel=1e-10)
+    # nothing is open, as no sparse point is like it: the excess of novelty is all there is
+    known = pot.model.calibration.beyond[13]
+    excess = 2 * (1.0 - known.spilling) * (0.5 * delta) ** 2
+    assert found.energy_std == pytest.approx(np.sqrt(excess), rel=1e-6)
+    assert found.forces_std[0, 2] == pytest.approx(known.slope * np.sqrt(0.5 * excess), rel=1e-6)
     known_pair = Atoms("AlCu", [[0, 0, 0], [0, 0, r]])
     assert pot.predict(known_pair, return_std=True).energy_std < 0.05 * delta
     # nothing is known of it: the whole prior std counts, but for the onset

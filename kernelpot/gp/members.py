@@ -1,0 +1,257 @@
+"""Several sets of weights of one design, evaluated in one pass over the descriptors.
+
+Draws from the posterior of the weights are potentials of their own. They share whatever does
+not depend on weights: neighbors, features, kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from kernelpot.common.parallel import map_in_order, single_blas_thread
+from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.data.system import Contribution, System
+from kernelpot.gp.blocks import Block
+from kernelpot.gp.design import Design
+from kernelpot.gp.local import BATCH
+from kernelpot.gp.parts import TermRun
+from kernelpot.regression.factors import TriangularFactor
+from kernelpot.terms.base import FastMean, Kernel
+
+# Members whose products with the sparse points are formed together, and bytes of closed forms
+# of the mean that are kept.
+TOGETHER = 8
+MAX_BYTES = 2e8
+
+# Energies (n,), forces (n, n_atoms, 3), virials (n, 3, 3).
+Evaluated = tuple[FloatArray, FloatArray, FloatArray]
+
+
+def drawn(design: Design, factor: TriangularFactor, n: int, rng: np.random.Generator) -> FloatArray:
+    r"""Draw deviations :math:`T R^{-1} z` of the weights of the sparse points from their mean.
+
+    Parameters
+    ----------
+    design : Design
+    factor : TriangularFactor
+        Posterior precision of the whitened weights.
+    n : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of shape (n, n_sparse)
+        [1/eV].
+    """
+    whitened = factor.deviations(n, rng)
+    weights = np.empty((n, design.n_sparse))
+    for block in design.blocks:
+        weights[:, block.sparse] = whitened[:, block.columns] @ block.T.T
+    return weights
+
+
+@dataclass(frozen=True)
+class Members:
+    """Potentials that differ in the weights of their sparse points alone.
+
+    Attributes
+    ----------
+    design : Design
+    weights : ndarray of shape (n_members, n_sparse)
+        [1/eV].
+    """
+
+    design: Design
+    weights: FloatArray
+
+    def __len__(self) -> int:
+        """Return the number of members."""
+        return len(self.weights)
+
+    @cached_property
+    @single_blas_thread()
+    def _means(self) -> dict[int, list[FastMean]]:
+        """Closed forms of the mean of each member, of the blocks where that costs less."""
+        found = {}
+        left = MAX_BYTES
+        for index, block in enumerate(self.design.blocks):
+            kernel = self.design.terms[block.term].kernel
+            left -= 8 * len(self) * block.points.shape[1] ** 2
+            if left < 0 or not len(block.points):
+                continue
+            means = []
+            for weights in self.weights[:, block.sparse]:
+                mean = kernel.fast_mean(block.points, weights)
+                if mean is None:
+                    break
+                means.append(mean)
+            if len(means) == len(self):
+                found[index] = means
+        return found
+
+    def evaluate(self, system: System, *, n_threads: int = 1) -> Evaluated:
+        """Evaluate one structure with all members.
+
+        Parameters
+        ----------
+        system : System
+            One structure, with all pairs within the largest cutoff.
+        n_threads : int
+            The result does not depend on it.
+
+        Returns
+        -------
+        energies : ndarray of shape (n_members,)
+            Of the kernels [eV].
+        forces : ndarray of shape (n_members, n_atoms, 3)
+            [eV/Å].
+        virials : ndarray of shape (n_members, 3, 3)
+            [eV].
+        """
+        n = len(self)
+        totals = np.zeros(n), np.zeros((n, system.n_atoms, 3)), np.zeros((n, 3, 3))
+        _ = self._means  # before there are threads
+
+        def work(start: int) -> Evaluated:
+            atoms = slice(start, min(start + BATCH, system.n_atoms))
+            return self._of_run(system.run(atoms), atoms, has_centers=True)
+
+        def add(part: Evaluated) -> None:
+            for total, own in zip(totals, part, strict=True):
+                total += own
+
+        starts = range(0, system.n_atoms, BATCH)
+        with single_blas_thread():
+            for part in map_in_order(work, starts, min(n_threads, len(starts))):
+                add(part)
+            if not all(term.descriptor.has_centers for term in self.design.terms):
+                everything = slice(0, system.n_atoms)
+                add(self._of_run(system, everything, has_centers=False))
+        return totals
+
+    def _of_run(self, system: System, atoms: slice, *, has_centers: bool) -> Evaluated:
+        """Contribution of a run of atoms: of the terms with centers, or of those without."""
+        energies = np.zeros(len(self))
+        found = [Contribution.zero(system) for _ in self.weights]
+        for t, term in enumerate(self.design.terms):
+            if term.descriptor.has_centers == has_centers:
+                self._add_term(t, TermRun(term, system, atoms), energies, found)
+        forces = np.array([system.forces(result) for result in found])
+        virials = np.array([system.virials(result)[0] for result in found])
+        return energies, forces, virials
+
+    def _add_term(
+        self, t: int, run: TermRun, energies: FloatArray, found: list[Contribution]
+    ) -> None:
+        """Add one term: summed energies (n,), and what moves them."""
+        term = self.design.terms[t]
+        parts = []
+        for index, block in enumerate(self.design.blocks):
+            if block.term == t:
+                key = term.descriptor.keys.index(block.key)
+                members = np.flatnonzero(run.found.key == key)
+                if len(members):
+                    parts.append(self._part(index, block, term.kernel, run, members))
+        for start in range(0, len(self), TOGETHER):
+            some = range(start, min(start + TOGETHER, len(self)))
+            slopes = [part.slopes(some) for part in parts]
+            for k, member in enumerate(some):
+                for part, by_u in zip(parts, slopes, strict=True):
+                    energies[member] += part.values[member].sum()
+                    weight = part.by_weight
+                    run.set_gradient(
+                        part.members,
+                        by_u[k],
+                        part.own[member],
+                        None if weight is None else weight[member],
+                    )
+                if parts:
+                    run.pull(found[member])
+
+    def _part(
+        self, index: int, block: Block, kernel: Kernel, run: TermRun, members: IntArray
+    ) -> _Part:
+        u = run.u if len(members) == len(run.u) else run.u[members]
+        weight = None if run.found.weight is None else run.found.weight[members]
+        means = self._means.get(index)
+        if means is not None:
+            return _Closed(members, u, weight, means)
+        return _ByKernel(members, u, weight, kernel, block.points, self.weights[:, block.sparse])
+
+
+class _Part:
+    """Environments of one block, and what all members make of them.
+
+    Attributes
+    ----------
+    members : ndarray of shape (n_env,)
+    values : ndarray of shape (n_members, n_env)
+        Weighted energies.
+    own : ndarray of shape (n_members, n_env)
+        Their derivatives' part along the environments' own features.
+    by_weight : ndarray of shape (n_members, n_env) or None
+    """
+
+    members: IntArray
+    values: FloatArray
+    own: FloatArray
+    by_weight: FloatArray | None
+
+    def slopes(self, some: range) -> FloatArray:
+        """Derivatives by features of some members, (n, n_env, n_features), but for `own`."""
+        raise NotImplementedError
+
+
+class _Closed(_Part):
+    """By closed forms of the mean."""
+
+    def __init__(
+        self, members: IntArray, u: FloatArray, weight: FloatArray | None, means: list[FastMean]
+    ) -> None:
+        self.members = members
+        found = [mean(u) for mean in means]
+        values = np.array([value for value, _, _ in found])
+        self._by_u = [by_u for _, by_u, _ in found]
+        self.own = np.array([own for _, _, own in found])
+        self.by_weight = None
+        self.values = values
+        if weight is not None:
+            self.by_weight, self.values = values, weight * values
+            self.own *= weight
+            for by_u in self._by_u:
+                by_u *= weight[:, None]
+
+    def slopes(self, some: range) -> FloatArray:
+        return np.array(self._by_u[some.start : some.stop])
+
+
+class _ByKernel(_Part):
+    """By the kernel with all sparse points."""
+
+    def __init__(
+        self,
+        members: IntArray,
+        u: FloatArray,
+        weight: FloatArray | None,
+        kernel: Kernel,
+        points: FloatArray,
+        weights: FloatArray,
+    ) -> None:
+        self.members = members
+        self._points, self._weights = points, weights
+        similarity = kernel.similarity(u, points)
+        values = weights @ kernel.values(similarity).T
+        self._slopes = kernel.slopes(similarity)
+        if weight is not None:
+            self._slopes *= weight[:, None]
+        self.own = weights @ (self._slopes * kernel.own(similarity)).T
+        self.by_weight = None if weight is None else values
+        self.values = values if weight is None else weight * values
+
+    def slopes(self, some: range) -> FloatArray:
+        by_similarity = self._slopes * self._weights[some.start : some.stop, None, :]
+        n, n_env, n_points = by_similarity.shape
+        return (by_similarity.reshape(n * n_env, n_points) @ self._points).reshape(n, n_env, -1)
