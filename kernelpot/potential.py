@@ -70,9 +70,10 @@ class KernelPotential(Estimator):
         ...}}``, same units; "search" (or None) instead of a number lets `fit` choose it,
         apart from that of the other groups. Values in ``atoms.info`` (``sigma_energy``,
         ``sigma_forces``, ``sigma_virial``) are absolute and override these.
-    e0 : mapping of symbol to float, "isolated" or "least_squares", optional
-        Energies of isolated atoms [eV]; by default from isolated atoms in the data,
-        else by least squares.
+    e0 : mapping of symbol (or atomic number) to float, "isolated" or "least_squares", optional
+        Energies of isolated atoms [eV]; by default from isolated atoms in the data (single
+        atoms far from their images, or of config type ``IsolatedAtom``), else by least
+        squares ("average" is the same).
     baseline : term or sequence of terms, optional
         What is added to the kernels besides free atoms, such as ``[Wall(),
         PairBaseline(...)]``; an empty sequence for nothing. By default a wall and a
@@ -105,7 +106,7 @@ class KernelPotential(Estimator):
         sigma_forces: float | None = None,
         sigma_stress: float | None = None,
         config_type_sigma: Mapping[str, Mapping[str, float | str | None]] | None = None,
-        e0: Mapping[str, float] | str | None = None,
+        e0: Mapping[str, float] | Mapping[int, float] | str | None = None,
         baseline: BaselineTerm | Sequence[BaselineTerm] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,
         seed: int = 0,

@@ -459,7 +459,7 @@ def test_what_cannot_be_predicted_is_refused(potential):
     [
         ({"preset": "best"}, "`preset` must be one of fast, default, accurate"),
         ({"e0": "mean"}, "`e0` must be a mapping, 'isolated' or 'least_squares'"),
-        ({"e0": {"Xx": 1.0}}, "not a chemical symbol: 'Xx'"),
+        ({"e0": {"Xx": 1.0}}, "neither a chemical symbol nor an atomic number: 'Xx'"),
         ({"e0": {"Cu": 1.0}}, "`e0` has no value for Al"),
         ({"terms": []}, "`terms` must hold at least one term"),
         ({"sigma_energy": -1.0}, "`sigma_energy` must be positive"),

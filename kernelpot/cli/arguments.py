@@ -51,7 +51,11 @@ def _add_fit(verbs: Verbs) -> None:
     fit.add_argument("--sigma-energy", type=float, help="noise of energies [eV/atom]")
     fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")
     fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
-    fit.add_argument("--e0", choices=("isolated", "least_squares"))
+    fit.add_argument(
+        "--e0", type=_e0, metavar="isolated|least_squares|Cu=-3.5,...",
+        help="energies of isolated atoms [eV], or where they come from (also as a dict by atomic "
+        "number)",
+    )  # fmt: skip
     fit.add_argument(
         "--optimize",
         choices=("loo", "evidence", "none"),
@@ -167,6 +171,20 @@ def _add_info(verbs: Verbs) -> None:
     info.add_argument("model", metavar="MODEL")
     info.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     info.set_defaults(verb="info")
+
+
+def _e0(text: str) -> str | dict[str, float]:
+    """Where energies of isolated atoms come from, or the energies."""
+    if text in ("isolated", "least_squares", "average"):
+        return text
+    parts = text.strip().strip("{}").replace(":", "=").split(",")
+    pairs = [part.split("=") for part in parts if part.strip()]
+    try:
+        return {element.strip(" '\""): float(energy) for element, energy in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be isolated, least_squares or energies such as Cu=-3.5,Al=-2.1, got {text!r}"
+        ) from None
 
 
 def _finish(parser: argparse.ArgumentParser, verb: str, *, keys: bool = True) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ase import Atoms
 
@@ -22,22 +22,73 @@ if TYPE_CHECKING:
 ISOLATED = 7.0
 
 
+# A single atom is a free one under these config types, whatever its box.
+_ISOLATED_NAMES = ("isolatedatom", "isolatedatoms")
+
+
 @dataclass(frozen=True)
 class LabelKeys:
     """Names under which labels are stored in ``atoms.info`` and ``atoms.arrays``.
+
+    A name that is given is read, also where ASE keeps it as a result of a calculator, and has
+    to be in the data. For what is not given, names of the field are taken: ``REF_energy``,
+    ``REF_forces`` (or ``force``), ``REF_virial`` (``virials``), ``REF_stress``, in frames
+    without these energy and forces the same with ``dft_``, then without a prefix.
 
     Parameters
     ----------
     energy, forces, virial, stress, config_type : str
         Keys. A virial is 3x3 (or 9, or Voigt-6) in eV with the sign of -dE/d strain;
         a stress has ASE's sign and unit (eV/Å^3).
+    given : frozenset of str, optional
+        Which of these were given; found by itself.
     """
 
-    energy: str = "REF_energy"
-    forces: str = "REF_forces"
-    virial: str = "REF_virial"
-    stress: str = "REF_stress"
-    config_type: str = "config_type"
+    energy: str = ""
+    forces: str = ""
+    virial: str = ""
+    stress: str = ""
+    config_type: str = ""
+    given: frozenset[str] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Put names in for what is not given."""
+        named = set() if self.given is None else set(self.given)
+        for kind, default in _DEFAULT_KEYS.items():
+            name = getattr(self, kind)
+            if not isinstance(name, str):
+                raise TypeError(f"the name of the {kind} must be text, got {name!r}")
+            if name and (self.given is None or name != default):
+                named.add(kind)
+            object.__setattr__(self, kind, name or default)
+        object.__setattr__(self, "given", frozenset(named))
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Kinds whose name was given."""
+        return self.given or frozenset()
+
+
+_DEFAULT_KEYS = {
+    "energy": "REF_energy",
+    "forces": "REF_forces",
+    "virial": "REF_virial",
+    "stress": "REF_stress",
+    "config_type": "config_type",
+}
+
+
+class Unread(NamedTuple):
+    """A label that a frame has and that was not read."""
+
+    kind: str
+    name: str
+    why: str
+
+
+def is_isolated_name(config_type: str) -> bool:
+    """Whether a config type says that its frames are free atoms (as ``IsolatedAtom``)."""
+    return config_type.lower().replace("_", "").replace("-", "") in _ISOLATED_NAMES
 
 
 @dataclass(frozen=True)
@@ -65,6 +116,8 @@ class Frame:
         Absolute noise of this frame: ``energy`` [eV], ``forces`` [eV/Å], ``virial`` [eV].
     n_constrained : int
         Atoms that were under a constraint when the frame was read.
+    unread : tuple of Unread
+        What looks like a label and was not read.
     """
 
     atoms: Atoms
@@ -76,6 +129,7 @@ class Frame:
     sources: dict[str, str] = field(default_factory=dict)
     sigmas: dict[str, float] = field(default_factory=dict)
     n_constrained: int = 0
+    unread: tuple[Unread, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of atoms."""
@@ -83,8 +137,10 @@ class Frame:
 
     @cached_property
     def is_isolated_atom(self) -> bool:
-        """Whether this is a single atom, without periodic images or far from them."""
-        return len(self.atoms) == 1 and neighbor_list(self.atoms, ISOLATED).n_pairs == 0
+        """Whether this is a single atom, called one or far from its periodic images."""
+        return len(self.atoms) == 1 and (
+            is_isolated_name(self.config_type) or neighbor_list(self.atoms, ISOLATED).n_pairs == 0
+        )
 
     @property
     def stress(self) -> FloatArray | None:

@@ -19,8 +19,9 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa, bar
 
 from kernelpot.common.types import FloatArray
-from kernelpot.data.dataset import Dataset, Frame, label_sources
+from kernelpot.data.dataset import Dataset, Frame, is_isolated_name, label_sources
 from kernelpot.data.doctor_text import data_report_text
+from kernelpot.data.label_names import lost_labels, unread_labels
 from kernelpot.data.order import digest, structure_digest
 
 # Strained copies further apart than this are not compared (trapezoid rule).
@@ -80,6 +81,7 @@ def check_dataset(data: Dataset) -> DataReport:
             for z in data.species
         },
         "sources": label_sources(data),
+        "unread": unread_labels(data),
         "groups": {
             name: _ranges([f for f in data if f.config_type == name])
             for name in sorted(data.config_types)
@@ -93,6 +95,7 @@ def check_dataset(data: Dataset) -> DataReport:
     for kind in ("energy", "forces", "virial"):
         missing = sum(getattr(f, kind) is None for f in data)
         facts[f"without_{kind}"] = missing
+    warnings += lost_labels(facts["unread"], len(data))
     several = [s for s in facts["sources"].items() if len(s[1]) > 1]
     warnings += [
         f"{kind} was read from several places: "
@@ -108,7 +111,7 @@ def check_dataset(data: Dataset) -> DataReport:
         )
     _check_zero_and_net_forces(data, facts, warnings)
     _check_duplicates(data, facts, warnings)
-    _check_isolated(data, facts)
+    _check_isolated(data, facts, warnings)
     _check_composition(data, facts, warnings)
     _check_virials(data, facts, warnings)
     _check_gradients(data, facts, warnings)
@@ -192,7 +195,7 @@ def _check_duplicates(data: Dataset, facts: dict[str, Any], warnings: list[str])
             )
 
 
-def _check_isolated(data: Dataset, facts: dict[str, Any]) -> None:
+def _check_isolated(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
     found = {
         chemical_symbols[f.atoms.numbers[0]]: f.energy
         for f in data
@@ -200,6 +203,22 @@ def _check_isolated(data: Dataset, facts: dict[str, Any]) -> None:
     }
     facts["isolated_atoms"] = found
     facts["without_isolated_atom"] = [s for s in data.symbols if s not in found]
+    several = [f for f in data if len(f) > 1 and is_isolated_name(f.config_type)]
+    if several:
+        warnings.append(
+            f"{len(several)} frames are called isolated atoms but have several atoms "
+            f"({_names(several)}): they count as ordinary structures"
+        )
+    energies: dict[str, list[float]] = {}
+    for f in data:
+        if f.is_isolated_atom and f.energy is not None:
+            energies.setdefault(chemical_symbols[f.atoms.numbers[0]], []).append(f.energy)
+    for symbol, values in energies.items():
+        if max(values) - min(values) > 1e-3:
+            warnings.append(
+                f"isolated atoms of {symbol} have different energies ({min(values):.4f} to "
+                f"{max(values):.4f} eV): the median is taken; give e0 to choose another"
+            )
 
 
 def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:

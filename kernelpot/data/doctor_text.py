@@ -41,6 +41,9 @@ def _contents(facts: Mapping[str, Any]) -> Iterator[str]:
     for kind, sources in facts["sources"].items():
         read = ", ".join(f"{name} in {count} frames" for name, count in sources.items())
         yield f"  {kind}: {read}"
+    for kind, names in facts["unread"].items():
+        found = ", ".join(f"{name} in {e['n_frames']} frames" for name, e in names.items())
+        yield f"  not read, {kind}: {found} (--{kind}-key reads another name)"
     missing = [
         f"{facts[f'without_{kind}']} without {kind}"
         for kind in ("energy", "forces", "virial")

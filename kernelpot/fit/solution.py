@@ -11,6 +11,7 @@ from kernelpot.baseline.reference import Reference
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.types import Pair, Progress
 from kernelpot.data.dataset import Dataset, label_sources
+from kernelpot.data.label_names import unread_labels
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
@@ -144,6 +145,7 @@ def record(
         n_rows=sum(frame.n_rows for frame in problem.frames),
         config_types=dataset.config_types,
         sources=label_sources(dataset),
+        unread=unread_labels(dataset),
         hyperparameters=tuned.record,
         fingerprints=problem.fingerprints,
         notes=[

@@ -7,6 +7,7 @@ from typing import Any
 
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.common.tables import number, table
+from kernelpot.data.label_names import lost_labels
 from kernelpot.model.self_test import SelfTest
 
 
@@ -78,6 +79,8 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     for kind, sources in training["sources"].items():
         read = ", ".join(f"{count} from {name}" for name, count in sources.items())
         lines.append(f"  {kind}: {read}")
+    lost = lost_labels(training.get("unread", {}), training["n_structures"])
+    lines += [f"  NOT READ, {sentence}" for sentence in lost]
     lines += ["", "Kernels (local energy = sum of):"]
     for t, term in enumerate(model["terms"]):
         counts = ", ".join(f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items())

@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.units import GPa
 
 import kernelpot as kp
+from kernelpot.cli.arguments import build_parser
 from kernelpot.cli.console import peak_memory_bytes, read_config
 from kernelpot.cli.verbs import main
 from tests.conftest import label, rattled_alloy
@@ -445,3 +446,31 @@ def test_importing_is_light():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_labels_that_are_not_read_are_named(folder, fitted, tmp_path, capsys):
+    frames = ase.io.read(folder / "test.xyz", ":")
+    for atoms in frames:
+        atoms.arrays["vasp_forces"] = atoms.arrays.pop("REF_forces")
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    lost = "forces of 4 of 4 frames: found under 'vasp_forces', not read: read it with --forces-key"
+    for verb in (["evaluate", str(fitted)], ["check"]):
+        command = [*verb, str(tmp_path / "a.xyz"), "--json", str(tmp_path / "a.json")]
+        assert main(command) == 0
+        assert capsys.readouterr().out.count(lost) == 1
+        found = json.loads((tmp_path / "a.json").read_text())
+        unread = found["unread_labels" if verb[0] == "evaluate" else "unread"]
+        assert unread["forces"]["vasp_forces"]["n_lost"] == 4
+        assert main([*command, "--forces-key", "vasp_forces"]) == 0
+        assert lost not in capsys.readouterr().out
+        assert main([*command, "--forces-key", "vasp_force"]) == 2
+        assert "no frame has 'vasp_force', which was given" in capsys.readouterr().err
+
+
+def test_energies_of_free_atoms_are_given_by_symbol_or_number():
+    parse = build_parser().parse_args
+    for text in ("Cu=-3.5,Al=-2", "{29: -3.5, 13: -2.0}"):
+        assert list(parse(["fit", "a", "-o", "b", "--e0", text]).e0.values()) == [-3.5, -2.0]
+    assert parse(["fit", "a", "-o", "b", "--e0", "isolated"]).e0 == "isolated"
+    with pytest.raises(SystemExit):
+        parse(["fit", "a", "-o", "b", "--e0", "mean"])
