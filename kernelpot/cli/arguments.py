@@ -119,7 +119,9 @@ def _add_md(verbs: Verbs) -> None:
     md.add_argument("--steps", type=int, default=1000)
     md.add_argument("--supercell", type=int, nargs=3, default=(1, 1, 1), metavar="N")
     md.add_argument("--interval", type=int, default=10, help="steps between log lines")
-    md.add_argument("--trajectory", metavar="FILE", help="write frames (.traj, .xyz, ...)")
+    md.add_argument(
+        "--trajectory", metavar="FILE", help="write frames (.traj, .xyz, .extxyz or .db)"
+    )
     md.add_argument("--log", metavar="FILE", help="write the log as CSV")
     md.add_argument("--seed", type=int, default=0)
     md.add_argument("--no-gate", action="store_true", help="kernels alone, wherever they lead")

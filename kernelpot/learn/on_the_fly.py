@@ -279,7 +279,7 @@ class OnTheFly:
         waiting = self.log and self.step < self.log[-1]["step"] + self.wait
         low = self.threshold[index] * (WAITING if waiting else 1.0)
         if np.all(self.threshold >= model.safety.std_known):
-            std = self.atoms.calc.results["std_bound"]  # exact beyond what counts as known
+            std = self.atoms.calc.uncertainty["std_bound"]  # exact beyond what counts as known
         else:
             std = gate_std(model.local, model.system(self.atoms))
         above = std > low

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -9,18 +10,27 @@ from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from kernelpot.data.neighbors import NeighborList, SkinList
 from kernelpot.data.soundness import check_cell
+from kernelpot.model.calibration import Interval
 from kernelpot.model.file import load
 from kernelpot.model.fitted import FittedModel
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.self_test import UnsafePotentialWarning
 from kernelpot.safety.gate import NOTICEABLE, GateClosedError, GateWarning, VarianceGate, as_gate
 
-# Standard deviations computed only where they are asked for.
+# What the calculator says beyond ASE's properties: what each evaluation finds, what it finds with
+# a local std, and what is computed only where it is asked for.
+_GATE = ("penalty", "std_bound", "n_beyond")
+_LOCAL_STD = ("energies_std", "spilling")
 _FULL_STD = ("energy_std", "forces_std", "stress_std")
+_PER_ATOM = (
+    "penalty", "std_bound", "energies_std", "spilling", "forces_std", "energies_interval",
+    "forces_interval",
+)  # fmt: skip
+_NOVELTY = ("energy_novelty", "forces_novelty", "stress_novelty")
 
 
 class HasModel(Protocol):
@@ -77,15 +87,17 @@ class KernelPotCalculator(Calculator):
     ----------
     results : dict
         ``energy``, ``free_energy`` (equal), ``energies`` [eV], ``forces`` [eV/Å],
-        ``stress`` (6, [eV/Å^3], only with three-dimensional periodicity), and on
-        request ``energies_std`` [eV] and ``spilling``, ``energy_std`` [eV],
-        ``forces_std`` [eV/Å] and ``stress_std`` [eV/Å^3, periodic only]. The last three
-        cost many times the rest and are computed for a configuration only when asked
-        for: ``calc.get_property("forces_std", atoms)``. With a gate also
+        ``stress`` (6, [eV/Å^3], only with three-dimensional periodicity): ASE's names only.
+    uncertainty : dict
+        What belongs to the same configuration and has no name in ASE. With a gate
         ``penalty`` (by what each local energy is raised because its environment is not
         known [eV]), ``n_beyond`` (atoms beyond the data: with a penalty above 1 meV) and
         ``std_bound``: local standard deviations [eV], exact beyond what counts as known
-        and elsewhere an upper bound below that.
+        and elsewhere an upper bound below that. On request ``energies_std`` [eV] and
+        ``spilling``, ``energy_std`` [eV], ``forces_std`` [eV/Å] and ``stress_std``
+        [eV/Å^3, periodic only]. The last three cost many times the rest and are computed for a
+        configuration only when asked for: ``calc.get_property("forces_std", atoms)``.
+        `annotate` puts all of it into a structure, `interval` makes calibrated intervals.
     n_evaluations : int
         How many configurations were evaluated.
 
@@ -111,13 +123,8 @@ class KernelPotCalculator(Calculator):
         "energies",
         "forces",
         "stress",
-        "energies_std",
-        "spilling",
-        "penalty",
-        "std_bound",
-        "n_beyond",
-        *_FULL_STD,
     ]
+    uncertainty_properties = (*_GATE, *_LOCAL_STD, *_FULL_STD)
 
     def __init__(
         self,
@@ -141,7 +148,157 @@ class KernelPotCalculator(Calculator):
         self.n_threads = n_threads
         self.n_evaluations = 0
         self._warned = False
+        self._beyond_results: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self._list = SkinList(self.model.r_cut, skin)
+
+    @property
+    def uncertainty(self) -> dict[str, Any]:
+        """What is known of the configuration of `results` beyond ASE's properties."""
+        results, found = self._beyond_results
+        if results is not self.results:  # ASE has dropped those of another configuration
+            found = {}
+            self._beyond_results = (self.results, found)
+        return found
+
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """Return a property of ASE's, or one of `uncertainty_properties`.
+
+        Parameters
+        ----------
+        name : str
+        atoms : ase.Atoms, optional
+            By default those of the last evaluation.
+        allow_calculation : bool, default=True
+            False: None for what is not there yet.
+
+        Returns
+        -------
+        float, int, ndarray or None
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            If there is no such property, or not of this structure.
+        """
+        if name not in self.uncertainty_properties:
+            return super().get_property(name, atoms, allow_calculation)
+        changes = [] if atoms is None else self.check_state(atoms)
+        if changes:
+            self.reset()
+        if name not in self.uncertainty:
+            if not allow_calculation:
+                return None
+            if atoms is None and self.atoms is None:
+                raise ValueError(f"{name!r} of what? nothing was evaluated yet: name the atoms")
+            self.calculate(self.atoms if atoms is None else atoms, [name], changes)
+        if name not in self.uncertainty:
+            hint = ": the calculator has no gate" if name in _GATE and self.gate is None else ""
+            raise PropertyNotImplementedError(f"{name!r} is not defined here{hint}")
+        return copy.copy(self.uncertainty[name])
+
+    def interval(self, atoms: Atoms | None = None, level: float | None = 0.95) -> Interval:
+        """Calibrated half-widths, as `Prediction.interval`.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms, optional
+            By default those of the last evaluation.
+        level : float or None, default=0.95
+            Coverage between 0 and 1. None: calibrated standard deviations instead.
+
+        Returns
+        -------
+        Interval
+
+        Raises
+        ------
+        ValueError
+            If the model is not calibrated, or nothing was evaluated yet.
+        """
+        for name in ("energies_std", "forces_std"):
+            self.get_property(name, atoms)
+        found, results = self.uncertainty, self.results
+        names = (*_LOCAL_STD, *_FULL_STD, *_NOVELTY)
+        return Prediction(
+            **{name: results.get(name) for name in ("energy", "energies", "forces", "stress")},
+            **{name: found[name] for name in names if name in found},
+            numbers=self.atoms.numbers,
+            calibration=self.model.calibration,
+        ).interval(level)
+
+    def annotate(
+        self,
+        atoms: Atoms | None = None,
+        *,
+        full_std: bool = False,
+        level: float | None = None,
+        info: bool = True,
+    ) -> Atoms:
+        """Put what ASE has no name for into a structure, to be written to a file with it.
+
+        Values of each atom go into ``atoms.arrays`` (which extended XYZ keeps) and into
+        ``atoms.info`` (which ``.traj`` keeps), others into ``atoms.info``; for a data base
+        of ASE: ``db.write(atoms, data=atoms.info)``.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms, optional
+            Modified in place; by default a copy of those of the last evaluation.
+        full_std : bool, default=False
+            Also `energy_std`, `forces_std` and `stress_std`, which cost many times an
+            evaluation.
+        level : float, optional
+            Also calibrated half-widths of this coverage, such as 0.95:
+            ``energy_interval`` and so on, and ``interval_level``. Costs as `full_std`.
+        info : bool, default=True
+            False: values of each atom into ``atoms.arrays`` alone.
+
+        Returns
+        -------
+        ase.Atoms
+            The structure, annotated.
+
+        Raises
+        ------
+        ValueError
+            If nothing was evaluated yet and no atoms are named, or intervals are wanted of
+            a model that is not calibrated.
+
+        Examples
+        --------
+        >>> import kernelpot as kp
+        >>> from ase.build import bulk
+        >>> from ase.io import read, write
+        >>> from kernelpot.datasets import load_silicon
+        >>> terms = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=50)]
+        >>> pot = kp.KernelPotential(terms).fit(load_silicon(), optimize=None, self_test=False)
+        >>> atoms = bulk("Si", cubic=True)
+        >>> atoms.calc = pot.calculator()
+        >>> write("annotated.xyz", atoms.calc.annotate(atoms))
+        >>> read("annotated.xyz").arrays["energies_std"].shape
+        (8,)
+        """
+        self.get_property("energies_std", atoms)
+        if full_std or level is not None:
+            self.get_property("forces_std", atoms)
+        values = {k: v for k, v in self.uncertainty.items() if k not in _NOVELTY}
+        if not full_std:
+            values = {k: v for k, v in values.items() if k not in _FULL_STD}
+        if level is not None:
+            found = self.interval(atoms, level)
+            values["interval_level"] = level
+            for kind in ("energy", "energies", "forces", "stress"):
+                if getattr(found, kind) is not None:
+                    values[f"{kind}_interval"] = getattr(found, kind)
+        atoms = self.atoms.copy() if atoms is None else atoms
+        for name, value in values.items():
+            if name in _PER_ATOM:
+                atoms.set_array(name, np.asarray(value))
+            if name not in _PER_ATOM or info:
+                atoms.info[name] = copy.copy(value)
+        return atoms
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """List what has changed since the last evaluation, per-atom charges included.
@@ -185,7 +342,7 @@ class KernelPotCalculator(Calculator):
         system_changes : sequence of str
         """
         super().calculate(atoms, properties, system_changes)
-        local_std = bool({"energies_std", "spilling"} & set(properties))
+        local_std = bool(set(_LOCAL_STD) & set(properties))
         self.with_std = self.with_std or local_std
         check_cell(self.atoms, "structure")
         neighbors = self._list.update(self.atoms)
@@ -195,7 +352,7 @@ class KernelPotCalculator(Calculator):
             self._evaluate(neighbors)
         if set(_FULL_STD) & set(properties):
             full = self.model.full_std(self.atoms, neighbors=neighbors, n_threads=self.n_threads)
-            self.results.update({k: full[k] for k in _FULL_STD if full[k] is not None})
+            self.uncertainty.update({k: v for k, v in full.items() if v is not None})
 
     def _evaluate(self, neighbors: NeighborList) -> None:
         predicted = self.model.predict(
@@ -206,7 +363,7 @@ class KernelPotCalculator(Calculator):
             n_threads=self.n_threads,
         )
         self.n_evaluations += 1
-        self.results |= {
+        self.results |= {  # the same dict: what `uncertainty` belongs to
             "energy": predicted.energy,
             "free_energy": predicted.energy,
             "energies": predicted.energies,
@@ -215,18 +372,19 @@ class KernelPotCalculator(Calculator):
         if predicted.stress is not None:
             self.results["stress"] = predicted.stress
         if self.with_std:
-            self.results["energies_std"] = predicted.energies_std
-            self.results["spilling"] = predicted.spilling
+            self.uncertainty.update(
+                energies_std=predicted.energies_std, spilling=predicted.spilling
+            )
         if self.gate is not None:
             self._report_gate(predicted)
 
     def _report_gate(self, predicted: Prediction) -> None:
-        """Put the state of the safety net into the results, and react to it."""
+        """Keep the state of the safety net, and react to it."""
         assert self.gate is not None
         penalty = predicted.penalty
         assert penalty is not None
         n_beyond = int(np.sum(penalty > NOTICEABLE))
-        self.results.update(penalty=penalty, std_bound=predicted.std_bound, n_beyond=n_beyond)
+        self.uncertainty.update(penalty=penalty, std_bound=predicted.std_bound, n_beyond=n_beyond)
         reaction = self.gate.on_gate
         if not n_beyond or reaction is None:
             return

@@ -39,7 +39,9 @@ def test_results_are_the_prediction(potential):
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-10)
     np.testing.assert_allclose(atoms.get_stress(), expected.stress, atol=1e-12)
     np.testing.assert_allclose(atoms.get_potential_energies(), expected.energies, atol=1e-10)
-    np.testing.assert_allclose(atoms.calc.results["energies_std"], expected.energies_std, atol=1e-8)
+    np.testing.assert_allclose(
+        atoms.calc.uncertainty["energies_std"], expected.energies_std, atol=1e-8
+    )
 
 
 def test_nothing_is_computed_twice(potential):
