@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import EllipsisType
 from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList, SkinList
 from kernelpot.data.soundness import check_cell
 from kernelpot.model.calibration import Interval
@@ -31,6 +35,21 @@ _PER_ATOM = (
     "forces_interval",
 )  # fmt: skip
 _NOVELTY = ("energy_novelty", "forces_novelty", "stress_novelty")
+
+
+_PARAMETERS = ("skin", "gate", "on_gate", "with_std", "n_threads")
+_OF_ASE = ("atoms", "label", "directory")
+
+OnGate = str | Callable[[Atoms, FloatArray], Any] | None
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], of: str) -> None:
+    """Raise TypeError for arguments that do not exist."""
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise TypeError(f"{of} has no argument {name!r}{hint}; it has {', '.join(known)}")
 
 
 class HasModel(Protocol):
@@ -75,13 +94,16 @@ class KernelPotCalculator(Calculator):
     gate : VarianceGate, bool or None, default=True
         The safety net: True with what the fit found, None (or False) for none, so that
         results are those of `predict`.
+    on_gate : {"warn", "stop"}, callable or None, optional
+        What happens where atoms are beyond the data, as in `VarianceGate`; by default what
+        `gate` says.
     with_std : bool, default=False
         Compute `energies_std` in every evaluation. Otherwise it is computed from the
         first time it is asked for.
     n_threads : int, optional
         Default: ``KERNELPOT_NUM_THREADS`` or the free cores.
     **kwargs
-        Passed to `ase.calculators.calculator.Calculator`.
+        ``atoms``, ``label`` and ``directory`` of `ase.calculators.calculator.Calculator`.
 
     Attributes
     ----------
@@ -103,9 +125,11 @@ class KernelPotCalculator(Calculator):
 
     Raises
     ------
+    TypeError
+        If an argument is unknown or of a wrong type.
     ValueError
-        On evaluation, for a species the potential does not know or an unsound
-        structure.
+        If an argument makes no sense. On evaluation, for a species the potential does not
+        know or an unsound structure.
     GateClosedError
         On evaluation, where atoms are beyond the data and the gate says "stop".
 
@@ -132,24 +156,156 @@ class KernelPotCalculator(Calculator):
         *,
         skin: float = 0.5,
         gate: VarianceGate | bool | None = True,
+        on_gate: OnGate | EllipsisType = ...,
         with_std: bool = False,
         n_threads: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        _refuse_unknown(kwargs, (*_PARAMETERS, *_OF_ASE), "KernelPotCalculator")
         self.model = model_of(potential)
-        self.gate = as_gate(gate)
-        if self.gate is not None:  # a wrong one is refused here, not in mid-run
-            self.gate.known(self.model.species, self.model.safety)
+        self._gate: VarianceGate | None
+        self._skin: float
+        self._with_std: bool
+        self._n_threads: int | None
+        self._beyond_results: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        self.n_evaluations = 0
+        super().__init__(**kwargs)
+        given = {} if on_gate is ... else {"on_gate": on_gate}
+        self.set(skin=skin, gate=gate, with_std=with_std, n_threads=n_threads, **given)
         tested = self.model.self_test
         if tested is not None and not tested.passed:
             warnings.warn(tested.verdict, UnsafePotentialWarning, stacklevel=2)
-        self.with_std = with_std
-        self.n_threads = n_threads
-        self.n_evaluations = 0
-        self._warned = False
-        self._beyond_results: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-        self._list = SkinList(self.model.r_cut, skin)
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Change parameters; results are dropped if they depend on them.
+
+        Parameters
+        ----------
+        **kwargs
+            ``skin``, ``gate``, ``on_gate``, ``with_std``, ``n_threads`` as of the class. They
+            are attributes, too: ``calc.gate = None`` is the same as ``calc.set(gate=None)``.
+
+        Returns
+        -------
+        dict
+            What has changed.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is unknown or of a wrong type.
+        ValueError
+            If a value makes no sense.
+
+        Examples
+        --------
+        >>> import kernelpot as kp
+        >>> from kernelpot.datasets import load_silicon
+        >>> terms = [kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=50)]
+        >>> pot = kp.KernelPotential(terms).fit(load_silicon(), optimize=None, self_test=False)
+        >>> calculator = pot.calculator(on_gate="stop")
+        >>> calculator.set(gate=None)
+        {'gate': None}
+        """
+        _refuse_unknown(kwargs, _PARAMETERS, "set")
+        if not kwargs:  # ASE's constructor, before there is anything
+            return {}
+        before = {name: getattr(self, f"_{name}", ...) for name in _PARAMETERS if name != "on_gate"}
+        after = {**before, **{k: v for k, v in kwargs.items() if k != "on_gate"}}
+        if isinstance(after["gate"], str):
+            raise TypeError(
+                f"`gate` must be a VarianceGate, True, False or None, got {after['gate']!r}; what "
+                "happens beyond the data is said by on_gate"
+            )
+        gate = as_gate(after["gate"])
+        if "on_gate" in kwargs:
+            if gate is None:
+                raise ValueError(
+                    f"`on_gate` = {kwargs['on_gate']!r} without a gate: leave it out, or gate=None"
+                )
+            gate = replace(gate, on_gate=kwargs["on_gate"])
+        if gate is not None:  # a wrong one is refused here, not in mid-run
+            gate.known(self.model.species, self.model.safety)
+        after |= {"gate": gate, "with_std": bool(after["with_std"])}
+        if after["skin"] != before["skin"]:
+            self._list = SkinList(self.model.r_cut, after["skin"])
+        changed = {k: v for k, v in after.items() if before[k] is ... or v != before[k]}
+        for name, value in changed.items():
+            setattr(self, f"_{name}", value)
+        if "gate" in changed:
+            self._warned = False
+        if {"gate", "skin", "with_std"} & set(changed):
+            self.reset()
+        if "gate" in changed and "on_gate" in kwargs and "gate" not in kwargs:
+            changed["on_gate"] = changed.pop("gate").on_gate
+        return changed
+
+    @property
+    def gate(self) -> VarianceGate | None:
+        """The safety net; None for none."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, gate: VarianceGate | bool | None) -> None:
+        self.set(gate=gate)
+
+    @property
+    def on_gate(self) -> OnGate:
+        """What happens where atoms are beyond the data."""
+        return None if self._gate is None else self._gate.on_gate
+
+    @on_gate.setter
+    def on_gate(self, on_gate: OnGate) -> None:
+        self.set(on_gate=on_gate)
+
+    @property
+    def skin(self) -> float:
+        """Verlet skin of the neighbor list [Å]."""
+        return self._skin
+
+    @skin.setter
+    def skin(self, skin: float) -> None:
+        self.set(skin=skin)
+
+    @property
+    def with_std(self) -> bool:
+        """Whether every evaluation has `energies_std`."""
+        return self._with_std
+
+    @with_std.setter
+    def with_std(self, with_std: bool) -> None:
+        self.set(with_std=with_std)
+
+    @property
+    def n_threads(self) -> int | None:
+        """Threads of an evaluation; None for what is free."""
+        return self._n_threads
+
+    @n_threads.setter
+    def n_threads(self, n_threads: int | None) -> None:
+        self.set(n_threads=n_threads)
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Parameters as plain data, as ASE writes them to files.
+
+        Parameters
+        ----------
+        skip_default : bool
+            For ASE; plays no part.
+
+        Returns
+        -------
+        dict
+        """
+        gate: dict[str, Any] | None = None
+        if self.gate is not None:
+            stds = self.gate.std_known
+            gate = {
+                "kappa": self.gate.kappa,
+                "std_known": dict(stds) if isinstance(stds, Mapping) else stds,
+                "on_gate": "callable" if callable(self.on_gate) else self.on_gate,
+            }
+        return {"skin": self.skin, "gate": gate, "with_std": self.with_std}
 
     @property
     def uncertainty(self) -> dict[str, Any]:
@@ -343,7 +499,7 @@ class KernelPotCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         local_std = bool(set(_LOCAL_STD) & set(properties))
-        self.with_std = self.with_std or local_std
+        self._with_std = self._with_std or local_std
         check_cell(self.atoms, "structure")
         neighbors = self._list.update(self.atoms)
         if system_changes:
