@@ -117,7 +117,7 @@ def test_forces_and_stress_are_derivatives_of_the_energy(potential, name):
     atoms = structures()[name]
     found = potential.predict(atoms)
     np.testing.assert_allclose(found.forces, numerical_forces(potential, atoms), atol=2e-6)
-    if atoms.pbc.all():
+    if atoms.cell.rank == 3:
         np.testing.assert_allclose(found.stress, numerical_stress(potential, atoms), atol=2e-7)
     else:
         assert found.stress is None

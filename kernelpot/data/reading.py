@@ -21,7 +21,7 @@ from kernelpot.data import label_names
 from kernelpot.data.dataset import Dataset, Frame, LabelKeys, is_isolated_name
 from kernelpot.data.label_names import Label, LostLabelsWarning
 from kernelpot.data.soundness import bare_copy, check_structure, finite
-from kernelpot.data.system import voigt
+from kernelpot.data.system import voigt, volume_of
 
 
 def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:
@@ -268,15 +268,16 @@ def _no_strain(label: Label, atoms: Atoms, name: str, *, given: bool) -> str | N
     """
     if np.all(atoms.pbc):
         return None
-    if atoms.cell.rank == 3 and given:
+    has_volume = volume_of(atoms) is not None
+    if has_volume and given:
         return None
     if label.kind == "virial":
-        how = f"; with --virial-key {label.name} it is read" if atoms.cell.rank == 3 else ""
+        how = f"; with --virial-key {label.name} it is read" if has_volume else ""
         raise ValueError(
             f"{name}: {label.name} given but the structure is not periodic in three "
             f"directions; remove the label or set the cell and pbc{how}"
         )
-    return label_names.NOT_PERIODIC if atoms.cell.rank == 3 else label_names.NO_CELL
+    return label_names.NOT_PERIODIC if has_volume else label_names.NO_CELL
 
 
 def _virial(label: Label, atoms: Atoms, name: str) -> FloatArray:

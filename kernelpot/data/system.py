@@ -148,6 +148,40 @@ class System:
             for start, stop, virial in zip(bounds[:-1], bounds[1:], result.virials, strict=True)
         ]
 
+    def atom_virials(self, result: Contribution) -> FloatArray:
+        """Share of each atom in the virial of its structure [eV], shape (n_atoms, 3, 3).
+
+        A pair gives half to either atom; what is no derivative by pair displacements is shared
+        alike among the atoms of a structure.
+        """
+        products = -0.5 * np.einsum("pa,pb->pab", self.displacements, result.gradient)
+        products = products.reshape(-1, 9)
+        share = np.zeros((self.n_atoms, 9))
+        for atoms in (self.pairs.centers, self.pairs.neighbors):
+            for component in range(9):
+                share[:, component] += np.bincount(
+                    atoms, products[:, component], minlength=self.n_atoms
+                )
+        sizes = np.diff(self.first_atom)
+        rest = (result.virials / sizes[:, None, None])[self.structure_of]
+        return share.reshape(-1, 3, 3) + rest
+
+
+def volume_of(atoms: Atoms) -> float | None:
+    """Volume of a cell of three vectors [Å^3], whatever its periodicity; None without one.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+
+    Returns
+    -------
+    float or None
+        None also where the vectors are linearly dependent.
+    """
+    volume = abs(float(np.linalg.det(atoms.cell.array)))
+    return volume if volume > 1e-6 else None
+
 
 @dataclass(frozen=True)
 class Contribution:

@@ -109,7 +109,8 @@ class KernelPotCalculator(Calculator):
     ----------
     results : dict
         ``energy``, ``free_energy`` (equal), ``energies`` [eV], ``forces`` [eV/Å],
-        ``stress`` (6, [eV/Å^3], only with three-dimensional periodicity): ASE's names only.
+        ``stress`` (6, [eV/Å^3], of every structure whose cell has three vectors) and, on
+        request, ``stresses`` (n_atoms, 6), which add up to it: ASE's names only.
     uncertainty : dict
         What belongs to the same configuration and has no name in ASE. With a gate
         ``penalty`` (by what each local energy is raised because its environment is not
@@ -117,8 +118,9 @@ class KernelPotCalculator(Calculator):
         ``std_bound``: local standard deviations [eV], exact beyond what counts as known
         and elsewhere an upper bound below that. On request ``energies_std`` [eV] and
         ``spilling``, ``energy_std`` [eV], ``forces_std`` [eV/Å] and ``stress_std``
-        [eV/Å^3, periodic only]. The last three cost many times the rest and are computed for a
-        configuration only when asked for: ``calc.get_property("forces_std", atoms)``.
+        [eV/Å^3, where there is a stress]. The last three cost many times the rest and are
+        computed for a configuration only when asked for:
+        ``calc.get_property("forces_std", atoms)``.
         `annotate` puts all of it into a structure, `interval` makes calibrated intervals.
     n_evaluations : int
         How many configurations were evaluated.
@@ -147,6 +149,7 @@ class KernelPotCalculator(Calculator):
         "energies",
         "forces",
         "stress",
+        "stresses",
     ]
     uncertainty_properties = (*_GATE, *_LOCAL_STD, *_FULL_STD)
 
@@ -167,6 +170,7 @@ class KernelPotCalculator(Calculator):
         self._skin: float
         self._with_std: bool
         self._n_threads: int | None
+        self._with_stresses = False
         self._beyond_results: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self.n_evaluations = 0
         super().__init__(**kwargs)
@@ -500,11 +504,15 @@ class KernelPotCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         local_std = bool(set(_LOCAL_STD) & set(properties))
         self._with_std = self._with_std or local_std
+        missing = local_std
+        if "stresses" in properties:
+            self._with_stresses = True
+            missing = missing or "stresses" not in self.results
         check_cell(self.atoms, "structure")
         neighbors = self._list.update(self.atoms)
         if system_changes:
             self.results = {}
-        if not self.results or local_std:
+        if not self.results or missing:
             self._evaluate(neighbors)
         if set(_FULL_STD) & set(properties):
             full = self.model.full_std(self.atoms, neighbors=neighbors, n_threads=self.n_threads)
@@ -517,6 +525,7 @@ class KernelPotCalculator(Calculator):
             gate=self.gate,
             neighbors=neighbors,
             n_threads=self.n_threads,
+            stresses=self._with_stresses,
         )
         self.n_evaluations += 1
         self.results |= {  # the same dict: what `uncertainty` belongs to
@@ -527,6 +536,8 @@ class KernelPotCalculator(Calculator):
         }
         if predicted.stress is not None:
             self.results["stress"] = predicted.stress
+        if predicted.stresses is not None:
+            self.results["stresses"] = predicted.stresses
         if self.with_std:
             self.uncertainty.update(
                 energies_std=predicted.energies_std, spilling=predicted.spilling

@@ -12,7 +12,7 @@ from ase import Atoms
 from kernelpot.common.parallel import map_in_order, single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
-from kernelpot.data.system import Contribution, System, voigt
+from kernelpot.data.system import Contribution, System, voigt, volume_of
 from kernelpot.gp.design import Design
 from kernelpot.gp.local import BATCH, LocalModel
 from kernelpot.gp.parts import TermRun
@@ -165,9 +165,10 @@ class Committee(Sequence[Potential], Generic[Potential]):
         energies += known.energies.sum()
         forces += system.forces(known)
         stresses = None
-        if np.all(atoms.pbc):
+        volume = volume_of(atoms)
+        if volume is not None:
             virials += system.virials(known)[0]
-            stresses = np.array([-voigt(v) for v in virials]) / atoms.get_volume()
+            stresses = np.array([-voigt(v) for v in virials]) / volume
         return CommitteePrediction(energies, forces, stresses)
 
     def _one_by_one(

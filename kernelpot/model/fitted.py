@@ -18,7 +18,7 @@ from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
-from kernelpot.data.system import Contribution, System, species_index, voigt
+from kernelpot.data.system import Contribution, System, species_index, voigt, volume_of
 from kernelpot.gp.blend import Blend, Blended
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
@@ -106,10 +106,13 @@ class FittedModel:
         gate: VarianceGate | None = None,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
+        stresses: bool = False,
     ) -> Prediction:
-        """Predict a structure; see `KernelPotential.predict`."""
+        """Predict a structure; see `KernelPotential.predict`. Also stresses of its atoms."""
         system = self.system(atoms, neighbors)
-        return self._predict(system, return_std=return_std, gate=gate, n_threads=n_threads)[0]
+        return self._predict(
+            system, return_std=return_std, gate=gate, n_threads=n_threads, stresses=stresses
+        )[0]
 
     def predict_many(
         self,
@@ -135,6 +138,7 @@ class FittedModel:
         return_std: ReturnStd,
         gate: VarianceGate | None,
         n_threads: int | None,
+        stresses: bool = False,
     ) -> list[Prediction]:
         """Evaluate structures that were found sound."""
         local_only = return_std == "local"
@@ -161,11 +165,16 @@ class FittedModel:
         penalty = bound = None
         if gate is not None and found.added is not None and found.bound is not None:
             penalty, bound = found.added, np.sqrt(found.bound)
+        shares = system.atom_virials(result) if stresses else None
         predictions = []
         first = system.first_atom
         for index, (atoms, virial) in enumerate(zip(system.structures, virials, strict=True)):
             own = slice(first[index], first[index + 1])
-            stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
+            volume = volume_of(atoms)
+            stress = None if volume is None else -voigt(virial) / volume
+            of_atoms = None
+            if shares is not None and volume is not None:
+                of_atoms = -np.array([voigt(share) for share in shares[own]]) / volume
             predicted = Prediction(
                 float(result.energies[own].sum()),
                 result.energies[own],
@@ -175,6 +184,7 @@ class FittedModel:
                 None if spilling is None else spilling[own],
                 penalty=None if penalty is None else penalty[own],
                 std_bound=None if bound is None else bound[own],
+                stresses=of_atoms,
                 numbers=atoms.numbers,
                 calibration=self.calibration,
             )
@@ -230,18 +240,21 @@ class FittedModel:
 
     def _full_std(self, system: System, n_threads: int | None) -> dict[str, Any]:
         (atoms,) = system.structures
-        periodic = bool(np.all(atoms.pbc))
-        found = self.posterior.std(system, virial=periodic, n_threads=thread_count(n_threads))
-        volume = atoms.get_volume() if periodic else np.inf
+        volume = volume_of(atoms)
+        found = self.posterior.std(
+            system, virial=volume is not None, n_threads=thread_count(n_threads)
+        )
+
+        def per_volume(virial: FloatArray | None) -> FloatArray | None:
+            return None if virial is None or volume is None else virial / volume
+
         return {
             "energy_std": found.energy,
             "forces_std": found.forces,
-            "stress_std": None if found.virial is None else found.virial / volume,
+            "stress_std": per_volume(found.virial),
             "energy_novelty": found.energy_novelty,
             "forces_novelty": found.forces_novelty,
-            "stress_novelty": (
-                None if found.virial_novelty is None else found.virial_novelty / volume
-            ),
+            "stress_novelty": per_volume(found.virial_novelty),
         }
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:

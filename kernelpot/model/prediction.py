@@ -24,8 +24,9 @@ class Prediction:
     forces : ndarray of shape (n_atoms, 3)
         [eV/Å].
     stress : ndarray of shape (6,) or None
-        xx yy zz yz xz xy [eV/Å^3], positive under tension; None without
-        three-dimensional periodicity.
+        xx yy zz yz xz xy [eV/Å^3], positive under tension: the derivative of the energy by
+        a strain of cell and positions, over the volume. Of every structure whose cell has
+        three vectors, slabs and molecules in a box included; None without.
     energies_std : ndarray of shape (n_atoms,) or None
         Posterior standard deviation of each local energy [eV]:
         :math:`v = k_{**} - |\phi|^2 + |R^{-\top} \phi|^2` with the prior variance
@@ -50,7 +51,7 @@ class Prediction:
     stress_std : ndarray of shape (6,) or None
         Posterior standard deviation of each stress component [eV/Å^3]: as for forces,
         with strain in place of r, over all environments, divided by the volume. None
-        without three-dimensional periodicity. A constant offset between the stress
+        without a cell of three vectors. A constant offset between the stress
         labels and the derivative of the energy is not part of it.
     energy_novelty, forces_novelty, stress_novelty : as the above, or None
         The part of each standard deviation, in quadrature, that the sparse points do not
@@ -61,6 +62,9 @@ class Prediction:
     std_bound : ndarray of shape (n_atoms,) or None
         With a gate: local standard deviations, exact beyond those that count as known,
         elsewhere an upper bound below that [eV].
+    stresses : ndarray of shape (n_atoms, 6) or None
+        What each atom contributes to `stress`, their sum, if a calculator was asked for it
+        [eV/Å^3]: pairs of atoms share alike.
     numbers : ndarray of shape (n_atoms,) or None
         Atomic numbers.
     calibration : Calibration or None
@@ -81,6 +85,7 @@ class Prediction:
     stress_novelty: FloatArray | None = field(default=None, repr=False)
     penalty: FloatArray | None = None
     std_bound: FloatArray | None = None
+    stresses: FloatArray | None = field(default=None, repr=False)
     numbers: IntArray | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False)
 
