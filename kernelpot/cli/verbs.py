@@ -353,11 +353,14 @@ def _md(arguments: argparse.Namespace) -> None:
 
 def _read(paths: Sequence[str], keys: LabelKeys | None, out: TextIO) -> Dataset:
     """Read labelled structures, and say which labels were found and not read."""
-    from kernelpot.data.label_names import LostLabelsWarning
+    from kernelpot.data.label_names import LostLabelsWarning, choices, unread_labels
     from kernelpot.data.reading import read_dataset
 
     with _printed_warnings(out, LostLabelsWarning):
-        return read_dataset(paths, keys=keys)
+        data = read_dataset(paths, keys=keys)
+    for sentence in choices(unread_labels(data)):
+        print(sentence, file=out, flush=True)
+    return data
 
 
 @contextmanager

@@ -79,11 +79,15 @@ _DEFAULT_KEYS = {
 
 
 class Unread(NamedTuple):
-    """A label that a frame has and that was not read."""
+    """A label that a frame has and that was not read.
+
+    Of an energy beside one that was read also by how much it differs per atom [eV].
+    """
 
     kind: str
     name: str
     why: str
+    difference: float | None = None
 
 
 def is_isolated_name(config_type: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kernelpot.common.tables import extent, number, table
+from kernelpot.data.label_names import choices
 
 
 def data_report_text(facts: Mapping[str, Any], warnings: Sequence[str]) -> str:
@@ -44,6 +45,7 @@ def _contents(facts: Mapping[str, Any]) -> Iterator[str]:
     for kind, names in facts["unread"].items():
         found = ", ".join(f"{name} in {e['n_frames']} frames" for name, e in names.items())
         yield f"  not read, {kind}: {found} (--{kind}-key reads another name)"
+    yield from (f"  {sentence}" for sentence in choices(facts["unread"]))
     missing = [
         f"{facts[f'without_{kind}']} without {kind}"
         for kind in ("energy", "forces", "virial")

@@ -4,11 +4,15 @@ Labels of one level of theory share a prefix: ``REF_`` first, then ``dft_``, the
 ASE keeps as results of a calculator among them). A frame is read under one of these, but for
 names that are given, and for ``REF_`` names, which are always read. Everything else that
 looks like a label is named, so that no label is lost in silence.
+
+Of an energy and a free energy of the same level the free energy is read: codes with smeared
+occupations (VASP) call that extrapolated to zero smearing the energy, but forces and stress are
+derivatives of the free energy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +26,7 @@ KINDS = ("energy", "forces", "virial", "stress")
 _PREFIXES = {"REF_": "ref_", "dft_": "dft_", "": ""}
 # What other packages of the field call labels, without a prefix, in order of preference.
 _NAMES = {
-    "energy": ("energy", "free_energy"),
+    "energy": ("free_energy", "energy"),
     "forces": ("forces", "force", "atomic_forces"),
     "virial": ("virial", "virials"),
     "stress": ("stress", "cauchy_stress"),
@@ -34,6 +38,7 @@ _NO_LABEL = (
 )  # fmt: skip
 # Why a label was not read.
 OTHER_NAME, NOT_PERIODIC, NO_CELL = "another name", "not periodic", "no cell"
+NO_FREE_ENERGY = "free energy read"
 
 
 class LostLabelsWarning(UserWarning):
@@ -65,6 +70,11 @@ class Label:
     def source(self) -> str:
         """Where it is, in words."""
         return f"ASE results {self.name!r}" if self.is_result else self.name
+
+    @property
+    def is_free_energy(self) -> bool:
+        """Whether it is one by its name."""
+        return self.kind == "energy" and self.name.lower().endswith("free_energy")
 
     @property
     def rank(self) -> int:
@@ -113,10 +123,19 @@ def find_labels(atoms: Atoms, keys: LabelKeys) -> Labels:
             if not own and level is not None:
                 own = [f for f in found if f.kind == kind and f.prefix == level]
             if own:
-                read[kind] = min(own, key=lambda f: f.rank)
+                read[kind] = _preferred(own)
     if "virial" in read and "stress" in read:  # they say the same, what is named goes first
         del read["virial" if "stress" in keys.named and "virial" not in keys.named else "stress"]
     return Labels(read, [f for f in found if f not in read.values()])
+
+
+def _preferred(own: Sequence[Label]) -> Label:
+    """The first of several names; a free energy that is the energy is called the energy."""
+    first, *others = sorted(own, key=lambda f: f.rank)
+    for other in others:
+        if first.is_free_energy and not other.is_free_energy and other.value == first.value:
+            return other
+    return first
 
 
 def _level(found: Iterable[Label], keys: LabelKeys, given: Mapping[str, Label]) -> str | None:
@@ -207,15 +226,19 @@ def unread_labels(data: Dataset) -> dict[str, dict[str, dict[str, Any]]]:
     -------
     dict of kind to dict of name to dict
         ``n_frames`` that have it, ``n_lost``: those of them that are left without a label of
-        that kind, and ``why``.
+        that kind, ``why``, and of energies ``max_difference_ev_per_atom`` from that read.
     """
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for frame in data:
-        for kind, name, why in frame.unread:
+        for kind, name, why, difference in frame.unread:
             entry = result.setdefault(kind, {}).setdefault(
                 name, {"n_frames": 0, "n_lost": 0, "why": why}
             )
             entry["n_frames"] += 1
+            if difference is not None:
+                entry["max_difference_ev_per_atom"] = max(
+                    difference, entry.get("max_difference_ev_per_atom", 0.0)
+                )
             if getattr(frame, "virial" if kind == "stress" else kind) is None:
                 entry["n_lost"] += 1
                 entry["why"] = why
@@ -267,6 +290,43 @@ def not_found(kind: str, name: str, has: Iterable[str]) -> str:
     )
 
 
-def unread(others: Iterable[Label], why: Mapping[str, str]) -> tuple[Unread, ...]:
+def choices(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Say which of several labels of one level was read, and how the other is.
+
+    Parameters
+    ----------
+    found : mapping
+        What `unread_labels` found.
+
+    Returns
+    -------
+    list of str
+        A sentence for each energy beside a free energy.
+    """
+    return [
+        f"free energies were read in {entry['n_frames']} frames, as forces and stress are their "
+        f"derivatives; {name!r} beside them (as of zero smearing) differs by up to "
+        f"{1e3 * entry.get('max_difference_ev_per_atom', 0.0):.3g} meV/atom: read it with "
+        f"{option('energy', name)}"
+        for name, entry in found.get("energy", {}).items()
+        if entry["why"] == NO_FREE_ENERGY
+    ]
+
+
+def unread(
+    labels: Labels, others: Iterable[Label], why: Mapping[str, str], n_atoms: int
+) -> tuple[Unread, ...]:
     """Record of labels that were not read, with the reason of those that have another one."""
-    return tuple(Unread(f.kind, f.name, why.get(f.name, OTHER_NAME)) for f in others)
+    energy = labels.read.get("energy")
+    result = []
+    for f in others:
+        reason, difference = why.get(f.name, OTHER_NAME), None
+        if f.kind == "energy" and energy is not None:
+            try:
+                difference = abs(float(f.value) - float(energy.value)) / n_atoms
+            except (TypeError, ValueError):
+                difference = None
+            if energy.is_free_energy and not f.is_free_energy and f.prefix == energy.prefix:
+                reason = NO_FREE_ENERGY
+        result.append(Unread(f.kind, f.name, reason, difference))
+    return tuple(result)

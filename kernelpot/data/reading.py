@@ -34,7 +34,9 @@ def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:
     keys : LabelKeys, optional
         Names of the labels. By default ``REF_energy`` and so on, or where a frame has neither
         energy nor forces under these, other names of the field: with ``dft_`` or without
-        prefix, results that ASE stored with the frame included.
+        prefix, results that ASE stored with the frame included. Of an energy and a free energy
+        the free energy is read, as forces are its derivative: ``LabelKeys(energy="energy")``
+        reads the other.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def _check_given(data: Dataset, names: Iterable[str], keys: LabelKeys) -> None:
             missing = bool(names) and name not in names
         else:
             read = {source for f in frames for source in f.sources.values()}
-            found = {n for f in frames for _, n, _ in f.unread}
+            found = {n for f in frames for _, n, *_ in f.unread}
             missing = bool(frames) and not {name, f"ASE results {name!r}"} & (read | found)
         if missing:
             raise ValueError(label_names.not_found(kind, name, names))
@@ -233,7 +235,7 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
         sources,
         _sigmas(atoms, name),
         _n_constrained(atoms),
-        label_names.unread(others, why),
+        label_names.unread(labels, others, why, len(atoms)),
     )
 
 

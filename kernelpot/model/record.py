@@ -95,7 +95,7 @@ class TrainingRecord:
             for name, entry in more.items():
                 before = unread.setdefault(kind, {}).get(name, {"n_frames": 0, "n_lost": 0})
                 counts = {k: before[k] + entry[k] for k in ("n_frames", "n_lost")}
-                unread[kind][name] = {**entry, **counts}
+                unread[kind][name] = {**before, **entry, **counts}
         added = {"n_structures": len(new), "n_atoms": new.n_atoms, "n_rows": new.n_rows}
         return replace(
             self,

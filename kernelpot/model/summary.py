@@ -7,7 +7,7 @@ from typing import Any
 
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.common.tables import number, table
-from kernelpot.data.label_names import lost_labels
+from kernelpot.data.label_names import choices, lost_labels
 from kernelpot.model.self_test import SelfTest
 
 
@@ -81,6 +81,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         lines.append(f"  {kind}: {read}")
     lost = lost_labels(training.get("unread", {}), training["n_structures"])
     lines += [f"  NOT READ, {sentence}" for sentence in lost]
+    lines += [f"  {sentence}" for sentence in choices(training.get("unread", {}))]
     lines += ["", "Kernels (local energy = sum of):"]
     for t, term in enumerate(model["terms"]):
         counts = ", ".join(f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items())

@@ -130,8 +130,11 @@ def test_labels_of_another_level_of_theory_are_named_and_lose_nothing(frame):
     assert data[0].energy == pytest.approx(frame.info["REF_energy"])
     report = data.check()
     assert report.facts["unread"]["energy"] == {
-        "energy": {"n_frames": 1, "n_lost": 0, "why": "another name"}
-    }
+        "energy": {
+            "n_frames": 1, "n_lost": 0, "why": "another name",
+            "max_difference_ev_per_atom": pytest.approx((99.0 + data[0].energy) / 4),
+        }
+    }  # fmt: skip
     assert "not read, forces: forces in 1 frames" in str(report)
     assert not report.warnings
     by_name = read_dataset(frame, keys=LabelKeys(energy="energy", forces="forces"))[0]
@@ -267,3 +270,61 @@ def test_a_fit_says_what_was_not_read_in_summary_file_and_json(frame, small_term
         warnings.simplefilter("ignore")
         loaded.update([label(rattled_alloy(7, (1, 1, 1)))])
     assert "forces of 3 of 4 frames" in loaded.summary()
+
+
+# ---- energies and free energies ---------------------------------------------------------
+
+
+def as_vasp(frame, difference=0.02):
+    """Results as ASE's reader of VASP keeps them."""
+    atoms = renamed(frame, {})
+    atoms.calc = SinglePointCalculator(
+        atoms,
+        energy=frame.info["REF_energy"] + difference,
+        free_energy=frame.info["REF_energy"],
+        forces=frame.arrays["REF_forces"],
+    )
+    return atoms
+
+
+def test_forces_are_derivatives_of_the_free_energy_and_it_is_read(frame, tmp_path):
+    atoms = as_vasp(frame)
+    ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
+    for source in (atoms, tmp_path / "a.xyz"):
+        data = read_dataset(source)
+        assert data[0].energy == pytest.approx(frame.info["REF_energy"], rel=1e-7)
+        assert data[0].sources["energy"] == "ASE results 'free_energy'"
+        report = data.check()
+        assert not report.warnings
+        said = "'energy' beside them (as of zero smearing) differs by up to 5 meV/atom: read it"
+        assert said in str(report)
+        found = report.facts["unread"]["energy"]["energy"]
+        assert found["max_difference_ev_per_atom"] == pytest.approx(0.005, rel=1e-4)
+        other = read_dataset(source, keys=LabelKeys(energy="energy"))[0]
+        assert other.energy == pytest.approx(frame.info["REF_energy"] + 0.02, rel=1e-7)
+        assert other.forces is not None
+
+
+def test_a_free_energy_that_is_the_energy_is_not_worth_a_word(frame):
+    data = read_dataset(as_vasp(frame, 0.0))
+    assert data[0].sources["energy"] == "ASE results 'energy'"
+    assert "free energies were read" not in str(data.check())
+
+
+def test_an_energy_beside_the_free_energy_is_no_other_level_of_theory(frame):
+    atoms = renamed(frame, {"energy": "dft_energy", "forces": "dft_forces"})
+    atoms.info["dft_free_energy"] = frame.info["REF_energy"] - 1.0
+    found = read_dataset(atoms)[0]
+    assert found.energy == pytest.approx(frame.info["REF_energy"] - 1.0)
+    found = read_dataset(atoms, keys=LabelKeys(energy="dft_energy"))[0]
+    assert found.energy == pytest.approx(frame.info["REF_energy"])
+    assert found.forces is not None
+
+
+def test_a_fit_says_that_free_energies_were_read(frame, small_terms, tmp_path):
+    frames = [as_vasp(label(rattled_alloy(s, (1, 1, 1)))) for s in range(3)]
+    terms = [t.changed(n_sparse=8) for t in small_terms]
+    pot = kp.KernelPotential(terms, baseline=[]).fit(frames, optimize=None)
+    assert "free energies were read in 3 frames" in pot.summary()
+    pot.save(tmp_path / "a.kpot")
+    assert "--energy-key energy" in kp.load(tmp_path / "a.kpot").summary()
