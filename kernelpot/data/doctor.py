@@ -26,6 +26,8 @@ from kernelpot.data.order import digest, structure_digest
 
 # Strained copies further apart than this are not compared (trapezoid rule).
 _MAX_STRAIN = 0.06
+# d(bulk modulus)/d(pressure) - 2, about that of all solids: the error of the trapezoid rule.
+_HARDENING = 2.3
 # Strained copies are compared with so many of their neighbors in volume, on either side.
 _WINDOW = 25
 # Frames whose atoms all lie within this distance [Å] nearly coincide.
@@ -115,7 +117,19 @@ def check_dataset(data: Dataset) -> DataReport:
     _check_composition(data, facts, warnings)
     _check_virials(data, facts, warnings)
     _check_gradients(data, facts, warnings)
+    facts["untested"] = _untested(facts)
     return DataReport(facts, warnings)
+
+
+def _untested(facts: Mapping[str, Any]) -> list[str]:
+    """Labels whose sign and unit nothing in the data could tell."""
+    untested = []
+    n = facts["n_structures"]
+    if facts["virial_test"] is None and facts["without_virial"] < n:
+        untested.append("sign and unit of virials and stresses (no strained copies of a cell)")
+    if not facts["gradient_test"]["n_pairs"] and facts["without_forces"] < n:
+        untested.append("sign and unit of forces (no nearly equal frames)")
+    return untested
 
 
 def _ranges(frames: Sequence[Frame]) -> dict[str, Any]:
@@ -321,49 +335,72 @@ def _neighbors_in_strain(chain: Sequence[Frame]) -> list[tuple[Frame, Frame, Flo
 
 def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
     """Compare energies of strained copies of a cell with the work of their stresses."""
+    facts["virial_test"] = virial_test(data)
+    if facts["virial_test"] is not None:
+        warning = _virial_warning(facts["virial_test"])
+        if warning is not None:
+            warnings.append(warning)
+
+
+def virial_test(data: Dataset) -> dict[str, Any] | None:
+    """How energies change with strain, in terms of what the virials say.
+
+    Energies of strained copies of a cell are compared with the work of their virials, by the
+    trapezoid rule less its error in a solid whose bulk modulus grows with pressure as usual.
+
+    Parameters
+    ----------
+    data : Dataset
+
+    Returns
+    -------
+    dict or None
+        ``slope`` of energies against work (1 is right), ``offset_ev_per_atom`` and
+        ``offset_gpa``: the isotropic virial (pressure) that the labels carry beyond -dE/d
+        strain, the sign of ``virial_offset`` of a model; ``offset_error_ev_per_atom``, how far
+        that is known; ``explained``, ``n_pairs``. None with less than three pairs.
+    """
     pairs = _strained_pairs(data)
     if len(pairs) < 3:
-        facts["virial_test"] = None
-        return
-    facts["virial_test"] = _virial_test(pairs)
-    warning = _virial_warning(facts["virial_test"])
-    if warning is not None:
-        warnings.append(warning)
-
-
-def _virial_test(pairs: Sequence[tuple[Frame, Frame, FloatArray]]) -> dict[str, Any]:
-    """How energies change with strain, in terms of what the virials say."""
-    change, work, offset, size = [], [], [], []
+        return None
+    change, work, offset, third = [], [], [], []
     for one, two, strain in pairs:
         assert one.energy is not None
         assert two.energy is not None
         assert one.virial is not None
         assert two.virial is not None
-        change.append(two.energy - one.energy)
-        virials = voigt_6_to_full_3x3_stress(one.virial) + voigt_6_to_full_3x3_stress(two.virial)
-        work.append(-0.5 * float(np.sum(virials * strain)))
-        offset.append(-len(one) * float(np.trace(strain)))
-        size.append(float(len(one)))
-    # dE = slope * (-W : strain) - constant * N * tr(strain), per atom
-    scale = np.array(size)
-    matrix = np.column_stack([work, offset]) / scale[:, None]
-    target = np.array(change) / scale
-    if np.abs(matrix[:, 1]).max() < 1e-6:  # shears only: the constant cannot be seen
-        solution = np.array([float(matrix[:, 0] @ target / (matrix[:, 0] @ matrix[:, 0])), 0.0])
-    else:
-        solution = np.linalg.lstsq(matrix, target, rcond=None)[0]
-    slope = float(solution[0])
-    offset_found = -float(solution[1])  # of the labels beyond -dE/d strain
-    residual = target - matrix @ solution
+        first, second = (voigt_6_to_full_3x3_stress(f.virial) for f in (one, two))
+        change.append((two.energy - one.energy) / len(one))
+        work.append(-0.5 * float(np.sum((first + second) * strain)) / len(one))
+        offset.append(-float(np.trace(strain)))
+        third.append(-np.trace(strain) * float(np.sum((second - first) * strain)) / 12 / len(one))
+    # per atom, dE = slope * (-W : strain) - constant * tr(strain)
+    works = np.array(work) + _HARDENING * np.array(third)
+    target, isotropic = np.array(change), np.array(offset)
+    slope, constant = _line(works, isotropic, target)
+    hardest, softest = (
+        _line(np.array(work) + c * np.array(third), isotropic, target)[1]
+        for c in (_HARDENING - 1.0, _HARDENING + 1.0)
+    )
+    residual = target - slope * works - constant * isotropic
     explained = 1.0 - float(residual @ residual) / float(target @ target)
     volume = float(np.median([p[0].atoms.get_volume() / len(p[0]) for p in pairs]))
     return {
         "n_pairs": len(pairs),
         "slope": slope,
-        "offset_ev_per_atom": offset_found,
-        "offset_gpa": offset_found / volume / GPa,
+        "offset_ev_per_atom": -constant,  # of the labels beyond -dE/d strain
+        "offset_error_ev_per_atom": 0.5 * abs(hardest - softest),
+        "offset_gpa": -constant / volume / GPa,
         "explained": explained,
     }
+
+
+def _line(work: FloatArray, isotropic: FloatArray, target: FloatArray) -> tuple[float, float]:
+    """Least squares of a slope, and of a constant as far as it can be seen."""
+    if np.abs(isotropic).max() < 1e-6:  # shears only
+        return float(work @ target / (work @ work)), 0.0
+    solution = np.linalg.lstsq(np.column_stack([work, isotropic]), target, rcond=None)[0]
+    return float(solution[0]), float(solution[1])
 
 
 def _virial_warning(test: Mapping[str, Any]) -> str | None:
@@ -391,7 +428,7 @@ def _virial_warning(test: Mapping[str, Any]) -> str | None:
             f"virials are in another unit or scale: energies change by {slope:.4g} times what "
             f"they say{guess}"
         )
-    if abs(offset) > 0.02:
+    if abs(offset) > max(0.02, 2.0 * test["offset_error_ev_per_atom"]):
         return (
             f"virials and energies disagree by a constant {offset:+.3f} eV/atom "
             f"({test['offset_gpa']:+.2f} GPa; an unconverged basis does this). Fitting "

@@ -24,8 +24,15 @@ def data_report_text(facts: Mapping[str, Any], warnings: Sequence[str]) -> str:
     """
     lines = [*_contents(facts), "", _ranges(facts["groups"], facts["all"]), ""]
     lines += [*_distances_and_atoms(facts), *_tests(facts), ""]
+    untested = "; ".join(facts["untested"])
     if warnings:
         lines += ["Look at this:", *(f"  - {warning}" for warning in warnings)]
+        if untested:
+            lines.append(f"Could not be tested: {untested}.")
+    elif untested:
+        lines.append(
+            f"Nothing suspicious in what could be tested. Could not be tested: {untested}."
+        )
     else:
         lines.append("Nothing suspicious.")
     return "\n".join(lines)
@@ -107,10 +114,13 @@ def _tests(facts: Mapping[str, Any]) -> Iterator[str]:
     if virial is None:
         yield "Virials against energies: not tested (no strained copies of a cell)"
     else:
+        known = virial["offset_error_ev_per_atom"] * virial["offset_gpa"]
+        known = abs(known / virial["offset_ev_per_atom"]) if virial["offset_ev_per_atom"] else 0.0
         yield (
             f"Virials against energies ({virial['n_pairs']} strained pairs): slope "
-            f"{virial['slope']:.3f} (1 is right), constant {virial['offset_gpa']:+.2f} GPa, "
-            f"explained {100 * virial['explained']:.1f} %"
+            f"{virial['slope']:.3f} (1 is right), constant {virial['offset_gpa']:+.2f} +- "
+            f"{known:.2f} GPa of pressure beyond the energies, explained "
+            f"{100 * virial['explained']:.1f} %"
         )
     gradient = facts["gradient_test"]
     if gradient["n_pairs"]:

@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.constraints import FixAtoms
 from ase.units import GPa, bar
 
+import kernelpot as kp
 from kernelpot import read_dataset
 from kernelpot.cli.verbs import main
 from tests.conftest import label, rattled_alloy
@@ -43,8 +44,12 @@ def warnings_of(frames):
 def test_sound_data_raise_no_warning(strained, rattled):
     report = read_dataset([*strained, *rattled]).check()
     assert report.warnings == []
-    assert "Nothing suspicious." in str(report)
+    untested = "sign and unit of forces (no nearly equal frames)"
+    assert f"Nothing suspicious in what could be tested. Could not be tested: {untested}." in str(
+        report
+    )
     facts = report.facts
+    assert facts["untested"] == [untested]
     assert facts["n_structures"] == 16
     assert facts["sources"]["energy"] == {"REF_energy": 16}
     assert facts["species"].keys() == {"Al", "Cu"}
@@ -193,3 +198,45 @@ def test_check_needs_labels(tmp_path, capsys):
     ase.io.write(path, rattled_alloy(0, (1, 1, 1)), format="extxyz")
     assert main(["check", str(path)]) == 2
     assert "has no label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("planted", [-0.06, 0.06])
+def test_check_and_fit_say_the_same_of_a_constant_virial(strained, rattled, planted):
+    """One sign: what the labels carry beyond -dE/d strain."""
+    frames = [*strained, *rattled]
+    for atoms in frames:
+        atoms.info["REF_virial"] = atoms.info["REF_virial"] + planted * len(atoms) * np.eye(3)
+    data = read_dataset(frames)
+    test = data.check().facts["virial_test"]
+    assert test["offset_ev_per_atom"] == pytest.approx(planted, abs=0.005)
+    assert np.sign(test["offset_gpa"]) == np.sign(planted)
+    assert test["offset_error_ev_per_atom"] < 0.005
+    term = kp.SOAPTerm(r_cut=5.0, n_max=4, l_max=3, n_sparse=30)
+    pot = kp.KernelPotential([term]).fit(data, optimize=None, calibrate=False)
+    assert np.sign(pot.model.virial_offset) == np.sign(planted)
+    (note,) = [n for n in pot.model.training.notes if "virial labels" in n]
+    assert f"constant {pot.model.virial_offset:+.3f} eV/atom" in note
+
+
+def test_the_error_of_the_trapezoid_rule_is_no_constant_of_the_virials():
+    """Steps as large as those of an equation of state; labels are exact."""
+    frames = []
+    for a in np.linspace(3.45, 3.8, 7):
+        atoms = bulk("Cu", cubic=True, a=a)
+        frames.append(label(atoms))
+        frames[-1].arrays["REF_forces"][:] = 0.0
+    frames.append(label(rattled_alloy(1, (1, 1, 1))))
+    test = read_dataset(frames).check().facts["virial_test"]
+    assert abs(test["offset_ev_per_atom"]) < max(0.005, test["offset_error_ev_per_atom"])
+    assert test["slope"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_what_could_not_be_tested_is_part_of_the_verdict(rattled):
+    report = read_dataset(rattled).check()
+    assert not report.warnings
+    assert [u.split(" (")[0] for u in report.to_dict()["untested"]] == [
+        "sign and unit of virials and stresses",
+        "sign and unit of forces",
+    ]
+    rattled[0].arrays["REF_forces"][0] += 100.0
+    assert "Could not be tested: sign" in str(read_dataset(rattled).check())
