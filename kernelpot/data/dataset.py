@@ -122,6 +122,9 @@ class Frame:
         Atoms that were under a constraint when the frame was read.
     unread : tuple of Unread
         What looks like a label and was not read.
+    state : str
+        Total charge and spin as far as the data name them, such as ``"charge=1"``: no part of
+        what is fitted, but a reason for two energies of one structure.
     """
 
     atoms: Atoms
@@ -134,6 +137,7 @@ class Frame:
     sigmas: dict[str, float] = field(default_factory=dict)
     n_constrained: int = 0
     unread: tuple[Unread, ...] = ()
+    state: str = ""
 
     def __len__(self) -> int:
         """Return the number of atoms."""
@@ -231,7 +235,7 @@ class Dataset(Sequence[Frame]):
         """Scalar labels in all frames."""
         return sum(frame.n_rows for frame in self)
 
-    @property
+    @cached_property
     def species(self) -> tuple[int, ...]:
         """Atomic numbers present, ascending."""
         return tuple(sorted({int(z) for frame in self for z in set(frame.atoms.numbers)}))

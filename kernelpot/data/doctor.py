@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa, bar
+from scipy.spatial import cKDTree
 
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset, Frame, is_isolated_name, label_sources
@@ -28,6 +29,8 @@ from kernelpot.data.order import digest, structure_digest
 _MAX_STRAIN = 0.06
 # d(bulk modulus)/d(pressure) - 2, about that of all solids: the error of the trapezoid rule.
 _HARDENING = 2.3
+# Scaled coordinates that agree so well are the same, and how many of them a search goes by.
+_SAME_SCALED, _TREE_COORDINATES = 1e-3, 12
 # Strained copies are compared with so many of their neighbors in volume, on either side.
 _WINDOW = 25
 # Frames whose atoms all lie within this distance [Å] nearly coincide.
@@ -74,6 +77,9 @@ def check_dataset(data: Dataset) -> DataReport:
     DataReport
     """
     warnings: list[str] = []
+    by_config_type: dict[str, list[Frame]] = {}
+    for frame in data:
+        by_config_type.setdefault(frame.config_type, []).append(frame)
     facts: dict[str, Any] = {
         "n_structures": len(data),
         "n_atoms": data.n_atoms,
@@ -84,10 +90,7 @@ def check_dataset(data: Dataset) -> DataReport:
         },
         "sources": label_sources(data),
         "unread": unread_labels(data),
-        "groups": {
-            name: _ranges([f for f in data if f.config_type == name])
-            for name in sorted(data.config_types)
-        },
+        "groups": {name: _ranges(frames) for name, frames in sorted(by_config_type.items())},
         "all": _ranges(list(data)),
         "shortest_distances": {
             f"{chemical_symbols[a]}-{chemical_symbols[b]}": round(d, 4)
@@ -200,13 +203,47 @@ def _check_duplicates(data: Dataset, facts: dict[str, Any], warnings: list[str])
         warnings.append(
             f"{sum(len(g) - 1 for g in repeated)} frames repeat another one ({_names(repeated[0])})"
         )
+    contradicting, of_states = [], []
     for group in repeated:
-        energies = [f.energy for f in group if f.energy is not None]
-        if energies and max(energies) - min(energies) > 1e-3 * len(group[0]):
+        limit = 1e-3 * len(group[0])
+        by_state: dict[str, list[float]] = {}
+        for f in group:
+            if f.energy is not None:
+                by_state.setdefault(_state(f), []).append(f.energy)
+        within = max((_spread(energies) for energies in by_state.values()), default=0.0)
+        between = _spread([energy for energies in by_state.values() for energy in energies])
+        if within > limit:
+            contradicting.append((within, group))
+        elif between > limit:
+            of_states.append((between, group))
+    for pairs, what in (
+        (contradicting, "identical structures with different energies"),
+        (
+            of_states,
+            "identical structures of several charge or spin states with different energies",
+        ),
+    ):
+        if pairs:
+            largest, worst = max(pairs, key=lambda pair: pair[0])
+            also = "" if len(pairs) == 1 else f"; {len(pairs)} structures in all"
             warnings.append(
-                f"identical structures with different energies: {_names(group)} differ by "
-                f"{max(energies) - min(energies):.4f} eV"
+                f"{what}: {_names(worst)} differ by {largest:.4f} eV{also}"
+                + (
+                    ""
+                    if pairs is contradicting
+                    else " (a potential knows nothing of them: fit one)"
+                )
             )
+
+
+def _state(frame: Frame) -> str:
+    """Charge and spin of a frame, and the numbers of its atoms: charges and moments."""
+    arrays = {k: v for k, v in frame.atoms.arrays.items() if k not in ("numbers", "positions")}
+    return frame.state + (digest(arrays) if arrays else "")
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values) if values else 0.0
 
 
 def _check_isolated(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
@@ -240,7 +277,8 @@ def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]
     if not labelled:
         facts["composition"] = None
         return
-    counts = np.array([[np.sum(f.atoms.numbers == z) for z in data.species] for f in labelled])
+    species = data.species
+    counts = np.array([[np.sum(f.atoms.numbers == z) for z in species] for f in labelled])
     size = counts.sum(axis=1)
     share = counts / size[:, None]
     energies = np.array([f.energy for f in labelled], dtype=float) / size
@@ -283,30 +321,44 @@ def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]
 
 def _strained_pairs(data: Dataset) -> list[tuple[Frame, Frame, FloatArray]]:
     """Pairs of frames that differ by a small homogeneous strain (returned, 3x3)."""
-    groups: dict[tuple[bytes, int], list[Frame]] = {}
+    groups: dict[tuple[bytes, str], list[Frame]] = {}
     for frame in data:
         if frame.energy is None or frame.virial is None:
             continue
         numbers = np.ascontiguousarray(frame.atoms.numbers).tobytes()
-        groups.setdefault((numbers, len(frame)), []).append(frame)
+        groups.setdefault((numbers, frame.state), []).append(frame)
     pairs = []
     for members in groups.values():
-        scaled = [f.atoms.get_scaled_positions(wrap=False) for f in members]
-        used = np.zeros(len(members), dtype=bool)
-        for k in range(len(members)):
-            if used[k]:
-                continue
-            same = [k]
-            for m in range(k + 1, len(members)):
-                if not used[m]:
-                    d = scaled[m] - scaled[k]
-                    d -= d[0]
-                    if np.abs(d - np.round(d)).max() < 1e-3:
-                        same.append(m)
-                        used[m] = True
-            chain = sorted(same, key=lambda m: members[m].atoms.get_volume())
-            pairs += _neighbors_in_strain([members[m] for m in chain])
+        for same in _strained_copies(members):
+            pairs += _neighbors_in_strain(sorted(same, key=lambda f: float(f.atoms.get_volume())))
     return pairs
+
+
+def _strained_copies(members: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames of one composition whose scaled positions agree, in groups.
+
+    A tree over some of the coordinates finds who can be meant, so that thousands of frames of one
+    composition cost no more than their number.
+    """
+    if len(members[0]) == 1:
+        return [list(members)]
+    scaled = np.array([f.atoms.get_scaled_positions(wrap=False) for f in members])
+    relative = (scaled - scaled[:, :1])[:, 1:].reshape(len(members), -1)
+    some = np.unique(np.linspace(0, relative.shape[1] - 1, _TREE_COORDINATES).astype(int))
+    # on the circle, so that 0 and 1 are the same
+    angles = 2.0 * np.pi * relative[:, some]
+    tree = cKDTree(np.hstack([np.cos(angles), np.sin(angles)]))
+    groups, used = [], np.zeros(len(members), dtype=bool)
+    for k in range(len(members)):
+        if used[k]:
+            continue
+        near = np.array(tree.query_ball_point(tree.data[k], 2.0 * np.pi * _SAME_SCALED, p=np.inf))
+        near = near[~used[near]]
+        d = relative[near] - relative[k]
+        same = near[np.abs(d - np.round(d)).max(axis=1) < _SAME_SCALED]
+        used[same] = True
+        groups.append([members[m] for m in sorted(same)])
+    return groups
 
 
 def _strains(frame: Frame, others: Sequence[Frame]) -> FloatArray:
@@ -444,7 +496,7 @@ def _check_gradients(data: Dataset, facts: dict[str, Any], warnings: list[str]) 
         if frame.energy is None or frame.forces is None or len(frame) < 2:
             continue
         cell = np.round(frame.atoms.cell.array, _DECIMALS)
-        same_box = digest(frame.atoms.numbers, frame.atoms.pbc, cell)
+        same_box = digest(frame.atoms.numbers, frame.atoms.pbc, cell, frame.state)
         groups.setdefault(same_box, []).append(frame)
     tested, wrong = 0, []
     for members in groups.values():

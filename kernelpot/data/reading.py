@@ -23,6 +23,9 @@ from kernelpot.data.label_names import Label, LostLabelsWarning
 from kernelpot.data.soundness import bare_copy, check_structure, finite
 from kernelpot.data.system import voigt, volume_of
 
+# Names of total charge and spin in ``atoms.info``.
+_STATE = ("charge", "total_charge", "spin", "total_spin", "multiplicity", "spin_multiplicity")
+
 
 def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:
     """Read labelled structures from files or ASE objects.
@@ -236,6 +239,15 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
         _sigmas(atoms, name),
         _n_constrained(atoms),
         label_names.unread(labels, others, why, len(atoms)),
+        _state(atoms),
+    )
+
+
+def _state(atoms: Atoms) -> str:
+    """Total charge and spin, as far as the frame names them."""
+    found = {k: atoms.info[k] for k in _STATE if atoms.info.get(k) is not None}
+    return ", ".join(
+        f"{k}={v:g}" if np.ndim(v) == 0 and np.isreal(v) else f"{k}={v}" for k, v in found.items()
     )
 
 
