@@ -24,6 +24,7 @@ from kernelpot.data.dataset import Dataset, Frame, is_isolated_name, label_sourc
 from kernelpot.data.doctor_text import data_report_text
 from kernelpot.data.label_names import lost_labels, unread_labels
 from kernelpot.data.order import digest, structure_digest
+from kernelpot.data.symmetry import forces_vanish_by_symmetry
 
 # Strained copies further apart than this are not compared (trapezoid rule).
 _MAX_STRAIN = 0.06
@@ -130,7 +131,7 @@ def _untested(facts: Mapping[str, Any]) -> list[str]:
     n = facts["n_structures"]
     if facts["virial_test"] is None and facts["without_virial"] < n:
         untested.append("sign and unit of virials and stresses (no strained copies of a cell)")
-    if not facts["gradient_test"]["n_pairs"] and facts["without_forces"] < n:
+    if not facts["gradient_test"]["n_pairs"] and facts["all"]["max_force_ev_per_ang"]:
         untested.append("sign and unit of forces (no nearly equal frames)")
     return untested
 
@@ -166,6 +167,13 @@ def _check_zero_and_net_forces(data: Dataset, facts: dict[str, Any], warnings: l
     with_forces = [f for f in data if f.forces is not None and len(f) > 1]
     still = [f for f in with_forces if f.forces is not None and not f.forces.any()]
     facts["zero_force_frames"] = len(still)
+    lost = [f for f in still if not forces_vanish_by_symmetry(f.atoms)]
+    facts["zero_without_symmetry_frames"] = len(lost)
+    if lost:
+        warnings.append(
+            f"all forces are exactly zero in {len(lost)} frames without a symmetry that makes them "
+            f"so ({_names(lost)}): lost on the way?"
+        )
     partial = [
         f
         for f in with_forces

@@ -21,6 +21,7 @@ from kernelpot.data import label_names
 from kernelpot.data.dataset import Dataset, Frame, LabelKeys, is_isolated_name
 from kernelpot.data.label_names import Label, LostLabelsWarning
 from kernelpot.data.soundness import bare_copy, check_structure, finite
+from kernelpot.data.symmetry import forces_vanish_by_symmetry
 from kernelpot.data.system import voigt, volume_of
 
 # Names of total charge and spin in ``atoms.info``.
@@ -33,7 +34,9 @@ def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:
     Parameters
     ----------
     source : path, glob pattern, ase.Atoms, Dataset, or sequence of these
-        Any format ASE reads, also compressed (``.gz``).
+        Any format ASE reads, also compressed (``.gz``), with ``file@index`` for some of its
+        frames (``run.traj@-1``, ``OUTCAR@::10``); of data bases of ASE (``.db``, also rows of
+        one) labels may be key-value pairs or data.
     keys : LabelKeys, optional
         Names of the labels. By default ``REF_energy`` and so on, or where a frame has neither
         energy nor forces under these, other names of the field: with ``dft_`` or without
@@ -127,8 +130,8 @@ def _items(source: Any) -> Iterator[Frame | tuple[Atoms, str]]:
     elif isinstance(source, Dataset):
         yield from source
     elif isinstance(source, (str, os.PathLike)):
-        for path in _paths(os.fspath(source)):
-            yield from _read_file(path)
+        for path, which in _paths(os.fspath(source)):
+            yield from _read_file(path, which)
     elif isinstance(source, Iterable):
         for index, item in enumerate(source):
             if isinstance(item, Atoms):
@@ -137,6 +140,8 @@ def _items(source: Any) -> Iterator[Frame | tuple[Atoms, str]]:
                 yield from _items(item)
             elif isinstance(item, Frame):
                 yield item
+            elif hasattr(item, "toatoms") and hasattr(item, "key_value_pairs"):  # of a data base
+                yield _atoms_of_row(item), f"id={item.id}"
             else:
                 raise TypeError(
                     "data must be a path, ase.Atoms, or a sequence of these, got "
@@ -149,42 +154,116 @@ def _items(source: Any) -> Iterator[Frame | tuple[Atoms, str]]:
         )
 
 
-def _paths(pattern: str) -> list[str]:
+def _paths(pattern: str) -> list[tuple[str, str | None]]:
+    """Files that a path or pattern means, and which of their frames: ASE's ``file@index``."""
     if os.path.exists(pattern):
-        return [pattern]
+        return [(pattern, None)]
     found = sorted(glob.glob(pattern))
-    if not found:
-        raise FileNotFoundError(f"no file matches {pattern!r}")
-    return found
+    if found:
+        return [(path, None) for path in found]
+    path, at, index = pattern.rpartition("@")
+    if at and path and index:
+        files = [path] if os.path.exists(path) else sorted(glob.glob(path))
+        if files:
+            return [(file, index) for file in files]
+        pattern = path
+    raise FileNotFoundError(f"no file matches {pattern!r}")
 
 
-def _read_file(path: str) -> Iterator[tuple[Atoms, str]]:
-    import ase.io
-
-    if os.path.isdir(path):
+def _read_file(path: str, index: str | None = None) -> Iterator[tuple[Atoms, str]]:
+    if os.path.isdir(path) and not path.endswith(".traj"):  # a bundle of ASE
         raise ValueError(f"{path} is a directory; name a file or a pattern such as '*.xyz'")
     if os.path.getsize(path) == 0:
         raise ValueError(f"{path} is empty")
-    plain = path.removesuffix(".gz")
+    try:
+        frames, numbers = _frames_of(path, index)
+    except Exception as error:  # every reader has its own exceptions
+        raise ValueError(_unreadable(path, index, error)) from error
+    if not frames:
+        which = "" if index is None else f" at {index!r}"
+        raise ValueError(f"{path} contains no structures{which}")
+    name = os.path.basename(path)
+    for number, atoms in zip(numbers, frames, strict=True):
+        if not isinstance(atoms, Atoms):
+            raise ValueError(
+                f"{name}:{number} cannot be read: {type(atoms).__name__} in place of a structure"
+            )
+        yield atoms, f"{name}:{number}"
+
+
+def _frames_of(path: str, index: str | None) -> tuple[list[Atoms], list[int | str]]:
+    """Frames of a file and their numbers in it."""
+    import ase.io
+    from ase.utils import string2index
+
+    where = slice(None) if index is None else string2index(index)
+    if path.endswith((".db", ".json")) and (found := _rows(path, where)) is not None:
+        return found
+    if isinstance(where, str):
+        raise ValueError(f"{where!r} is no index; name frames as 5, -1, :10 or ::2")
+    plain = path.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
     # ASE takes .xyz for plain xyz only if the second line is no extended comment.
     format_ = "extxyz" if plain.endswith((".xyz", ".extxyz")) else None
-    try:
-        frames = ase.io.read(path, ":", format=format_)
-    except Exception as error:  # every reader has its own exceptions
-        detail = str(error).strip().splitlines()
-        reason = detail[0] if detail else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read (truncated or not a structure file): {reason}"
-        ) from error
-    if not frames:
-        raise ValueError(f"{path} contains no structures")
-    name = os.path.basename(path)
-    for index, atoms in enumerate(frames):
-        yield atoms, f"{name}:{index}"
+    read = ase.io.read(path, where, format=format_, do_not_split_by_at_sign=True)
+    if isinstance(where, int):
+        return ([read] if isinstance(read, Atoms) else list(read)), [where]
+    forward = all(part is None or part >= 0 for part in (where.start, where.step))
+    if not forward:  # counted from the end, which is not known
+        return list(read), [f"{index}[{k}]" for k in range(len(read))]
+    start, step = where.start or 0, where.step or 1
+    return list(read), [start + k * step for k in range(len(read))]
+
+
+def _rows(path: str, where: int | slice | str) -> tuple[list[Atoms], list[int | str]] | None:
+    """Frames of a data base of ASE with all that their rows hold; None if it is none."""
+    import ase.db
+    from ase.io.formats import filetype
+
+    if path.endswith(".json") and filetype(path) != "json":
+        return None
+    with ase.db.connect(path) as base:
+        rows = list(base.select(where if isinstance(where, str) else ""))
+    if isinstance(where, int):
+        rows = [rows[where]]
+    elif isinstance(where, slice):
+        rows = rows[where]
+    return [_atoms_of_row(row) for row in rows], [f"id={row.id}" for row in rows]
+
+
+def _atoms_of_row(row: Any) -> Atoms:
+    """Structure of a row, key-value pairs and data where those of a file would be."""
+    atoms: Atoms = row.toatoms()
+    for name, value in {**row.key_value_pairs, **(row.data or {})}.items():
+        if np.ndim(value) and np.shape(value)[0] == len(atoms) and name not in atoms.arrays:
+            array = np.asarray(value)
+            if array.dtype.kind in "fiub" and not (len(atoms) in (3, 6, 9) and array.ndim == 1):
+                atoms.set_array(name, array)
+                continue
+        atoms.info[name] = value
+    return atoms
+
+
+def _unreadable(path: str, index: str | None, error: Exception) -> str:
+    """A sentence on what a reader stumbled over."""
+    detail = str(error).strip().splitlines()
+    if isinstance(error, IndexError) and index is not None:
+        return f"{path} has no frame {index!r}"
+    if type(error).__name__ == "UnknownFileTypeError" or not detail:
+        reason = f"no reader of ASE knows what it is ({type(error).__name__})"
+    elif isinstance(error, (ValueError, OSError, ImportError, RuntimeError)):
+        reason = detail[0]
+    else:  # a reader that expected something else, not a sentence
+        reason = f"ASE's reader stopped with {type(error).__name__}: {detail[0]}"
+    return (
+        f"{path} cannot be read: it is truncated, without a finished calculation, or not a "
+        f"structure file ({reason})"
+    )
 
 
 def _as_array(value: object, name: str, key: str) -> FloatArray:
     try:
+        if np.asarray(value).dtype.kind in "bc":
+            raise TypeError
         return np.array(value, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {key} is not numeric, got {value!r}") from error
@@ -352,8 +431,10 @@ def _check_whole(dataset: Dataset, keys: LabelKeys) -> None:
         )
     several = [f for f in dataset if len(f) > 1 and f.forces is not None]
     if several and not any(np.any(f.forces) for f in several):
-        raise ValueError(
-            f"every force is exactly zero in all {len(several)} frames with more than "
-            f"one atom ({several[0].sources['forces']}): the labels were lost on the "
-            "way; export them again"
-        )
+        lost = [f for f in several if not forces_vanish_by_symmetry(f.atoms)]
+        if lost:
+            raise ValueError(
+                f"every force is exactly zero in all {len(several)} frames with more than "
+                f"one atom ({several[0].sources.get('forces', 'given')}), but no symmetry makes "
+                f"them so in {lost[0].name}: the labels were lost on the way; export them again"
+            )
