@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.baseline.reference import BaselineTerm
+from kernelpot.common.caller import warn_user
 from kernelpot.common.estimator import Estimator
 from kernelpot.common.parallel import single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray, Progress
@@ -228,7 +228,7 @@ class KernelPotential(Estimator):
         if self_test and any(len(frame) > 1 and frame.energy is not None for frame in dataset):
             self.test_itself(dataset, n_threads=n_threads, progress=progress)
         for text in self.fitted_.training.shortcomings:
-            warnings.warn(text, FewDataWarning, stacklevel=3)
+            warn_user(text, FewDataWarning)
         return self
 
     @single_blas_thread()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ase import Atoms
 
+from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import neighbor_list
 
@@ -95,8 +96,8 @@ def is_isolated_name(config_type: str) -> bool:
     return config_type.lower().replace("_", "").replace("-", "") in _ISOLATED_NAMES
 
 
-@dataclass(frozen=True)
-class Frame:
+@dataclass(frozen=True, eq=False)
+class Frame(ComparesArrays):
     """One labelled structure.
 
     Parameters

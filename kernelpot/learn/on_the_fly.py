@@ -30,6 +30,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.data import chemical_symbols
 
 from kernelpot.common import archive
+from kernelpot.common.caller import warn_user
 from kernelpot.common.types import Array, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.order import digest
@@ -286,11 +287,10 @@ class OnTheFly:
         if not above.any():
             return False
         if self.max_calls is not None and self.n_calls >= self.max_calls:
-            warnings.warn(
+            warn_user(
                 f"stopped after {self.step} steps: atom {int((std / low).argmax())} is not known "
                 f"well enough, and the reference was called {self.n_calls} times already; raise "
-                "`max_calls` to go on",
-                stacklevel=3,
+                "`max_calls` to go on"
             )
             return None
         self._ask(int((std / low).argmax()), std, low)

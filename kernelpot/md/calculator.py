@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import EllipsisType
@@ -15,6 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from kernelpot.common.caller import warn_user
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList, SkinList
 from kernelpot.data.soundness import check_cell
@@ -178,7 +178,7 @@ class KernelPotCalculator(Calculator):
         self.set(skin=skin, gate=gate, with_std=with_std, n_threads=n_threads, **given)
         tested = self.model.self_test
         if tested is not None and not tested.passed:
-            warnings.warn(tested.verdict, UnsafePotentialWarning, stacklevel=2)
+            warn_user(tested.verdict, UnsafePotentialWarning)
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Change parameters; results are dropped if they depend on them.
@@ -567,4 +567,4 @@ class KernelPotCalculator(Calculator):
             raise GateClosedError(message)
         elif not self._warned:
             self._warned = True
-            warnings.warn(message, GateWarning, stacklevel=2)
+            warn_user(message, GateWarning)

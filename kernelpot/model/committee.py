@@ -9,6 +9,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 from ase import Atoms
 
+from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.parallel import map_in_order, single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
@@ -21,8 +22,8 @@ from kernelpot.model.fitted import FittedModel
 Potential = TypeVar("Potential")
 
 
-@dataclass(frozen=True)
-class CommitteePrediction:
+@dataclass(frozen=True, eq=False)
+class CommitteePrediction(ComparesArrays):
     """What each member of a committee predicts for one structure.
 
     Parameters
@@ -32,7 +33,7 @@ class CommitteePrediction:
     forces : ndarray of shape (n_members, n_atoms, 3)
         [eV/Å].
     stresses : ndarray of shape (n_members, 6) or None
-        xx yy zz yz xz xy [eV/Å^3]; None without three-dimensional periodicity.
+        xx yy zz yz xz xy [eV/Å^3]; None without a cell of three vectors.
     """
 
     energies: FloatArray

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +32,41 @@ class Predictor(Protocol):
         """Predict energy, forces and stress of structures."""
 
 
+class Errors(dict[str, Any]):
+    """What `evaluate` found: a dict, with a table of it."""
+
+    def to_frame(self) -> Any:
+        """Errors of all structures and of each config type as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each config type and one for ``"all"``, one column for each number;
+            those on uncertainty are named such as ``forces_coverage_95``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "to_frame makes a table of pandas, which is not installed: pip install pandas"
+            ) from error
+        rows = {"all": self, **self["by_config_type"]}
+        return pd.DataFrame([_row(values) for values in rows.values()], index=list(rows))
+
+
+def _row(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of one row of a table, those on uncertainty side by side."""
+    found = {k: v for k, v in values.items() if k not in ("by_config_type", "uncertainty")}
+    for kind, judged in values.get("uncertainty", {}).items():
+        found |= {f"{kind}_{name}": value for name, value in judged.items()}
+    return found
+
+
 def evaluate(
     potential: Predictor,
     data: Any,
@@ -41,7 +76,7 @@ def evaluate(
     uncertainty: bool = False,
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, Any]:
+) -> Errors:
     """Errors overall and per config type.
 
     Parameters
@@ -63,11 +98,11 @@ def evaluate(
 
     Returns
     -------
-    dict
+    Errors (dict)
         ``energy_mae_mev_per_atom``, ``energy_rmse_mev_per_atom``,
         ``forces_mae_ev_per_ang``, ``forces_rmse_ev_per_ang`` (per component),
         ``stress_mae_gpa``, ``n_structures``, ``n_atoms``, and ``by_config_type`` with
-        the same keys per group; None without labels.
+        the same keys per group; None without labels. Its ``to_frame()`` is a table.
 
     Raises
     ------
@@ -101,7 +136,7 @@ def evaluate(
         errors.append((frame.config_type, len(frame), energy, forces, stress))
         if progress is not None:
             progress("evaluate", done + 1, len(dataset))
-    result = _statistics(errors)
+    result = Errors(_statistics(errors))
     result["by_config_type"] = {
         name: _statistics([e for e in errors if e[0] == name])
         for name in sorted({e[0] for e in errors})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -124,6 +125,9 @@ class FittedModel:
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predict structures one after the other; see `KernelPotential.predict_many`."""
+        if isinstance(structures, Atoms):
+            raise TypeError("predict_many takes a sequence of structures; predict takes one")
+        structures = list(structures)
         for index, atoms in enumerate(structures):
             self._check(atoms, f"structure {index}" if names is None else names[index])
         for group in _groups(structures):
@@ -272,6 +276,13 @@ class FittedModel:
         return -system.forces(found.result)
 
     def _check(self, atoms: Atoms, name: str) -> None:
+        if not isinstance(atoms, Atoms):
+            what = f"{name} must be an ase.Atoms, got {type(atoms).__name__}"
+            if isinstance(atoms, (list, tuple)):
+                what += "; predict_many takes several structures"
+            elif isinstance(atoms, (str, os.PathLike)):
+                what += f"; ase.io.read({str(atoms)!r}) makes structures of a file"
+            raise TypeError(what)
         check_cell(atoms, name)
         try:
             species_index(atoms.numbers, self.species)

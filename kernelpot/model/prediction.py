@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+import numpy as np
+
+from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.model.calibration import Calibration, Interval
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, eq=False)
+class Prediction(ComparesArrays):
     r"""Energy, forces and stress of a structure, with uncertainty where asked for.
 
     Names, units and signs are ASE's. A field is None where it was not asked for or is
-    not defined.
+    not defined. Two predictions are equal if all their numbers are.
 
     Parameters
     ----------
@@ -87,7 +91,19 @@ class Prediction:
     std_bound: FloatArray | None = None
     stresses: FloatArray | None = field(default=None, repr=False)
     numbers: IntArray | None = field(default=None, repr=False)
-    calibration: Calibration | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is predicted as plain data, for JSON for example.
+
+        Returns
+        -------
+        dict
+            Fields by name: numbers, lists of them, or None; without the calibration.
+        """
+        return {
+            f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "calibration"
+        }
 
     def interval(self, level: float | None = 0.95) -> Interval:
         """Half-widths of intervals that hold a label with a given probability.
@@ -143,3 +159,7 @@ class Prediction:
             None if forces is None or forces_std is None else forces[:, None] * forces_std,
             None if stress is None or stress_std is None else stress * stress_std,
         )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
