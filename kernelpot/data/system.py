@@ -61,6 +61,13 @@ class System:
         """
         if pairs is None:
             pairs = neighbor_list(structures, r_cut)
+        n_atoms = sum(map(len, structures))
+        if displacements is not None:
+            pairs.check(n_atoms)
+            if len(displacements) != pairs.n_pairs:
+                raise ValueError(
+                    f"{len(displacements)} displacements for a list of {pairs.n_pairs} pairs"
+                )
         if displacements is None:
             displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
         return cls(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import EllipsisType
@@ -83,6 +84,10 @@ class KernelPotCalculator(Calculator):
 
     One evaluation serves every property of a configuration. The neighbor list is kept
     while atoms move less than half the skin.
+
+    Use one calculator per thread: a calculator has one configuration at a time. Threads that
+    share one wait for each other, and each is told the truth of its own atoms by
+    ``atoms.get_forces()`` and the like, but `results` may be those of another thread's.
 
     Parameters
     ----------
@@ -165,6 +170,7 @@ class KernelPotCalculator(Calculator):
         **kwargs: Any,
     ) -> None:
         _refuse_unknown(kwargs, (*_PARAMETERS, *_OF_ASE), "KernelPotCalculator")
+        self._lock = threading.RLock()
         self.model = model_of(potential)
         self._gate: VarianceGate | None
         self._skin: float
@@ -214,6 +220,10 @@ class KernelPotCalculator(Calculator):
         _refuse_unknown(kwargs, _PARAMETERS, "set")
         if not kwargs:  # ASE's constructor, before there is anything
             return {}
+        with self._lock:
+            return self._set(kwargs)
+
+    def _set(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         before = {name: getattr(self, f"_{name}", ...) for name in _PARAMETERS if name != "on_gate"}
         after = {**before, **{k: v for k, v in kwargs.items() if k != "on_gate"}}
         if isinstance(after["gate"], str):
@@ -342,8 +352,12 @@ class KernelPotCalculator(Calculator):
         PropertyNotImplementedError
             If there is no such property, or not of this structure.
         """
-        if name not in self.uncertainty_properties:
-            return super().get_property(name, atoms, allow_calculation)
+        with self._lock:
+            if name not in self.uncertainty_properties:
+                return super().get_property(name, atoms, allow_calculation)
+            return self._get_uncertainty(name, atoms, allow_calculation)
+
+    def _get_uncertainty(self, name: str, atoms: Atoms | None, allow_calculation: bool) -> Any:
         changes = [] if atoms is None else self.check_state(atoms)
         if changes:
             self.reset()
@@ -377,14 +391,15 @@ class KernelPotCalculator(Calculator):
         ValueError
             If the model is not calibrated, or nothing was evaluated yet.
         """
-        for name in ("energies_std", "forces_std"):
-            self.get_property(name, atoms)
-        found, results = self.uncertainty, self.results
+        with self._lock:
+            for name in ("energies_std", "forces_std"):
+                self.get_property(name, atoms)
+            found, results, numbers = self.uncertainty, self.results, self.atoms.numbers
         names = (*_LOCAL_STD, *_FULL_STD, *_NOVELTY)
         return Prediction(
             **{name: results.get(name) for name in ("energy", "energies", "forces", "stress")},
             **{name: found[name] for name in names if name in found},
-            numbers=self.atoms.numbers,
+            numbers=numbers,
             calibration=self.model.calibration,
         ).interval(level)
 
@@ -440,10 +455,12 @@ class KernelPotCalculator(Calculator):
         >>> read("annotated.xyz").arrays["energies_std"].shape
         (8,)
         """
-        self.get_property("energies_std", atoms)
-        if full_std or level is not None:
-            self.get_property("forces_std", atoms)
-        values = {k: v for k, v in self.uncertainty.items() if k not in _NOVELTY}
+        with self._lock:
+            self.get_property("energies_std", atoms)
+            if full_std or level is not None:
+                self.get_property("forces_std", atoms)
+            values = {k: v for k, v in self.uncertainty.items() if k not in _NOVELTY}
+            present = self.atoms
         if not full_std:
             values = {k: v for k, v in values.items() if k not in _FULL_STD}
         if level is not None:
@@ -452,13 +469,36 @@ class KernelPotCalculator(Calculator):
             for kind in ("energy", "energies", "forces", "stress"):
                 if getattr(found, kind) is not None:
                     values[f"{kind}_interval"] = getattr(found, kind)
-        atoms = self.atoms.copy() if atoms is None else atoms
+        atoms = present.copy() if atoms is None else atoms
         for name, value in values.items():
             if name in _PER_ATOM:
                 atoms.set_array(name, np.asarray(value))
             if name not in _PER_ATOM or info:
                 atoms.info[name] = copy.copy(value)
         return atoms
+
+    def calculate_properties(self, atoms: Atoms, properties: Sequence[str]) -> Any:
+        """Evaluate properties of ASE's; what ``atoms.get_properties`` calls.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        properties : sequence of str
+
+        Returns
+        -------
+        ase.outputs.Properties
+        """
+        with self._lock:
+            return super().calculate_properties(atoms, properties)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the lock, which every copy has of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `__getstate__`."""
+        vars(self).update(state, _lock=threading.RLock())
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """List what has changed since the last evaluation, per-atom charges included.
@@ -501,6 +541,12 @@ class KernelPotCalculator(Calculator):
         properties : sequence of str
         system_changes : sequence of str
         """
+        with self._lock:
+            self._calculate(atoms, properties, system_changes)
+
+    def _calculate(
+        self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
+    ) -> None:
         super().calculate(atoms, properties, system_changes)
         local_std = bool(set(_LOCAL_STD) & set(properties))
         self._with_std = self._with_std or local_std

@@ -272,6 +272,9 @@ class FittedModel:
     def variance_gradient(self, atoms: Atoms, weights: FloatArray) -> FloatArray:
         """Gradient of weighted local variances; see `KernelPotential.variance_gradient`."""
         system = self.system(atoms)
+        weights = np.asarray(weights, dtype=float)
+        if weights.shape != (len(atoms),):
+            raise ValueError(f"`weights` must have shape ({len(atoms)},), got {weights.shape}")
         found = self._evaluate(system, blend=_WeightedVariance(weights))
         return -system.forces(found.result)
 
