@@ -20,24 +20,21 @@ from kernelpot.data.dataset import LabelKeys
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.order import canonical_order
 from kernelpot.data.reading import read_dataset
-from kernelpot.fit.pipeline import Options, fit
-from kernelpot.fit.settings import Settings
-from kernelpot.fit.sufficiency import FewDataWarning
-from kernelpot.fit.update import update
 from kernelpot.model import file
 from kernelpot.model.fitted import FittedModel, ReturnStd
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.self_test import SelfTest
 from kernelpot.model.summary import summary_text
-from kernelpot.model.suspects import Suspects, find_suspects
 from kernelpot.safety.gate import VarianceGate, as_gate
 from kernelpot.terms.base import Term
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from kernelpot.fit.settings import Settings
     from kernelpot.md.calculator import KernelPotCalculator
     from kernelpot.model.committee import Committee
+    from kernelpot.model.suspects import Suspects
 
 
 class KernelPotential(Estimator):
@@ -212,6 +209,10 @@ class KernelPotential(Estimator):
         >>> client = Client("tcp://scheduler:8786")  # doctest: +SKIP
         >>> pot = KernelPotential().fit("train.xyz", client=client)  # doctest: +SKIP
         """
+        # imported here: whoever only predicts need not wait for it
+        from kernelpot.fit.pipeline import Options, fit
+        from kernelpot.fit.sufficiency import FewDataWarning
+
         options = Options(
             optimize=optimize,
             calibrate=calibrate,
@@ -318,6 +319,8 @@ class KernelPotential(Estimator):
             If a new structure has a species the model does not know, or `add_sparse` is
             asked for without `data`.
         """
+        from kernelpot.fit.update import update
+
         new = read_dataset(data_new, keys=keys)
         self.fitted_ = update(
             self.model,
@@ -331,6 +334,8 @@ class KernelPotential(Estimator):
         return self
 
     def _settings(self) -> Settings:
+        from kernelpot.fit.settings import Settings
+
         return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
 
     # ---- prediction ----------------------------------------------------------------
@@ -587,6 +592,8 @@ class KernelPotential(Estimator):
         >>> worst.name == frames[20].name, worst.quantity
         (True, 'energy')
         """
+        from kernelpot.model.suspects import find_suspects
+
         return find_suspects(
             self.model,
             read_dataset(data, keys=keys),
@@ -619,24 +626,27 @@ class KernelPotential(Estimator):
 
     # ---- file ----------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, slim: bool = False) -> None:
         """Write the model to one ``.kpot`` file (no pickle), replacing it atomically.
 
         Parameters
         ----------
         path : path
+        slim : bool, default=False
+            Keep what prediction and calculators need, and not the factor of the training:
+            a smaller file, without standard deviations of energies, forces and stress (local
+            ones are there), samples, suspects and updates.
 
         Raises
         ------
         FileNotFoundError
             If there is no such directory.
         """
-        file.save(self.model, path, self._golden, self._parameters())
+        file.save(self.model, path, self._golden, self._parameters(), slim=slim)
 
     def _parameters(self) -> dict[str, Any]:
         """Arguments of the constructor (given sparse points are not kept in files)."""
-        names = [f.name for f in fields(Settings) if f.name != "sparse_points"]
-        return {name: getattr(self, name) for name in names}
+        return {k: v for k, v in self.get_params(deep=False).items() if k != "sparse_points"}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> KernelPotential:

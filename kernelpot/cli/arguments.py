@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     _add_search(verbs)
     _add_info(verbs)
+    _add_export(verbs)
     return parser
 
 
@@ -173,6 +174,19 @@ def _add_info(verbs: Verbs) -> None:
     info.add_argument("model", metavar="MODEL")
     info.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     info.set_defaults(verb="info")
+
+
+def _add_export(verbs: Verbs) -> None:
+    export = verbs.add_parser("export", help="write a model file anew, smaller with --slim")
+    export.add_argument("model", metavar="MODEL")
+    export.add_argument("-o", "--output", required=True, metavar="MODEL2", help="file to write")
+    export.add_argument(
+        "--slim", action="store_true",
+        help="keep what prediction needs, not the factor of the training (which std of forces, "
+        "samples, suspects and updates need)",
+    )  # fmt: skip
+    export.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    export.set_defaults(verb="export")
 
 
 def _e0(text: str) -> str | dict[str, float]:

@@ -1,4 +1,4 @@
-"""The ``kernelpot`` command: quickstart, check, fit, update, search, evaluate, report, md, info.
+"""The ``kernelpot`` command: quickstart, check, fit, update, search, evaluate, report, md, ...
 
 Every verb is a few lines over the Python interface. Wrong input ends with one
 sentence on standard error, exit status 2, and nothing written; so does dynamics that stops
@@ -542,6 +542,25 @@ def config_of(terms: Sequence[Term]) -> str:
     return str(tomli_w.dumps({"terms": tables} if tables else {}))
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from kernelpot.potential import load
+
+    check_writable(arguments.output)
+    potential = load(arguments.model)
+    potential.save(arguments.output, slim=arguments.slim)
+    before, after = (os.path.getsize(path) for path in (arguments.model, arguments.output))
+    print(
+        f"wrote {arguments.output}: {after / 1e6:.1f} MB, where {arguments.model} has "
+        f"{before / 1e6:.1f} MB",
+        file=text_stream(arguments),
+    )
+    write_json(
+        arguments,
+        {"model": arguments.output, "slim": potential.model.is_slim or arguments.slim,
+         "bytes": after, "bytes_before": before},
+    )  # fmt: skip
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from kernelpot.potential import load
 
@@ -560,4 +579,5 @@ _VERBS = {
     "report": _report,
     "search": _search,
     "info": _info,
+    "export": _export,
 }

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa, bar
-from scipy.spatial import cKDTree
 
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset, Frame, is_isolated_name, label_sources
@@ -348,6 +347,8 @@ def _strained_copies(members: Sequence[Frame]) -> list[list[Frame]]:
     A tree over some of the coordinates finds who can be meant, so that thousands of frames of one
     composition cost no more than their number.
     """
+    from scipy.spatial import cKDTree
+
     if len(members[0]) == 1:
         return [list(members)]
     scaled = np.array([f.atoms.get_scaled_positions(wrap=False) for f in members])

@@ -88,6 +88,9 @@ class KernelPotCalculator(Calculator):
     Use one calculator per thread: a calculator has one configuration at a time. Threads that
     share one wait for each other, and each is told the truth of its own atoms by
     ``atoms.get_forces()`` and the like, but `results` may be those of another thread's.
+    Copies share the model; a pickled calculator does not carry the factor of the training
+    (`KernelPotential.save` with ``slim=True``), which `energy_std`, `forces_std` and
+    `stress_std` need.
 
     Parameters
     ----------
@@ -493,12 +496,26 @@ class KernelPotCalculator(Calculator):
             return super().calculate_properties(atoms, properties)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the lock, which every copy has of its own."""
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        """Everything but the lock, which every copy has of its own, and the training's factor."""
+        state = {name: value for name, value in vars(self).items() if name != "_lock"}
+        return {**state, "model": self.model.slim()}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Inverse of `__getstate__`."""
         vars(self).update(state, _lock=threading.RLock())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelPotCalculator:
+        """A calculator of its own of the same model, with the results it has."""
+        other = object.__new__(type(self))
+        memo[id(self)] = other
+        other.__setstate__(
+            {name: copy.deepcopy(v, memo) for name, v in vars(self).items() if name != "_lock"}
+        )
+        return other
+
+    def __copy__(self) -> KernelPotCalculator:
+        """As `copy.deepcopy`: two calculators never share a state."""
+        return copy.deepcopy(self)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """List what has changed since the last evaluation, per-atom charges included.

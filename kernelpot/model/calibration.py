@@ -31,7 +31,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from kernelpot.common.types import BoolArray, FloatArray, IntArray
 
@@ -79,8 +78,10 @@ class Factors:
 
     def at(self, level: float) -> float:
         """Factor for a coverage; between levels relative to a Gaussian's."""
-        gaussian = norm.ppf(0.5 * (1.0 + np.array(LEVELS)))
-        wanted = norm.ppf(0.5 * (1.0 + level))
+        from scipy.special import ndtri  # which takes long to import
+
+        gaussian = ndtri(0.5 * (1.0 + np.array(LEVELS)))
+        wanted = ndtri(0.5 * (1.0 + level))
         return float(wanted * np.interp(wanted, gaussian, np.array(self.quantiles) / gaussian))
 
 

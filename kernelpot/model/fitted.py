@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from kernelpot.model.calibration import Calibration
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.record import NOTHING, TrainingRecord
 from kernelpot.model.self_test import SelfTest
-from kernelpot.regression.factors import TriangularFactor
+from kernelpot.regression.factors import AbsentFactor, TriangularFactor
 from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
 from kernelpot.terms.base import key_name
@@ -83,6 +83,31 @@ class FittedModel:
     calibration: Calibration | None = None
     training: TrainingRecord = NOTHING
     self_test: SelfTest | None = None
+
+    @property
+    def is_slim(self) -> bool:
+        """Whether it holds what prediction needs and not the factor of the training."""
+        return isinstance(self.factor, AbsentFactor)
+
+    def slim(self) -> FittedModel:
+        """The same model without the factors of the training, for prediction alone.
+
+        Returns
+        -------
+        FittedModel
+            Energies, forces, stress, local standard deviations and the safety net are the
+            same; what needs the factor raises ValueError.
+        """
+        absent = AbsentFactor(self.factor.n_rows)
+        return self if self.is_slim else replace(self, factor=absent, known=absent)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FittedModel:
+        """The same: it is immutable."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Fields, without what was computed from them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def e0(self) -> AtomicEnergies:
@@ -377,6 +402,7 @@ class FittedModel:
                 "origin": self.safety.note,
             },
             "virial_offset": self.virial_offset,
+            "slim": self.is_slim,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "self_test": None if self.self_test is None else self.self_test.to_dict(),
             "training": {k: v for k, v in self.training.to_dict().items() if k != "fingerprints"},

@@ -73,6 +73,8 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         f"Fitted to {training['n_structures']} structures, {training['n_atoms']} atoms, "
         f"{training['n_rows']} labels:",
     ]
+    if model.get("slim"):
+        lines.insert(1, "Slim: without the factor of the training, for prediction alone")
     lines[1:1] = [f"WARNING, {text}" for text in training.get("shortcomings", ())]
     if model["self_test"] is not None and not model["self_test"]["passed"]:
         lines[1:1] = [f"WARNING, {model['self_test']['verdict']}"]

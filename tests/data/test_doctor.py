@@ -6,6 +6,7 @@ import re
 import ase.io
 import numpy as np
 import pytest
+import scipy.spatial
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
@@ -289,13 +290,13 @@ def test_a_search_compares_few_of_many_snapshots(monkeypatch):
     """What it costs grows as the number of frames: candidates are counted, not seconds."""
     counts = []
 
-    class Counting(doctor.cKDTree):
+    class Counting(scipy.spatial.cKDTree):
         def query_ball_point(self, *arguments, **options):
             found = super().query_ball_point(*arguments, **options)
             counts[-1] += len(found)
             return found
 
-    monkeypatch.setattr(doctor, "cKDTree", Counting)
+    monkeypatch.setattr(scipy.spatial, "cKDTree", Counting)
     rng = np.random.default_rng(6)
     base = bulk("Cu", cubic=True).repeat(2)
     for n in (200, 400):
