@@ -2,7 +2,8 @@
 
 Energies, forces and virials are derivatives of one function; wherever the data allow it
 (strained copies of a cell, frames that nearly coincide) they are tested against each
-other, which finds wrong signs, wrong units and labels that belong to another frame.
+other, which finds wrong signs, wrong units and labels that belong to another frame. A small
+model fitted to the forces does so for all others (`kernelpot.data.consistency`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa, bar
 
 from kernelpot.common.types import FloatArray
+from kernelpot.data.consistency import compare_labels, is_tested, label_warnings
 from kernelpot.data.dataset import Dataset, Frame, is_isolated_name, label_sources
 from kernelpot.data.doctor_text import data_report_text
 from kernelpot.data.label_names import lost_labels, unread_labels
@@ -120,6 +122,10 @@ def check_dataset(data: Dataset) -> DataReport:
     _check_composition(data, facts, warnings)
     _check_virials(data, facts, warnings)
     _check_gradients(data, facts, warnings)
+    facts["label_test"] = compare_labels(data)
+    if facts["label_test"] is not None:
+        strained = facts["virial_test"] is not None
+        warnings += label_warnings(facts["label_test"], virials_tested=strained)
     facts["untested"] = _untested(facts)
     return DataReport(facts, warnings)
 
@@ -127,11 +133,18 @@ def check_dataset(data: Dataset) -> DataReport:
 def _untested(facts: Mapping[str, Any]) -> list[str]:
     """Labels whose sign and unit nothing in the data could tell."""
     untested = []
-    n = facts["n_structures"]
-    if facts["virial_test"] is None and facts["without_virial"] < n:
-        untested.append("sign and unit of virials and stresses (no strained copies of a cell)")
-    if not facts["gradient_test"]["n_pairs"] and facts["all"]["max_force_ev_per_ang"]:
-        untested.append("sign and unit of forces (no nearly equal frames)")
+    n, found = facts["n_structures"], facts["label_test"]
+    few = "too few labels for a small model"
+    why = few if found is None else "a small model does not tell them"
+    strained = facts["virial_test"] is not None
+    if not strained and facts["without_virial"] < n and not is_tested(found, "virial"):
+        untested.append(
+            f"sign and unit of virials and stresses (no strained copies of a cell, {why})"
+        )
+    near = facts["gradient_test"]["n_pairs"]
+    forces = facts["all"]["max_force_ev_per_ang"]
+    if not near and forces and not is_tested(found, "forces"):
+        untested.append(f"sign and unit of forces (no nearly equal frames, {why})")
     return untested
 
 

@@ -122,6 +122,17 @@ def _tests(facts: Mapping[str, Any]) -> Iterator[str]:
             f"{known:.2f} GPa of pressure beyond the energies, explained "
             f"{100 * virial['explained']:.1f} %"
         )
+    model = facts["label_test"]
+    if model is not None:
+        yield (
+            f"A small model of the forces ({model['n_functions']} functions, {model['n_frames']} "
+            f"frames): correlation {model['forces_correlation']:.3f}"
+            + "".join(
+                f"; {kind} slope {model[kind]['slope']:.3g} ({model[kind]['correlation']:.3f})"
+                for kind in ("energy", "virial")
+                if model[kind] is not None
+            )
+        )
     gradient = facts["gradient_test"]
     if gradient["n_pairs"]:
         yield (

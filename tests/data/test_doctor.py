@@ -46,7 +46,7 @@ def warnings_of(frames):
 def test_sound_data_raise_no_warning(strained, rattled):
     report = read_dataset([*strained, *rattled]).check()
     assert report.warnings == []
-    untested = "sign and unit of forces (no nearly equal frames)"
+    untested = "sign and unit of forces (no nearly equal frames, too few labels for a small model)"
     assert f"Nothing suspicious in what could be tested. Could not be tested: {untested}." in str(
         report
     )
