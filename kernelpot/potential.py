@@ -21,8 +21,8 @@ from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.order import canonical_order
 from kernelpot.data.reading import read_dataset
 from kernelpot.model import file
-from kernelpot.model.fitted import FittedModel, ReturnStd
-from kernelpot.model.prediction import Prediction
+from kernelpot.model.fitted import FittedModel
+from kernelpot.model.prediction import Prediction, ReturnStd
 from kernelpot.model.self_test import SelfTest
 from kernelpot.model.summary import summary_text
 from kernelpot.safety.gate import VarianceGate, as_gate

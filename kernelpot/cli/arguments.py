@@ -98,6 +98,11 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
+    evaluate.add_argument(
+        "-o", "--output", metavar="FILE",
+        help="write every structure with predictions, labels, errors and standard deviations "
+        "(.xyz, .extxyz, .traj or .db)",
+    )  # fmt: skip
     evaluate.add_argument("--gated", action="store_true", help="with the safety net")
     evaluate.add_argument(
         "--uncertainty", action="store_true", help="coverage of calibrated intervals too (slow)"

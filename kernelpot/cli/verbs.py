@@ -255,14 +255,18 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from kernelpot.cli.predictions import Predictions
     from kernelpot.data.label_names import unread_labels
     from kernelpot.model.errors import evaluate
     from kernelpot.model.summary import error_table, uncertainty_table
     from kernelpot.potential import load
 
     started = time.perf_counter()
+    if arguments.output is not None:
+        check_writable(arguments.output)
     potential = load(arguments.model)
     data = _read(arguments.data, label_keys(arguments), text_stream(arguments))
+    found = Predictions(arguments.output, potential.model.reference.array_names)
     with Bars(arguments.quiet) as bars:
         errors = evaluate(
             potential,
@@ -271,6 +275,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             uncertainty=arguments.uncertainty,
             n_threads=arguments.threads,
             progress=bars,
+            each=found,
+            local_std=arguments.output is not None,
         )
         tested = None
         if arguments.self_test:
@@ -278,6 +284,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
     out = text_stream(arguments)
     print(error_table(errors), file=out)
+    print(f"\n{found.text()}", file=out)
+    if arguments.output is not None:
+        print(f"\nwrote {arguments.output}", file=out)
     if tested is not None:
         print("\n" + "\n".join(tested.lines()), file=out)
     if arguments.uncertainty:
@@ -295,6 +304,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             **errors,
             "self_test": None if tested is None else tested.to_dict(),
             "unread_labels": unread_labels(data),
+            "worst": found.worst(),
+            "output": arguments.output,
             "wall_seconds": wall,
             "peak_memory_bytes": memory,
         },

@@ -10,10 +10,10 @@ from ase import Atoms
 from ase.units import GPa
 
 from kernelpot.common.types import FloatArray
-from kernelpot.data.dataset import LabelKeys
+from kernelpot.data.dataset import Frame, LabelKeys
 from kernelpot.data.reading import read_dataset
 from kernelpot.model.calibration import informative
-from kernelpot.model.prediction import Prediction
+from kernelpot.model.prediction import Prediction, ReturnStd
 
 
 class Predictor(Protocol):
@@ -23,7 +23,7 @@ class Predictor(Protocol):
         self,
         structures: Sequence[Atoms],
         *,
-        return_std: bool = ...,
+        return_std: ReturnStd = ...,
         gate: Any = ...,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
@@ -75,6 +75,8 @@ def evaluate(
     uncertainty: bool = False,
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    each: Callable[[Frame, Prediction], None] | None = None,
+    local_std: bool = False,
 ) -> Errors:
     """Errors overall and per config type.
 
@@ -94,6 +96,10 @@ def evaluate(
         training labels differ from that (``virial_offset`` in `describe`).
     n_threads : int, optional
     progress : callable, optional
+    each : callable, optional
+        Called as ``each(frame, prediction)`` for every structure.
+    local_std : bool, default=False
+        Give the predictions that `each` is shown local standard deviations.
 
     Returns
     -------
@@ -114,7 +120,11 @@ def evaluate(
     names = [frame.name for frame in dataset]
     options: dict[str, Any] = {"gate": gate} if gate else {}
     predictions = potential.predict_many(
-        structures, return_std=uncertainty, n_threads=n_threads, names=names, **options
+        structures,
+        return_std=True if uncertainty else "local" if local_std else False,
+        n_threads=n_threads,
+        names=names,
+        **options,
     )
     doubts: list[_Doubt] = []
     model = getattr(potential, "model", potential)
@@ -133,6 +143,8 @@ def evaluate(
                 derived = stress - offset * len(frame) / frame.atoms.get_volume() * _ISOTROPIC
             doubts.append(_doubt(frame.config_type, predicted, energy, forces, derived, len(frame)))
         errors.append((frame.config_type, len(frame), energy, forces, stress))
+        if each is not None:
+            each(frame, predicted)
         if progress is not None:
             progress("evaluate", done + 1, len(dataset))
     result = Errors(_statistics(errors))

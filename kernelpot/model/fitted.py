@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -26,7 +26,7 @@ from kernelpot.gp.labels import Noise
 from kernelpot.gp.local import LocalEvaluation, LocalModel
 from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
-from kernelpot.model.prediction import Prediction
+from kernelpot.model.prediction import Prediction, ReturnStd
 from kernelpot.model.record import NOTHING, TrainingRecord
 from kernelpot.model.self_test import SelfTest
 from kernelpot.regression.factors import AbsentFactor, TriangularFactor
@@ -35,7 +35,6 @@ from kernelpot.safety.thresholds import SafetyNet
 from kernelpot.terms.base import key_name
 
 # What `return_std` may be.
-ReturnStd = bool | Literal["local"]
 # Small structures are evaluated together up to so many atoms: matrix products of a few
 # rows are bound by memory.
 GROUP_ATOMS = 1024

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.model.calibration import Calibration, Interval
+
+ReturnStd = bool | Literal["local"]
 
 
 @dataclass(frozen=True, eq=False)

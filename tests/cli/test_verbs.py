@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import types
 
+import ase.db
 import ase.io
 import numpy as np
 import psutil
@@ -474,3 +475,35 @@ def test_energies_of_free_atoms_are_given_by_symbol_or_number():
     assert parse(["fit", "a", "-o", "b", "--e0", "isolated"]).e0 == "isolated"
     with pytest.raises(SystemExit):
         parse(["fit", "a", "-o", "b", "--e0", "mean"])
+
+
+@pytest.mark.parametrize("ending", ["xyz", "traj", "db"])
+def test_evaluate_writes_predictions_beside_labels(folder, fitted, tmp_path, capsys, ending):
+    path = str(tmp_path / f"predictions.{ending}")
+    command = ["evaluate", str(fitted), str(folder / "test.xyz"), "-o", path]
+    assert main([*command, "--json", str(tmp_path / "a.json")]) == 0
+    out = capsys.readouterr().out
+    assert f"wrote {path}" in out
+    assert "worst structures" in out
+    pot = kp.load(fitted)
+    frames, labels = ase.io.read(path, ":"), kp.read_dataset(folder / "test.xyz")
+    assert len(frames) == 4
+    for k, (atoms, frame) in enumerate(zip(frames, labels, strict=True)):
+        found = pot.predict(frame.atoms, return_std="local")
+        assert atoms.get_potential_energy() == pytest.approx(found.energy, rel=1e-9)
+        np.testing.assert_allclose(atoms.get_forces(), found.forces, atol=1e-7)
+        info = ase.db.connect(path).get(k + 1).data if ending == "db" else atoms.info
+        arrays = info if ending != "xyz" else atoms.arrays
+        np.testing.assert_allclose(arrays["energies_std"], found.energies_std, atol=1e-7)
+        np.testing.assert_allclose(arrays["forces_error"], found.forces - frame.forces, atol=1e-6)
+        np.testing.assert_allclose(info["stress_error"], found.stress - frame.stress, atol=1e-7)
+        error = (found.energy - frame.energy) / len(frame)
+        assert info["energy_error_ev_per_atom"] == pytest.approx(error, abs=1e-7)
+        assert info["config_type"] == frame.config_type
+        np.testing.assert_allclose(arrays["REF_forces"], frame.forces, atol=1e-7)
+    worst = json.loads((tmp_path / "a.json").read_text())["worst"]
+    errors = [abs(e["energy_error_mev_per_atom"]) for e in worst["energy"]]
+    assert errors == sorted(errors, reverse=True)
+    assert {e["name"] for e in worst["forces"]} == {f.name for f in labels}
+    if ending == "xyz":  # and is read again, by its labels
+        assert kp.read_dataset(path)[0].energy == pytest.approx(labels[0].energy)
