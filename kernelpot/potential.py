@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.baseline.reference import BaselineTerm
+from kernelpot.common.caller import warn_user
 from kernelpot.common.estimator import Estimator
 from kernelpot.common.parallel import single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray, Progress
@@ -20,24 +20,21 @@ from kernelpot.data.dataset import LabelKeys
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.order import canonical_order
 from kernelpot.data.reading import read_dataset
-from kernelpot.fit.pipeline import Options, fit
-from kernelpot.fit.settings import Settings
-from kernelpot.fit.sufficiency import FewDataWarning
-from kernelpot.fit.update import update
 from kernelpot.model import file
-from kernelpot.model.fitted import FittedModel, ReturnStd
-from kernelpot.model.prediction import Prediction
+from kernelpot.model.fitted import FittedModel
+from kernelpot.model.prediction import Prediction, ReturnStd
 from kernelpot.model.self_test import SelfTest
 from kernelpot.model.summary import summary_text
-from kernelpot.model.suspects import Suspects, find_suspects
 from kernelpot.safety.gate import VarianceGate, as_gate
 from kernelpot.terms.base import Term
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from kernelpot.fit.settings import Settings
     from kernelpot.md.calculator import KernelPotCalculator
     from kernelpot.model.committee import Committee
+    from kernelpot.model.suspects import Suspects
 
 
 class KernelPotential(Estimator):
@@ -70,9 +67,10 @@ class KernelPotential(Estimator):
         ...}}``, same units; "search" (or None) instead of a number lets `fit` choose it,
         apart from that of the other groups. Values in ``atoms.info`` (``sigma_energy``,
         ``sigma_forces``, ``sigma_virial``) are absolute and override these.
-    e0 : mapping of symbol to float, "isolated" or "least_squares", optional
-        Energies of isolated atoms [eV]; by default from isolated atoms in the data,
-        else by least squares.
+    e0 : mapping of symbol (or atomic number) to float, "isolated" or "least_squares", optional
+        Energies of isolated atoms [eV]; by default from isolated atoms in the data (single
+        atoms far from their images, or of config type ``IsolatedAtom``), else by least
+        squares ("average" is the same).
     baseline : term or sequence of terms, optional
         What is added to the kernels besides free atoms, such as ``[Wall(),
         PairBaseline(...)]``; an empty sequence for nothing. By default a wall and a
@@ -105,7 +103,7 @@ class KernelPotential(Estimator):
         sigma_forces: float | None = None,
         sigma_stress: float | None = None,
         config_type_sigma: Mapping[str, Mapping[str, float | str | None]] | None = None,
-        e0: Mapping[str, float] | str | None = None,
+        e0: Mapping[str, float] | Mapping[int, float] | str | None = None,
         baseline: BaselineTerm | Sequence[BaselineTerm] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,
         seed: int = 0,
@@ -212,6 +210,10 @@ class KernelPotential(Estimator):
         >>> client = Client("tcp://scheduler:8786")  # doctest: +SKIP
         >>> pot = KernelPotential().fit("train.xyz", client=client)  # doctest: +SKIP
         """
+        # imported here: whoever only predicts need not wait for it
+        from kernelpot.fit.pipeline import Options, fit
+        from kernelpot.fit.sufficiency import FewDataWarning
+
         options = Options(
             optimize=optimize,
             calibrate=calibrate,
@@ -228,7 +230,7 @@ class KernelPotential(Estimator):
         if self_test and any(len(frame) > 1 and frame.energy is not None for frame in dataset):
             self.test_itself(dataset, n_threads=n_threads, progress=progress)
         for text in self.fitted_.training.shortcomings:
-            warnings.warn(text, FewDataWarning, stacklevel=3)
+            warn_user(text, FewDataWarning)
         return self
 
     @single_blas_thread()
@@ -318,6 +320,8 @@ class KernelPotential(Estimator):
             If a new structure has a species the model does not know, or `add_sparse` is
             asked for without `data`.
         """
+        from kernelpot.fit.update import update
+
         new = read_dataset(data_new, keys=keys)
         self.fitted_ = update(
             self.model,
@@ -331,6 +335,8 @@ class KernelPotential(Estimator):
         return self
 
     def _settings(self) -> Settings:
+        from kernelpot.fit.settings import Settings
+
         return Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
 
     # ---- prediction ----------------------------------------------------------------
@@ -591,6 +597,8 @@ class KernelPotential(Estimator):
         >>> worst.name == frames[20].name, worst.quantity
         (True, 'energy')
         """
+        from kernelpot.model.suspects import find_suspects
+
         return find_suspects(
             self.model,
             read_dataset(data, keys=keys),
@@ -623,24 +631,27 @@ class KernelPotential(Estimator):
 
     # ---- file ----------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, slim: bool = False) -> None:
         """Write the model to one ``.kpot`` file (no pickle), replacing it atomically.
 
         Parameters
         ----------
         path : path
+        slim : bool, default=False
+            Keep what prediction and calculators need, and not the factor of the training:
+            a smaller file, without standard deviations of energies, forces and stress (local
+            ones are there), samples, suspects and updates.
 
         Raises
         ------
         FileNotFoundError
             If there is no such directory.
         """
-        file.save(self.model, path, self._golden, self._parameters())
+        file.save(self.model, path, self._golden, self._parameters(), slim=slim)
 
     def _parameters(self) -> dict[str, Any]:
         """Arguments of the constructor (given sparse points are not kept in files)."""
-        names = [f.name for f in fields(Settings) if f.name != "sparse_points"]
-        return {name: getattr(self, name) for name in names}
+        return {k: v for k, v in self.get_params(deep=False).items() if k != "sparse_points"}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> KernelPotential:

@@ -49,7 +49,7 @@ def numerical_stress(potential: Predictor, atoms: Atoms, *, step: float = 1e-4) 
     potential : Predictor
         A `KernelPotential`, or anything with its `predict`.
     atoms : ase.Atoms
-        Periodic in three directions; not modified.
+        With a cell of three vectors; not modified.
     step : float
         Strain.
 

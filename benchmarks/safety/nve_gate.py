@@ -124,7 +124,7 @@ def nve(atoms, calculator, timestep, n_steps):
         if not np.isfinite(total):
             raise ValueError("the energy is not finite")
         rows.append((total, atoms.get_temperature()))
-        penalty.append(calculator.results.get("penalty", np.zeros(len(atoms))))
+        penalty.append(calculator.uncertainty.get("penalty", np.zeros(len(atoms))))
         kept.append((total, forces, atoms.get_velocities()))
         if len(kept) == 3:
             corrected.append(conserved(kept, atoms.get_masses(), dynamics.dt))

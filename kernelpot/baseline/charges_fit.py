@@ -26,7 +26,6 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 from scipy.linalg import null_space
-from scipy.optimize import least_squares
 
 from kernelpot.baseline.coulomb import CoulombSum
 from kernelpot.baseline.pair_functions import COULOMB
@@ -306,6 +305,8 @@ def _solve(
         matrix[a, b] = matrix[b, a] = value
     values, vectors = np.linalg.eigh(matrix)
     starts = [np.sqrt(max(values[-1], 0.01)) * vectors[:, -1], *(0.5 * np.eye(n))]
+    from scipy.optimize import least_squares  # which takes long to import
+
     fits = [
         least_squares(
             lambda t: design @ _products(basis @ t, pairs) - target,

@@ -21,9 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
-from scipy.special import erf
 
-from kernelpot.baseline.charges_fit import fit_charges
 from kernelpot.baseline.coulomb import CoulombSum, finite_sum, periodic_sum
 from kernelpot.baseline.pair_functions import COULOMB
 from kernelpot.baseline.reference import Reference
@@ -166,6 +164,8 @@ class Ewald:
                 widths[pair] = float(given)
         term = replace(self, widths=widths)
         if self.charges == "fit":
+            from kernelpot.baseline.charges_fit import fit_charges
+
             fitted = fit_charges(data, species, known, term._sum, neutral=self.background is None)
             term = replace(term, charges=fitted.charges, errors=fitted.errors)
         ranges: dict[str, tuple[float, float]] = {}
@@ -344,6 +344,8 @@ class Ewald:
         if width == 0:
             return product / r, -product / r**2
         x = r / width
+        from scipy.special import erf  # which takes long to import
+
         value = erf(x) / r
         slope = (2.0 / (np.sqrt(np.pi) * width) * np.exp(-(x**2)) - value) / r
         return product * value, product * slope

@@ -101,6 +101,12 @@ def atomic_energies(
         z for z, v in zip(species, null.T, strict=True) if np.abs(v).max(initial=0) > 1e-6
     ]
     note = "dissociation energies mean nothing: e0 is a fit, not the energy of free atoms"
+    if isolated and missing:
+        found_of = ", ".join(chemical_symbols[z] for z in sorted(isolated))
+        note += (
+            f"; the data have isolated atoms of {found_of} but not of {', '.join(missing)}: add "
+            "them, or give e0"
+        )
     if rank < len(species):
         note += (
             f"; the compositions determine only {rank} of {len(species)} values "

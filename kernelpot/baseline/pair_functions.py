@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from ase.units import Bohr, create_units
-from scipy.interpolate import CubicSpline
-from scipy.special import gammainc
 
 from kernelpot.baseline.pair_function import (
     Derivatives,
@@ -246,6 +244,8 @@ class Buckingham(PairFunction):
         f, d, d2 = np.ones_like(r), np.zeros_like(r), np.zeros_like(r)
         if self.damping is not None:
             x = r / self.rho
+            from scipy.special import gammainc  # which takes long to import
+
             f = gammainc(7.0, x)  # the incomplete gamma function is f_6 without cancellation
             d = x**6 * np.exp(-x) / 720.0 / self.rho
             d2 = d * (6.0 / x - 1.0) / self.rho
@@ -347,6 +347,8 @@ class Tabulated(PairFunction):
             raise ValueError("Tabulated needs positive, ascending distances")
         object.__setattr__(self, "r", tuple(r.tolist()))
         object.__setattr__(self, "energy", tuple(energy.tolist()))
+        from scipy.interpolate import CubicSpline  # which takes long to import
+
         spline = CubicSpline(r, energy, bc_type=((2, 0.0), "not-a-knot"))
         object.__setattr__(self, "_spline", spline)
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
-from kernelpot.baseline import pairs_fit
 from kernelpot.baseline.pair_function import (
     PairFunction,
     as_function,
@@ -261,6 +260,8 @@ class PairBaseline:
         return {pair: f for pair, f in self._given.items() if f is not None and f.open}
 
     def _fitted(self, data: Dataset, known: Reference) -> PairBaseline:
+        from kernelpot.baseline import pairs_fit  # SciPy's optimizers take long to import
+
         frames = pairs_fit.some_frames(data)
         bonds = pairs_fit.bond_lengths(frames, self.r_cut)
         opened = self._open

@@ -28,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     _add_search(verbs)
     _add_info(verbs)
+    _add_export(verbs)
     return parser
 
 
@@ -51,7 +52,11 @@ def _add_fit(verbs: Verbs) -> None:
     fit.add_argument("--sigma-energy", type=float, help="noise of energies [eV/atom]")
     fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")
     fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
-    fit.add_argument("--e0", choices=("isolated", "least_squares"))
+    fit.add_argument(
+        "--e0", type=_e0, metavar="isolated|least_squares|Cu=-3.5,...",
+        help="energies of isolated atoms [eV], or where they come from (also as a dict by atomic "
+        "number)",
+    )  # fmt: skip
     fit.add_argument(
         "--optimize",
         choices=("loo", "evidence", "none"),
@@ -93,6 +98,11 @@ def _add_evaluate(verbs: Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
     evaluate.add_argument("model", metavar="MODEL")
     evaluate.add_argument("data", nargs="+", metavar="DATA")
+    evaluate.add_argument(
+        "-o", "--output", metavar="FILE",
+        help="write every structure with predictions, labels, errors and standard deviations "
+        "(.xyz, .extxyz, .traj or .db)",
+    )  # fmt: skip
     evaluate.add_argument("--gated", action="store_true", help="with the safety net")
     evaluate.add_argument(
         "--uncertainty", action="store_true", help="coverage of calibrated intervals too (slow)"
@@ -115,7 +125,9 @@ def _add_md(verbs: Verbs) -> None:
     md.add_argument("--steps", type=int, default=1000)
     md.add_argument("--supercell", type=int, nargs=3, default=(1, 1, 1), metavar="N")
     md.add_argument("--interval", type=int, default=10, help="steps between log lines")
-    md.add_argument("--trajectory", metavar="FILE", help="write frames (.traj, .xyz, ...)")
+    md.add_argument(
+        "--trajectory", metavar="FILE", help="write frames (.traj, .xyz, .extxyz or .db)"
+    )
     md.add_argument("--log", metavar="FILE", help="write the log as CSV")
     md.add_argument("--seed", type=int, default=0)
     md.add_argument("--no-gate", action="store_true", help="kernels alone, wherever they lead")
@@ -167,6 +179,33 @@ def _add_info(verbs: Verbs) -> None:
     info.add_argument("model", metavar="MODEL")
     info.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     info.set_defaults(verb="info")
+
+
+def _add_export(verbs: Verbs) -> None:
+    export = verbs.add_parser("export", help="write a model file anew, smaller with --slim")
+    export.add_argument("model", metavar="MODEL")
+    export.add_argument("-o", "--output", required=True, metavar="MODEL2", help="file to write")
+    export.add_argument(
+        "--slim", action="store_true",
+        help="keep what prediction needs, not the factor of the training (which std of forces, "
+        "samples, suspects and updates need)",
+    )  # fmt: skip
+    export.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    export.set_defaults(verb="export")
+
+
+def _e0(text: str) -> str | dict[str, float]:
+    """Where energies of isolated atoms come from, or the energies."""
+    if text in ("isolated", "least_squares", "average"):
+        return text
+    parts = text.strip().strip("{}").replace(":", "=").split(",")
+    pairs = [part.split("=") for part in parts if part.strip()]
+    try:
+        return {element.strip(" '\""): float(energy) for element, energy in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be isolated, least_squares or energies such as Cu=-3.5,Al=-2.1, got {text!r}"
+        ) from None
 
 
 def _finish(parser: argparse.ArgumentParser, verb: str, *, keys: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The ``kernelpot`` command: quickstart, check, fit, update, search, evaluate, report, md, info.
+"""The ``kernelpot`` command: quickstart, check, fit, update, search, evaluate, report, md, ...
 
 Every verb is a few lines over the Python interface. Wrong input ends with one
 sentence on standard error, exit status 2, and nothing written; so does dynamics that stops
@@ -33,7 +33,7 @@ from kernelpot.common.files import write_text
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from kernelpot.data.dataset import LabelKeys
+    from kernelpot.data.dataset import Dataset, LabelKeys
     from kernelpot.md.bounds import Bounds
     from kernelpot.md.dynamics import Dynamics
     from kernelpot.terms.base import Term
@@ -69,7 +69,7 @@ def _how_to_resume(arguments: argparse.Namespace) -> str:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    from kernelpot.data.reading import read_dataset
+    from kernelpot.data.label_names import unread_labels
     from kernelpot.fit.sufficiency import FewDataWarning
     from kernelpot.potential import KernelPotential
 
@@ -79,7 +79,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     if arguments.checkpoint is not None:
         check_writable(arguments.checkpoint)
     out = text_stream(arguments)
-    data = read_dataset(arguments.train, keys=keys)
+    data = _read(arguments.train, keys, out)
     print(f"read {data}", file=out, flush=True)
     with warnings.catch_warnings(), _printed_log(out), Bars(arguments.quiet) as bars:
         warnings.simplefilter("ignore", FewDataWarning)  # in the summary
@@ -113,6 +113,7 @@ def _fit(arguments: argparse.Namespace) -> None:
             },
             "training": model["training"],
             "self_test": model["self_test"],
+            "unread_labels": unread_labels(data),
         },
     )  # fmt: skip
 
@@ -171,16 +172,16 @@ def _printed_log(out: TextIO) -> Iterator[None]:
 
 
 def _update(arguments: argparse.Namespace) -> None:
-    from kernelpot.data.reading import read_dataset
+    from kernelpot.data.label_names import unread_labels
     from kernelpot.potential import load
 
     started = time.perf_counter()
     check_writable(arguments.output)
     keys, out = label_keys(arguments), text_stream(arguments)
     potential = load(arguments.model)
-    new = read_dataset(arguments.new, keys=keys)
+    new = _read(arguments.new, keys, out)
     print(f"read {new}", file=out, flush=True)
-    data = None if arguments.data is None else read_dataset(arguments.data, keys=keys)
+    data = None if arguments.data is None else _read(arguments.data, keys, out)
     with warnings.catch_warnings(), Bars(arguments.quiet) as bars:
         warnings.filterwarnings("ignore", message=".*an update leaves in place")  # in the summary
         potential.update(
@@ -206,6 +207,7 @@ def _update(arguments: argparse.Namespace) -> None:
             "wall_seconds": wall,
             "peak_memory_bytes": memory,
             "training": model["training"],
+            "unread_labels": unread_labels(new),
         },
     )
 
@@ -229,6 +231,7 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from kernelpot.data.label_names import LostLabelsWarning
     from kernelpot.data.reading import read_dataset
 
     potential = None
@@ -236,27 +239,34 @@ def _check(arguments: argparse.Namespace) -> None:
         from kernelpot.potential import load
 
         potential = load(arguments.model)
-    data = read_dataset(arguments.data, keys=label_keys(arguments))
+    out = text_stream(arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LostLabelsWarning)  # in the report
+        data = read_dataset(arguments.data, keys=label_keys(arguments))
     report = data.check()
-    print(report, file=text_stream(arguments))
+    print(report, file=out)
     content = report.to_dict()
     if potential is not None:
         with Bars(arguments.quiet) as bars:
             found = potential.suspicious(data, n_threads=arguments.threads, progress=bars)
-        print(f"\n{found}", file=text_stream(arguments))
+        print(f"\n{found}", file=out)
         content = {**content, "suspects": found.to_dict()}
     write_json(arguments, content)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from kernelpot.data.reading import read_dataset
+    from kernelpot.cli.predictions import Predictions
+    from kernelpot.data.label_names import unread_labels
     from kernelpot.model.errors import evaluate
     from kernelpot.model.summary import error_table, uncertainty_table
     from kernelpot.potential import load
 
     started = time.perf_counter()
+    if arguments.output is not None:
+        check_writable(arguments.output)
     potential = load(arguments.model)
-    data = read_dataset(arguments.data, keys=label_keys(arguments))
+    data = _read(arguments.data, label_keys(arguments), text_stream(arguments))
+    found = Predictions(arguments.output, potential.model.reference.array_names)
     with Bars(arguments.quiet) as bars:
         errors = evaluate(
             potential,
@@ -265,6 +275,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             uncertainty=arguments.uncertainty,
             n_threads=arguments.threads,
             progress=bars,
+            each=found,
+            local_std=arguments.output is not None,
         )
         tested = None
         if arguments.self_test:
@@ -272,6 +284,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
     out = text_stream(arguments)
     print(error_table(errors), file=out)
+    print(f"\n{found.text()}", file=out)
+    if arguments.output is not None:
+        print(f"\nwrote {arguments.output}", file=out)
     if tested is not None:
         print("\n" + "\n".join(tested.lines()), file=out)
     if arguments.uncertainty:
@@ -288,6 +303,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "data": arguments.data,
             **errors,
             "self_test": None if tested is None else tested.to_dict(),
+            "unread_labels": unread_labels(data),
+            "worst": found.worst(),
+            "output": arguments.output,
             "wall_seconds": wall,
             "peak_memory_bytes": memory,
         },
@@ -342,6 +360,18 @@ def _md(arguments: argparse.Namespace) -> None:
     write_json(arguments, {**content, "peak_memory_bytes": memory})
     if stopped is not None:
         raise stopped
+
+
+def _read(paths: Sequence[str], keys: LabelKeys | None, out: TextIO) -> Dataset:
+    """Read labelled structures, and say which labels were found and not read."""
+    from kernelpot.data.label_names import LostLabelsWarning, choices, unread_labels
+    from kernelpot.data.reading import read_dataset
+
+    with _printed_warnings(out, LostLabelsWarning):
+        data = read_dataset(paths, keys=keys)
+    for sentence in choices(unread_labels(data)):
+        print(sentence, file=out, flush=True)
+    return data
 
 
 @contextmanager
@@ -436,14 +466,14 @@ def _dynamics_text(result: Dynamics, memory: float) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from kernelpot.data.reading import read_dataset
+    from kernelpot.data.label_names import unread_labels
     from kernelpot.model.summary import error_table
     from kernelpot.potential import load
     from kernelpot.report.html import write_report
 
     check_writable(arguments.output)
     potential = load(arguments.model)
-    data = read_dataset(arguments.data, keys=label_keys(arguments))
+    data = _read(arguments.data, label_keys(arguments), text_stream(arguments))
     with Bars(arguments.quiet) as bars:
         found = write_report(
             potential,
@@ -467,6 +497,7 @@ def _report(arguments: argparse.Namespace) -> None:
             "model": arguments.model,
             "data": arguments.data,
             "report": arguments.output,
+            "unread_labels": unread_labels(data),
             **found,
         },
     )
@@ -480,11 +511,10 @@ def _search(arguments: argparse.Namespace) -> None:
     out = text_stream(arguments)
     with _printed_log(out), Bars(arguments.quiet) as bars:
         found = search(
-            arguments.train,
+            _read(arguments.train, label_keys(arguments), out),
             budget=arguments.budget,
             parameters=arguments.parameters,
             n_sparse=N_SPARSE if arguments.n_sparse is None else arguments.n_sparse,
-            keys=label_keys(arguments),
             seed=arguments.seed,
             checkpoint=arguments.checkpoint,
             refit=False,
@@ -523,6 +553,25 @@ def config_of(terms: Sequence[Term]) -> str:
     return str(tomli_w.dumps({"terms": tables} if tables else {}))
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from kernelpot.potential import load
+
+    check_writable(arguments.output)
+    potential = load(arguments.model)
+    potential.save(arguments.output, slim=arguments.slim)
+    before, after = (os.path.getsize(path) for path in (arguments.model, arguments.output))
+    print(
+        f"wrote {arguments.output}: {after / 1e6:.1f} MB, where {arguments.model} has "
+        f"{before / 1e6:.1f} MB",
+        file=text_stream(arguments),
+    )
+    write_json(
+        arguments,
+        {"model": arguments.output, "slim": potential.model.is_slim or arguments.slim,
+         "bytes": after, "bytes_before": before},
+    )  # fmt: skip
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from kernelpot.potential import load
 
@@ -541,4 +590,5 @@ _VERBS = {
     "report": _report,
     "search": _search,
     "info": _info,
+    "export": _export,
 }

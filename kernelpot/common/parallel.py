@@ -21,6 +21,9 @@ S = TypeVar("S")
 def thread_count(requested: int | None = None) -> int:
     """Threads to use: the argument, ``KERNELPOT_NUM_THREADS``, or the free cores.
 
+    Where neither is given, ``OMP_NUM_THREADS`` (which joblib sets in its workers, so that
+    they do not fight over cores) and ``LOKY_MAX_CPU_COUNT`` are upper limits.
+
     Raises
     ------
     ValueError
@@ -29,11 +32,7 @@ def thread_count(requested: int | None = None) -> int:
     if requested is None:
         text = os.environ.get("KERNELPOT_NUM_THREADS")
         if text is None:
-            return (
-                len(os.sched_getaffinity(0))
-                if hasattr(os, "sched_getaffinity")
-                else (os.cpu_count() or 1)
-            )
+            return min(_free_cores(), *_limits())
         try:
             requested = int(text)
         except ValueError:
@@ -43,6 +42,22 @@ def thread_count(requested: int | None = None) -> int:
     if int(requested) != requested or requested < 1:
         raise ValueError(f"`n_threads` must be a positive integer, got {requested!r}")
     return int(requested)
+
+
+def _free_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _limits() -> Iterator[int]:
+    """Limits that others have set for the threads of a process."""
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "LOKY_MAX_CPU_COUNT"):
+        text = os.environ.get(name, "").split(",")[0].strip()  # of the outermost level
+        if text.isdecimal() and int(text) > 0:
+            yield int(text)
+    yield 10**6  # and no limit
 
 
 @lru_cache(maxsize=1)

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ase import Atoms
 
+from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import neighbor_list
 
@@ -22,26 +23,81 @@ if TYPE_CHECKING:
 ISOLATED = 7.0
 
 
+# A single atom is a free one under these config types, whatever its box.
+_ISOLATED_NAMES = ("isolatedatom", "isolatedatoms")
+
+
 @dataclass(frozen=True)
 class LabelKeys:
     """Names under which labels are stored in ``atoms.info`` and ``atoms.arrays``.
+
+    A name that is given is read, also where ASE keeps it as a result of a calculator, and has
+    to be in the data. For what is not given, names of the field are taken: ``REF_energy``,
+    ``REF_forces`` (or ``force``), ``REF_virial`` (``virials``), ``REF_stress``, in frames
+    without these energy and forces the same with ``dft_``, then without a prefix.
 
     Parameters
     ----------
     energy, forces, virial, stress, config_type : str
         Keys. A virial is 3x3 (or 9, or Voigt-6) in eV with the sign of -dE/d strain;
         a stress has ASE's sign and unit (eV/Å^3).
+    given : frozenset of str, optional
+        Which of these were given; found by itself.
     """
 
-    energy: str = "REF_energy"
-    forces: str = "REF_forces"
-    virial: str = "REF_virial"
-    stress: str = "REF_stress"
-    config_type: str = "config_type"
+    energy: str = ""
+    forces: str = ""
+    virial: str = ""
+    stress: str = ""
+    config_type: str = ""
+    given: frozenset[str] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Put names in for what is not given."""
+        named = set() if self.given is None else set(self.given)
+        for kind, default in _DEFAULT_KEYS.items():
+            name = getattr(self, kind)
+            if not isinstance(name, str):
+                raise TypeError(f"the name of the {kind} must be text, got {name!r}")
+            if name and (self.given is None or name != default):
+                named.add(kind)
+            object.__setattr__(self, kind, name or default)
+        object.__setattr__(self, "given", frozenset(named))
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Kinds whose name was given."""
+        return self.given or frozenset()
 
 
-@dataclass(frozen=True)
-class Frame:
+_DEFAULT_KEYS = {
+    "energy": "REF_energy",
+    "forces": "REF_forces",
+    "virial": "REF_virial",
+    "stress": "REF_stress",
+    "config_type": "config_type",
+}
+
+
+class Unread(NamedTuple):
+    """A label that a frame has and that was not read.
+
+    Of an energy beside one that was read also by how much it differs per atom [eV].
+    """
+
+    kind: str
+    name: str
+    why: str
+    difference: float | None = None
+
+
+def is_isolated_name(config_type: str) -> bool:
+    """Whether a config type says that its frames are free atoms (as ``IsolatedAtom``)."""
+    return config_type.lower().replace("_", "").replace("-", "") in _ISOLATED_NAMES
+
+
+@dataclass(frozen=True, eq=False)
+class Frame(ComparesArrays):
     """One labelled structure.
 
     Parameters
@@ -65,6 +121,11 @@ class Frame:
         Absolute noise of this frame: ``energy`` [eV], ``forces`` [eV/Å], ``virial`` [eV].
     n_constrained : int
         Atoms that were under a constraint when the frame was read.
+    unread : tuple of Unread
+        What looks like a label and was not read.
+    state : str
+        Total charge and spin as far as the data name them, such as ``"charge=1"``: no part of
+        what is fitted, but a reason for two energies of one structure.
     """
 
     atoms: Atoms
@@ -76,6 +137,8 @@ class Frame:
     sources: dict[str, str] = field(default_factory=dict)
     sigmas: dict[str, float] = field(default_factory=dict)
     n_constrained: int = 0
+    unread: tuple[Unread, ...] = ()
+    state: str = ""
 
     def __len__(self) -> int:
         """Return the number of atoms."""
@@ -83,8 +146,10 @@ class Frame:
 
     @cached_property
     def is_isolated_atom(self) -> bool:
-        """Whether this is a single atom, without periodic images or far from them."""
-        return len(self.atoms) == 1 and neighbor_list(self.atoms, ISOLATED).n_pairs == 0
+        """Whether this is a single atom, called one or far from its periodic images."""
+        return len(self.atoms) == 1 and (
+            is_isolated_name(self.config_type) or neighbor_list(self.atoms, ISOLATED).n_pairs == 0
+        )
 
     @property
     def stress(self) -> FloatArray | None:
@@ -171,7 +236,7 @@ class Dataset(Sequence[Frame]):
         """Scalar labels in all frames."""
         return sum(frame.n_rows for frame in self)
 
-    @property
+    @cached_property
     def species(self) -> tuple[int, ...]:
         """Atomic numbers present, ascending."""
         return tuple(sorted({int(z) for frame in self for z in set(frame.atoms.numbers)}))

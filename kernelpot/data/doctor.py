@@ -2,7 +2,8 @@
 
 Energies, forces and virials are derivatives of one function; wherever the data allow it
 (strained copies of a cell, frames that nearly coincide) they are tested against each
-other, which finds wrong signs, wrong units and labels that belong to another frame.
+other, which finds wrong signs, wrong units and labels that belong to another frame. A small
+model fitted to the forces does so for all others (`kernelpot.data.consistency`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa, bar
 
 from kernelpot.common.types import FloatArray
-from kernelpot.data.dataset import Dataset, Frame, label_sources
+from kernelpot.data.consistency import compare_labels, is_tested, label_warnings
+from kernelpot.data.dataset import Dataset, Frame, is_isolated_name, label_sources
 from kernelpot.data.doctor_text import data_report_text
+from kernelpot.data.label_names import lost_labels, unread_labels
 from kernelpot.data.order import digest, structure_digest
+from kernelpot.data.symmetry import forces_vanish_by_symmetry
 
 # Strained copies further apart than this are not compared (trapezoid rule).
 _MAX_STRAIN = 0.06
+# d(bulk modulus)/d(pressure) - 2, about that of all solids: the error of the trapezoid rule.
+_HARDENING = 2.3
+# Scaled coordinates that agree so well are the same, and how many of them a search goes by.
+_SAME_SCALED, _TREE_COORDINATES = 1e-3, 12
 # Strained copies are compared with so many of their neighbors in volume, on either side.
 _WINDOW = 25
 # Frames whose atoms all lie within this distance [Å] nearly coincide.
@@ -71,6 +79,9 @@ def check_dataset(data: Dataset) -> DataReport:
     DataReport
     """
     warnings: list[str] = []
+    by_config_type: dict[str, list[Frame]] = {}
+    for frame in data:
+        by_config_type.setdefault(frame.config_type, []).append(frame)
     facts: dict[str, Any] = {
         "n_structures": len(data),
         "n_atoms": data.n_atoms,
@@ -80,10 +91,8 @@ def check_dataset(data: Dataset) -> DataReport:
             for z in data.species
         },
         "sources": label_sources(data),
-        "groups": {
-            name: _ranges([f for f in data if f.config_type == name])
-            for name in sorted(data.config_types)
-        },
+        "unread": unread_labels(data),
+        "groups": {name: _ranges(frames) for name, frames in sorted(by_config_type.items())},
         "all": _ranges(list(data)),
         "shortest_distances": {
             f"{chemical_symbols[a]}-{chemical_symbols[b]}": round(d, 4)
@@ -93,6 +102,7 @@ def check_dataset(data: Dataset) -> DataReport:
     for kind in ("energy", "forces", "virial"):
         missing = sum(getattr(f, kind) is None for f in data)
         facts[f"without_{kind}"] = missing
+    warnings += lost_labels(facts["unread"], len(data))
     several = [s for s in facts["sources"].items() if len(s[1]) > 1]
     warnings += [
         f"{kind} was read from several places: "
@@ -108,11 +118,34 @@ def check_dataset(data: Dataset) -> DataReport:
         )
     _check_zero_and_net_forces(data, facts, warnings)
     _check_duplicates(data, facts, warnings)
-    _check_isolated(data, facts)
+    _check_isolated(data, facts, warnings)
     _check_composition(data, facts, warnings)
     _check_virials(data, facts, warnings)
     _check_gradients(data, facts, warnings)
+    facts["label_test"] = compare_labels(data)
+    if facts["label_test"] is not None:
+        strained = facts["virial_test"] is not None
+        warnings += label_warnings(facts["label_test"], virials_tested=strained)
+    facts["untested"] = _untested(facts)
     return DataReport(facts, warnings)
+
+
+def _untested(facts: Mapping[str, Any]) -> list[str]:
+    """Labels whose sign and unit nothing in the data could tell."""
+    untested = []
+    n, found = facts["n_structures"], facts["label_test"]
+    few = "too few labels for a small model"
+    why = few if found is None else "a small model does not tell them"
+    strained = facts["virial_test"] is not None
+    if not strained and facts["without_virial"] < n and not is_tested(found, "virial"):
+        untested.append(
+            f"sign and unit of virials and stresses (no strained copies of a cell, {why})"
+        )
+    near = facts["gradient_test"]["n_pairs"]
+    forces = facts["all"]["max_force_ev_per_ang"]
+    if not near and forces and not is_tested(found, "forces"):
+        untested.append(f"sign and unit of forces (no nearly equal frames, {why})")
+    return untested
 
 
 def _ranges(frames: Sequence[Frame]) -> dict[str, Any]:
@@ -146,6 +179,13 @@ def _check_zero_and_net_forces(data: Dataset, facts: dict[str, Any], warnings: l
     with_forces = [f for f in data if f.forces is not None and len(f) > 1]
     still = [f for f in with_forces if f.forces is not None and not f.forces.any()]
     facts["zero_force_frames"] = len(still)
+    lost = [f for f in still if not forces_vanish_by_symmetry(f.atoms)]
+    facts["zero_without_symmetry_frames"] = len(lost)
+    if lost:
+        warnings.append(
+            f"all forces are exactly zero in {len(lost)} frames without a symmetry that makes them "
+            f"so ({_names(lost)}): lost on the way?"
+        )
     partial = [
         f
         for f in with_forces
@@ -183,16 +223,50 @@ def _check_duplicates(data: Dataset, facts: dict[str, Any], warnings: list[str])
         warnings.append(
             f"{sum(len(g) - 1 for g in repeated)} frames repeat another one ({_names(repeated[0])})"
         )
+    contradicting, of_states = [], []
     for group in repeated:
-        energies = [f.energy for f in group if f.energy is not None]
-        if energies and max(energies) - min(energies) > 1e-3 * len(group[0]):
+        limit = 1e-3 * len(group[0])
+        by_state: dict[str, list[float]] = {}
+        for f in group:
+            if f.energy is not None:
+                by_state.setdefault(_state(f), []).append(f.energy)
+        within = max((_spread(energies) for energies in by_state.values()), default=0.0)
+        between = _spread([energy for energies in by_state.values() for energy in energies])
+        if within > limit:
+            contradicting.append((within, group))
+        elif between > limit:
+            of_states.append((between, group))
+    for pairs, what in (
+        (contradicting, "identical structures with different energies"),
+        (
+            of_states,
+            "identical structures of several charge or spin states with different energies",
+        ),
+    ):
+        if pairs:
+            largest, worst = max(pairs, key=lambda pair: pair[0])
+            also = "" if len(pairs) == 1 else f"; {len(pairs)} structures in all"
             warnings.append(
-                f"identical structures with different energies: {_names(group)} differ by "
-                f"{max(energies) - min(energies):.4f} eV"
+                f"{what}: {_names(worst)} differ by {largest:.4f} eV{also}"
+                + (
+                    ""
+                    if pairs is contradicting
+                    else " (a potential knows nothing of them: fit one)"
+                )
             )
 
 
-def _check_isolated(data: Dataset, facts: dict[str, Any]) -> None:
+def _state(frame: Frame) -> str:
+    """Charge and spin of a frame, and the numbers of its atoms: charges and moments."""
+    arrays = {k: v for k, v in frame.atoms.arrays.items() if k not in ("numbers", "positions")}
+    return frame.state + (digest(arrays) if arrays else "")
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values) if values else 0.0
+
+
+def _check_isolated(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
     found = {
         chemical_symbols[f.atoms.numbers[0]]: f.energy
         for f in data
@@ -200,6 +274,22 @@ def _check_isolated(data: Dataset, facts: dict[str, Any]) -> None:
     }
     facts["isolated_atoms"] = found
     facts["without_isolated_atom"] = [s for s in data.symbols if s not in found]
+    several = [f for f in data if len(f) > 1 and is_isolated_name(f.config_type)]
+    if several:
+        warnings.append(
+            f"{len(several)} frames are called isolated atoms but have several atoms "
+            f"({_names(several)}): they count as ordinary structures"
+        )
+    energies: dict[str, list[float]] = {}
+    for f in data:
+        if f.is_isolated_atom and f.energy is not None:
+            energies.setdefault(chemical_symbols[f.atoms.numbers[0]], []).append(f.energy)
+    for symbol, values in energies.items():
+        if max(values) - min(values) > 1e-3:
+            warnings.append(
+                f"isolated atoms of {symbol} have different energies ({min(values):.4f} to "
+                f"{max(values):.4f} eV): the median is taken; give e0 to choose another"
+            )
 
 
 def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
@@ -207,7 +297,8 @@ def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]
     if not labelled:
         facts["composition"] = None
         return
-    counts = np.array([[np.sum(f.atoms.numbers == z) for z in data.species] for f in labelled])
+    species = data.species
+    counts = np.array([[np.sum(f.atoms.numbers == z) for z in species] for f in labelled])
     size = counts.sum(axis=1)
     share = counts / size[:, None]
     energies = np.array([f.energy for f in labelled], dtype=float) / size
@@ -250,30 +341,46 @@ def _check_composition(data: Dataset, facts: dict[str, Any], warnings: list[str]
 
 def _strained_pairs(data: Dataset) -> list[tuple[Frame, Frame, FloatArray]]:
     """Pairs of frames that differ by a small homogeneous strain (returned, 3x3)."""
-    groups: dict[tuple[bytes, int], list[Frame]] = {}
+    groups: dict[tuple[bytes, str], list[Frame]] = {}
     for frame in data:
         if frame.energy is None or frame.virial is None:
             continue
         numbers = np.ascontiguousarray(frame.atoms.numbers).tobytes()
-        groups.setdefault((numbers, len(frame)), []).append(frame)
+        groups.setdefault((numbers, frame.state), []).append(frame)
     pairs = []
     for members in groups.values():
-        scaled = [f.atoms.get_scaled_positions(wrap=False) for f in members]
-        used = np.zeros(len(members), dtype=bool)
-        for k in range(len(members)):
-            if used[k]:
-                continue
-            same = [k]
-            for m in range(k + 1, len(members)):
-                if not used[m]:
-                    d = scaled[m] - scaled[k]
-                    d -= d[0]
-                    if np.abs(d - np.round(d)).max() < 1e-3:
-                        same.append(m)
-                        used[m] = True
-            chain = sorted(same, key=lambda m: members[m].atoms.get_volume())
-            pairs += _neighbors_in_strain([members[m] for m in chain])
+        for same in _strained_copies(members):
+            pairs += _neighbors_in_strain(sorted(same, key=lambda f: float(f.atoms.get_volume())))
     return pairs
+
+
+def _strained_copies(members: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames of one composition whose scaled positions agree, in groups.
+
+    A tree over some of the coordinates finds who can be meant, so that thousands of frames of one
+    composition cost no more than their number.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(members[0]) == 1:
+        return [list(members)]
+    scaled = np.array([f.atoms.get_scaled_positions(wrap=False) for f in members])
+    relative = (scaled - scaled[:, :1])[:, 1:].reshape(len(members), -1)
+    some = np.unique(np.linspace(0, relative.shape[1] - 1, _TREE_COORDINATES).astype(int))
+    # on the circle, so that 0 and 1 are the same
+    angles = 2.0 * np.pi * relative[:, some]
+    tree = cKDTree(np.hstack([np.cos(angles), np.sin(angles)]))
+    groups, used = [], np.zeros(len(members), dtype=bool)
+    for k in range(len(members)):
+        if used[k]:
+            continue
+        near = np.array(tree.query_ball_point(tree.data[k], 2.0 * np.pi * _SAME_SCALED, p=np.inf))
+        near = near[~used[near]]
+        d = relative[near] - relative[k]
+        same = near[np.abs(d - np.round(d)).max(axis=1) < _SAME_SCALED]
+        used[same] = True
+        groups.append([members[m] for m in sorted(same)])
+    return groups
 
 
 def _strains(frame: Frame, others: Sequence[Frame]) -> FloatArray:
@@ -302,49 +409,72 @@ def _neighbors_in_strain(chain: Sequence[Frame]) -> list[tuple[Frame, Frame, Flo
 
 def _check_virials(data: Dataset, facts: dict[str, Any], warnings: list[str]) -> None:
     """Compare energies of strained copies of a cell with the work of their stresses."""
+    facts["virial_test"] = virial_test(data)
+    if facts["virial_test"] is not None:
+        warning = _virial_warning(facts["virial_test"])
+        if warning is not None:
+            warnings.append(warning)
+
+
+def virial_test(data: Dataset) -> dict[str, Any] | None:
+    """How energies change with strain, in terms of what the virials say.
+
+    Energies of strained copies of a cell are compared with the work of their virials, by the
+    trapezoid rule less its error in a solid whose bulk modulus grows with pressure as usual.
+
+    Parameters
+    ----------
+    data : Dataset
+
+    Returns
+    -------
+    dict or None
+        ``slope`` of energies against work (1 is right), ``offset_ev_per_atom`` and
+        ``offset_gpa``: the isotropic virial (pressure) that the labels carry beyond -dE/d
+        strain, the sign of ``virial_offset`` of a model; ``offset_error_ev_per_atom``, how far
+        that is known; ``explained``, ``n_pairs``. None with less than three pairs.
+    """
     pairs = _strained_pairs(data)
     if len(pairs) < 3:
-        facts["virial_test"] = None
-        return
-    facts["virial_test"] = _virial_test(pairs)
-    warning = _virial_warning(facts["virial_test"])
-    if warning is not None:
-        warnings.append(warning)
-
-
-def _virial_test(pairs: Sequence[tuple[Frame, Frame, FloatArray]]) -> dict[str, Any]:
-    """How energies change with strain, in terms of what the virials say."""
-    change, work, offset, size = [], [], [], []
+        return None
+    change, work, offset, third = [], [], [], []
     for one, two, strain in pairs:
         assert one.energy is not None
         assert two.energy is not None
         assert one.virial is not None
         assert two.virial is not None
-        change.append(two.energy - one.energy)
-        virials = voigt_6_to_full_3x3_stress(one.virial) + voigt_6_to_full_3x3_stress(two.virial)
-        work.append(-0.5 * float(np.sum(virials * strain)))
-        offset.append(-len(one) * float(np.trace(strain)))
-        size.append(float(len(one)))
-    # dE = slope * (-W : strain) - constant * N * tr(strain), per atom
-    scale = np.array(size)
-    matrix = np.column_stack([work, offset]) / scale[:, None]
-    target = np.array(change) / scale
-    if np.abs(matrix[:, 1]).max() < 1e-6:  # shears only: the constant cannot be seen
-        solution = np.array([float(matrix[:, 0] @ target / (matrix[:, 0] @ matrix[:, 0])), 0.0])
-    else:
-        solution = np.linalg.lstsq(matrix, target, rcond=None)[0]
-    slope = float(solution[0])
-    offset_found = -float(solution[1])  # of the labels beyond -dE/d strain
-    residual = target - matrix @ solution
+        first, second = (voigt_6_to_full_3x3_stress(f.virial) for f in (one, two))
+        change.append((two.energy - one.energy) / len(one))
+        work.append(-0.5 * float(np.sum((first + second) * strain)) / len(one))
+        offset.append(-float(np.trace(strain)))
+        third.append(-np.trace(strain) * float(np.sum((second - first) * strain)) / 12 / len(one))
+    # per atom, dE = slope * (-W : strain) - constant * tr(strain)
+    works = np.array(work) + _HARDENING * np.array(third)
+    target, isotropic = np.array(change), np.array(offset)
+    slope, constant = _line(works, isotropic, target)
+    hardest, softest = (
+        _line(np.array(work) + c * np.array(third), isotropic, target)[1]
+        for c in (_HARDENING - 1.0, _HARDENING + 1.0)
+    )
+    residual = target - slope * works - constant * isotropic
     explained = 1.0 - float(residual @ residual) / float(target @ target)
     volume = float(np.median([p[0].atoms.get_volume() / len(p[0]) for p in pairs]))
     return {
         "n_pairs": len(pairs),
         "slope": slope,
-        "offset_ev_per_atom": offset_found,
-        "offset_gpa": offset_found / volume / GPa,
+        "offset_ev_per_atom": -constant,  # of the labels beyond -dE/d strain
+        "offset_error_ev_per_atom": 0.5 * abs(hardest - softest),
+        "offset_gpa": -constant / volume / GPa,
         "explained": explained,
     }
+
+
+def _line(work: FloatArray, isotropic: FloatArray, target: FloatArray) -> tuple[float, float]:
+    """Least squares of a slope, and of a constant as far as it can be seen."""
+    if np.abs(isotropic).max() < 1e-6:  # shears only
+        return float(work @ target / (work @ work)), 0.0
+    solution = np.linalg.lstsq(np.column_stack([work, isotropic]), target, rcond=None)[0]
+    return float(solution[0]), float(solution[1])
 
 
 def _virial_warning(test: Mapping[str, Any]) -> str | None:
@@ -372,7 +502,7 @@ def _virial_warning(test: Mapping[str, Any]) -> str | None:
             f"virials are in another unit or scale: energies change by {slope:.4g} times what "
             f"they say{guess}"
         )
-    if abs(offset) > 0.02:
+    if abs(offset) > max(0.02, 2.0 * test["offset_error_ev_per_atom"]):
         return (
             f"virials and energies disagree by a constant {offset:+.3f} eV/atom "
             f"({test['offset_gpa']:+.2f} GPa; an unconverged basis does this). Fitting "
@@ -388,7 +518,7 @@ def _check_gradients(data: Dataset, facts: dict[str, Any], warnings: list[str]) 
         if frame.energy is None or frame.forces is None or len(frame) < 2:
             continue
         cell = np.round(frame.atoms.cell.array, _DECIMALS)
-        same_box = digest(frame.atoms.numbers, frame.atoms.pbc, cell)
+        same_box = digest(frame.atoms.numbers, frame.atoms.pbc, cell, frame.state)
         groups.setdefault(same_box, []).append(frame)
     tested, wrong = 0, []
     for members in groups.values():

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kernelpot.common.tables import extent, number, table
+from kernelpot.data.label_names import choices
 
 
 def data_report_text(facts: Mapping[str, Any], warnings: Sequence[str]) -> str:
@@ -23,8 +24,15 @@ def data_report_text(facts: Mapping[str, Any], warnings: Sequence[str]) -> str:
     """
     lines = [*_contents(facts), "", _ranges(facts["groups"], facts["all"]), ""]
     lines += [*_distances_and_atoms(facts), *_tests(facts), ""]
+    untested = "; ".join(facts["untested"])
     if warnings:
         lines += ["Look at this:", *(f"  - {warning}" for warning in warnings)]
+        if untested:
+            lines.append(f"Could not be tested: {untested}.")
+    elif untested:
+        lines.append(
+            f"Nothing suspicious in what could be tested. Could not be tested: {untested}."
+        )
     else:
         lines.append("Nothing suspicious.")
     return "\n".join(lines)
@@ -41,6 +49,10 @@ def _contents(facts: Mapping[str, Any]) -> Iterator[str]:
     for kind, sources in facts["sources"].items():
         read = ", ".join(f"{name} in {count} frames" for name, count in sources.items())
         yield f"  {kind}: {read}"
+    for kind, names in facts["unread"].items():
+        found = ", ".join(f"{name} in {e['n_frames']} frames" for name, e in names.items())
+        yield f"  not read, {kind}: {found} (--{kind}-key reads another name)"
+    yield from (f"  {sentence}" for sentence in choices(facts["unread"]))
     missing = [
         f"{facts[f'without_{kind}']} without {kind}"
         for kind in ("energy", "forces", "virial")
@@ -102,10 +114,24 @@ def _tests(facts: Mapping[str, Any]) -> Iterator[str]:
     if virial is None:
         yield "Virials against energies: not tested (no strained copies of a cell)"
     else:
+        known = virial["offset_error_ev_per_atom"] * virial["offset_gpa"]
+        known = abs(known / virial["offset_ev_per_atom"]) if virial["offset_ev_per_atom"] else 0.0
         yield (
             f"Virials against energies ({virial['n_pairs']} strained pairs): slope "
-            f"{virial['slope']:.3f} (1 is right), constant {virial['offset_gpa']:+.2f} GPa, "
-            f"explained {100 * virial['explained']:.1f} %"
+            f"{virial['slope']:.3f} (1 is right), constant {virial['offset_gpa']:+.2f} +- "
+            f"{known:.2f} GPa of pressure beyond the energies, explained "
+            f"{100 * virial['explained']:.1f} %"
+        )
+    model = facts["label_test"]
+    if model is not None:
+        yield (
+            f"A small model of the forces ({model['n_functions']} functions, {model['n_frames']} "
+            f"frames): correlation {model['forces_correlation']:.3f}"
+            + "".join(
+                f"; {kind} slope {model[kind]['slope']:.3g} ({model[kind]['correlation']:.3f})"
+                for kind in ("energy", "virial")
+                if model[kind] is not None
+            )
         )
     gradient = facts["gradient_test"]
     if gradient["n_pairs"]:

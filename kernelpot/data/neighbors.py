@@ -52,6 +52,33 @@ class NeighborList:
         """Index of the center of each pair, shape (n_pairs,)."""
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
 
+    def check(self, n_atoms: int) -> None:
+        """Refuse a list that is not of so many atoms: compiled loops go by it unchecked.
+
+        Parameters
+        ----------
+        n_atoms : int
+
+        Raises
+        ------
+        ValueError
+            If the list is of another number of atoms, or names one that does not exist.
+        """
+        first, neighbors = np.asarray(self.first), np.asarray(self.neighbors)
+        sound = (
+            len(first) == n_atoms + 1
+            and first[0] == 0
+            and first[-1] == len(neighbors) == len(self.shifts)
+            and bool(np.all(np.diff(first) >= 0))
+            and (not len(neighbors) or (neighbors.min() >= 0 and neighbors.max() < n_atoms))
+        )
+        if not sound:
+            raise ValueError(
+                f"the neighbor list is of another structure than the {n_atoms} atoms given: it has "
+                f"{len(first) - 1} centers and {len(neighbors)} pairs with atoms up to "
+                f"{neighbors.max() if len(neighbors) else '-'}; search for neighbors anew"
+            )
+
     def displacements(self, positions: FloatArray) -> FloatArray:
         """Vectors from center to neighbor.
 
@@ -64,11 +91,16 @@ class NeighborList:
         -------
         ndarray of shape (n_pairs, 3)
             [Å].
+
+        Raises
+        ------
+        ValueError
+            If the list is not of so many atoms.
         """
+        positions = np.asarray(positions, dtype=float)
+        self.check(len(positions))
         found = np.empty((self.n_pairs, 3))
-        _pairs.displacements(
-            self.first, self.neighbors, self.shifts, np.asarray(positions, dtype=float), found
-        )
+        _pairs.displacements(self.first, self.neighbors, self.shifts, positions, found)
         return found
 
 

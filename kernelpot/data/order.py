@@ -44,6 +44,8 @@ def digest(*values: object) -> str:
 def structure_digest(atoms: Atoms, *, decimals: int) -> str:
     """Digest of a structure without its labels and per-atom arrays, rounded.
 
+    Cell vectors along which it is not periodic play no part.
+
     Parameters
     ----------
     atoms : ase.Atoms
@@ -54,7 +56,8 @@ def structure_digest(atoms: Atoms, *, decimals: int) -> str:
     -------
     str
     """
-    lengths = (np.round(atoms.positions, decimals), np.round(atoms.cell.array, decimals))
+    cell = np.where(np.asarray(atoms.pbc, dtype=bool)[:, None], atoms.cell.array, 0.0)
+    lengths = (np.round(atoms.positions, decimals), np.round(cell, decimals))
     return digest(atoms.numbers, atoms.pbc, *lengths)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList, neighbor_list
@@ -57,11 +58,18 @@ def check_cell(atoms: Atoms, name: str) -> None:
     Raises
     ------
     ValueError
-        Without atoms, with a position that is not finite, a periodic direction without
-        a cell vector, or a degenerate cell.
+        Without atoms, with one that is no element, with a position that is not finite, a
+        periodic direction without a cell vector, or a degenerate cell.
     """
     if len(atoms) == 0:
         raise ValueError(f"{name} has no atoms")
+    numbers = atoms.numbers
+    if numbers.min() < 1 or numbers.max() >= len(chemical_symbols):
+        atom = int(np.argmax((numbers < 1) | (numbers >= len(chemical_symbols))))
+        raise ValueError(
+            f"{name}: atom {atom} is no chemical element (atomic number {numbers[atom]}, X for a "
+            "ghost or a vacancy); remove it or correct its symbol"
+        )
     if not np.isfinite(atoms.positions).all():
         atom = int(np.argwhere(~np.isfinite(atoms.positions))[0, 0])
         raise ValueError(f"{name}: position of atom {atom} is not finite")

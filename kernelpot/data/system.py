@@ -61,6 +61,13 @@ class System:
         """
         if pairs is None:
             pairs = neighbor_list(structures, r_cut)
+        n_atoms = sum(map(len, structures))
+        if displacements is not None:
+            pairs.check(n_atoms)
+            if len(displacements) != pairs.n_pairs:
+                raise ValueError(
+                    f"{len(displacements)} displacements for a list of {pairs.n_pairs} pairs"
+                )
         if displacements is None:
             displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
         return cls(
@@ -147,6 +154,40 @@ class System:
             virial + pair_virial(self.displacements[start:stop], result.gradient[start:stop])
             for start, stop, virial in zip(bounds[:-1], bounds[1:], result.virials, strict=True)
         ]
+
+    def atom_virials(self, result: Contribution) -> FloatArray:
+        """Share of each atom in the virial of its structure [eV], shape (n_atoms, 3, 3).
+
+        A pair gives half to either atom; what is no derivative by pair displacements is shared
+        alike among the atoms of a structure.
+        """
+        products = -0.5 * np.einsum("pa,pb->pab", self.displacements, result.gradient)
+        products = products.reshape(-1, 9)
+        share = np.zeros((self.n_atoms, 9))
+        for atoms in (self.pairs.centers, self.pairs.neighbors):
+            for component in range(9):
+                share[:, component] += np.bincount(
+                    atoms, products[:, component], minlength=self.n_atoms
+                )
+        sizes = np.diff(self.first_atom)
+        rest = (result.virials / sizes[:, None, None])[self.structure_of]
+        return share.reshape(-1, 3, 3) + rest
+
+
+def volume_of(atoms: Atoms) -> float | None:
+    """Volume of a cell of three vectors [Å^3], whatever its periodicity; None without one.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+
+    Returns
+    -------
+    float or None
+        None also where the vectors are linearly dependent.
+    """
+    volume = abs(float(np.linalg.det(atoms.cell.array)))
+    return volume if volume > 1e-6 else None
 
 
 @dataclass(frozen=True)

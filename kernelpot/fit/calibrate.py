@@ -11,6 +11,7 @@ from ase import Atoms
 
 from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import KINDS, FloatArray, IntArray, Progress
+from kernelpot.data.system import volume_of
 from kernelpot.fit.noise import MINIMUM_STRUCTURES
 from kernelpot.fit.problem import Problem
 from kernelpot.model.calibration import Beyond, Calibration
@@ -71,15 +72,16 @@ def calibrated(
     )
     for done, left in enumerate(found):
         atoms = problem.frames[left.rows.index].atoms
+        volume = volume_of(atoms)
         for kind in KINDS:
             own = left.rows.kind == KINDS.index(kind)
-            if not own.any() or (kind == "stress" and not atoms.pbc.all()):
+            if not own.any() or (kind == "stress" and volume is None):
                 continue
             unit = 1.0
             if kind == "energy":
                 unit = 1.0 / np.sqrt(len(atoms))
-            elif kind == "stress":
-                unit = 1.0 / atoms.get_volume()
+            elif kind == "stress" and volume is not None:
+                unit = 1.0 / volume
             assert left.variance is not None
             n = np.count_nonzero(own)
             scatter = np.sqrt(rng.chisquare(N_MEMBERS, n) / N_MEMBERS)
@@ -129,12 +131,12 @@ def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyo
         if n_atoms + len(atoms) <= PRIOR_ATOMS or new:
             n_atoms += len(atoms)
             prior = np.maximum(model.local.prior(system), 1e-300)
-            periodic = bool(atoms.pbc.all())
-            labels = model.posterior.prior(system, virial=periodic)[0]
+            strained = volume_of(atoms) is not None
+            labels = model.posterior.prior(system, virial=strained)[0]
             of_forces = labels[1 : 1 + 3 * len(atoms)].reshape(-1, 3) / prior[:, None]
             for z in np.unique(atoms.numbers).tolist():
                 squares.setdefault(z, []).append(of_forces[atoms.numbers == z].mean(axis=1))
-            if periodic:
+            if strained:
                 strains.append(float(labels[-6:].mean() / prior.sum()))
     strain = float(np.sqrt(np.mean(strains))) if strains else 0.0
     return {

@@ -231,12 +231,14 @@ def _record(
 
 def _bound_note(free: Free, x: FloatArray) -> list[str]:
     """Say which values ended where the search does."""
-    at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(BOUND) - 1e-6]
+    # optimizers stop near a bound, and rounding does the rest
+    at_bound = [n for n, v in zip(free.names, x, strict=True) if abs(v) > np.log(0.95 * BOUND)]
     if not at_bound:
         return []
     return [
         f"{', '.join(at_bound)} ended a factor {BOUND:g} from the default, as far as the "
-        "search goes: are the labels in the right units?"
+        "search goes: are the labels in the right units, and are forces no gradients (kernelpot "
+        "check)?"
     ]
 
 

@@ -128,15 +128,43 @@ def with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
     return frames
 
 
-def _given_e0(e0: Mapping[str, float] | str | None) -> Mapping[int, float] | str | None:
+def _given_e0(
+    e0: Mapping[str, float] | Mapping[int, float] | str | None,
+) -> Mapping[int, float] | str | None:
     if e0 is None or isinstance(e0, str):
-        if e0 not in (None, "isolated", "least_squares"):
-            raise ValueError(f"`e0` must be a mapping, 'isolated' or 'least_squares', got {e0!r}")
-        return e0
-    wrong = [symbol for symbol in e0 if symbol not in atomic_numbers]
+        if e0 not in (None, "isolated", "least_squares", "average"):
+            raise ValueError(
+                "`e0` must be a mapping, 'isolated' or 'least_squares' (MACE's 'average'), got "
+                f"{e0!r}"
+            )
+        return "least_squares" if e0 == "average" else e0
+    found: dict[int, float] = {}
+    wrong = []
+    for element, energy in e0.items():
+        z = atomic_number(element)
+        if z is None:
+            wrong.append(element)
+        elif z in found:
+            raise ValueError(f"`e0` has two values for {chemical_symbols[z]}")
+        elif not np.isfinite(float(energy)):
+            raise ValueError(f"`e0` of {chemical_symbols[z]} is {energy}; it must be finite")
+        else:
+            found[z] = float(energy)
     if wrong:
-        raise ValueError(f"`e0`: not a chemical symbol: {', '.join(map(repr, wrong))}")
-    return {atomic_numbers[symbol]: float(e) for symbol, e in e0.items()}
+        raise ValueError(
+            "`e0`: neither a chemical symbol nor an atomic number: " + ", ".join(map(repr, wrong))
+        )
+    return found
+
+
+def atomic_number(element: object) -> int | None:
+    """Atomic number of a symbol, of a number, or of a number as text; None of others."""
+    text = str(element)
+    if text in atomic_numbers and text != "X":
+        return int(atomic_numbers[text])
+    if text.isdecimal() and 0 < int(text) < len(chemical_symbols):
+        return int(text)
+    return None
 
 
 def _choose_terms(

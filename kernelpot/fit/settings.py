@@ -28,7 +28,7 @@ class Settings:
     sigma_forces: float | None = None
     sigma_stress: float | None = None
     config_type_sigma: Mapping[str, Mapping[str, float | str | None]] | None = None
-    e0: Mapping[str, float] | str | None = None
+    e0: Mapping[str, float] | Mapping[int, float] | str | None = None
     baseline: BaselineTerm | Sequence[BaselineTerm] | None = None
     sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None
     seed: int = 0

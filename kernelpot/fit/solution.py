@@ -11,6 +11,8 @@ from kernelpot.baseline.reference import Reference
 from kernelpot.baseline.wall import Wall
 from kernelpot.common.types import Pair, Progress
 from kernelpot.data.dataset import Dataset, label_sources
+from kernelpot.data.doctor import virial_test
+from kernelpot.data.label_names import unread_labels
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
@@ -145,6 +147,7 @@ def record(
         n_rows=sum(frame.n_rows for frame in problem.frames),
         config_types=dataset.config_types,
         sources=label_sources(dataset),
+        unread=unread_labels(dataset),
         hyperparameters=tuned.record,
         fingerprints=problem.fingerprints,
         notes=[
@@ -176,13 +179,27 @@ def training_errors(
 
 
 def _virial_note(offset: float, data: Dataset) -> list[str]:
-    """Say so where virials contradict energies by a constant (above 20 meV/atom)."""
+    """Say so where virials contradict energies by a constant (above 20 meV/atom).
+
+    Where strained copies of a cell tell it directly, they decide, as for ``kernelpot check``:
+    what the fit finds is uncertain where it does not reproduce the stresses.
+    """
     labelled = [f for f in data if f.virial is not None]
     if abs(offset) < 0.02 or not labelled:
         return []
     volume = float(np.median([f.atoms.get_volume() / len(f) for f in labelled]))
+    said = f"{offset:+.3f} eV/atom (about {offset / volume / GPa:+.2f} GPa of pressure"
+    test = virial_test(data)
+    if test is not None and test["explained"] > 0.8:
+        seen = test["offset_ev_per_atom"]
+        if abs(seen) < max(0.02, 2.0 * test["offset_error_ev_per_atom"]) or seen * offset < 0:
+            error = test["offset_error_ev_per_atom"]
+            return [
+                f"a constant {said}) of the virial labels was left to them; energies of strained "
+                f"cells say {seen:+.3f} +- {error:.3f} eV/atom: it stands for errors of the "
+                "stresses, not for a contradiction of the labels"
+            ]
     return [
-        f"virial labels contradict the energies by a constant {offset:+.3f} eV/atom (about "
-        f"{offset / volume / GPa:+.2f} GPa of pressure; an unconverged basis does this). The "
-        "energies were followed: predicted stresses differ from the labels by that much"
+        f"virial labels contradict the energies by a constant {said}; an unconverged basis does "
+        "this). The energies were followed: predicted stresses differ from the labels by that much"
     ]

@@ -9,13 +9,13 @@ points are another matter: a new column of the regression needs the rows of all 
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import replace
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot.baseline.wall import Wall
+from kernelpot.common.caller import warn_user
 from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
@@ -166,7 +166,7 @@ def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
                     "place: to move it, fit anew to all data"
                 )
     for note in notes:
-        warnings.warn(note, stacklevel=4)
+        warn_user(note)
     return notes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +104,15 @@ class LocalModel:
             if not self.terms[block.term].descriptor.has_centers:
                 all_points = np.arange(len(block.points))
                 self.compiled[WHOLE, index] = self._compile(block, all_points, all_points[:0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled from the rest."""
+        return {name: value for name, value in vars(self).items() if name != "compiled"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `__getstate__`."""
+        vars(self).update(state, compiled={})
+        self.__post_init__()
 
     def _compile(self, block: Block, sorting: IntArray, columns: IntArray) -> Compiled:
         points = block.points[sorting]

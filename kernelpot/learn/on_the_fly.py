@@ -30,6 +30,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.data import chemical_symbols
 
 from kernelpot.common import archive
+from kernelpot.common.caller import warn_user
 from kernelpot.common.types import Array, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.order import digest
@@ -279,18 +280,17 @@ class OnTheFly:
         waiting = self.log and self.step < self.log[-1]["step"] + self.wait
         low = self.threshold[index] * (WAITING if waiting else 1.0)
         if np.all(self.threshold >= model.safety.std_known):
-            std = self.atoms.calc.results["std_bound"]  # exact beyond what counts as known
+            std = self.atoms.calc.uncertainty["std_bound"]  # exact beyond what counts as known
         else:
             std = gate_std(model.local, model.system(self.atoms))
         above = std > low
         if not above.any():
             return False
         if self.max_calls is not None and self.n_calls >= self.max_calls:
-            warnings.warn(
+            warn_user(
                 f"stopped after {self.step} steps: atom {int((std / low).argmax())} is not known "
                 f"well enough, and the reference was called {self.n_calls} times already; raise "
-                "`max_calls` to go on",
-                stacklevel=3,
+                "`max_calls` to go on"
             )
             return None
         self._ask(int((std / low).argmax()), std, low)

@@ -78,7 +78,7 @@ def snapshot(atoms: Atoms, step: int) -> Atoms:
     bare.set_momenta(atoms.get_momenta())
     bare.info["step"] = step
     bare.info["potential_energy"] = float(atoms.get_potential_energy())
-    bare.arrays["std_bound"] = atoms.calc.results["std_bound"].copy()
+    bare.arrays["std_bound"] = atoms.calc.uncertainty["std_bound"].copy()
     return bare
 
 

@@ -6,9 +6,8 @@ says at its start if the time step is too long (`kernelpot.md.vibration`).
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from ase import Atoms, units
 from kernelpot.common.types import FloatArray
 from kernelpot.md.bounds import Bounds, Breach, Watch, as_bounds
 from kernelpot.md.calculator import KernelPotCalculator
+from kernelpot.md.trajectory import TrajectoryFile
 from kernelpot.md.vibration import fastest_period, warn_of_long_timestep
 
 COLUMNS = (
@@ -164,7 +164,10 @@ def run_dynamics(
     steps, interval : int
         Steps to run, and between log lines.
     trajectory : str, optional
-        File to write the logged frames to.
+        File to write the logged frames to, ending in ``.traj``, ``.xyz``, ``.extxyz`` or
+        ``.db`` (`kernelpot.md.trajectory`); replaced if it exists. Each has energy, forces,
+        stress, momenta, constraints, ``step``, ``time_ps``, ``energies_std`` and, with a
+        gate, ``penalty``, ``std_bound`` and ``n_beyond``.
     seed : int
         Of velocities and thermostat.
     bounds : Bounds, bool or None, default=True
@@ -195,13 +198,14 @@ def run_dynamics(
         If a period of the fastest vibration has less than ten steps.
     """
     _check_parameters(atoms, ensemble, temperature, timestep, steps, interval)
+    frames = None
+    if trajectory is not None:
+        frames = TrajectoryFile(trajectory, calculator.model.reference.array_names)
     rng = np.random.default_rng(seed)
     atoms = _thermalized(atoms, temperature, rng)
     atoms.calc = calculator
     dynamics = _integrator(ensemble, atoms, timestep, temperature, pressure, rng)
     rows: list[tuple[float, ...]] = []
-    if trajectory is not None and os.path.exists(trajectory):
-        os.unlink(trajectory)
     period = fastest_period(atoms) if check_timestep else None
     if period is not None:
         warn_of_long_timestep(timestep, period)
@@ -210,8 +214,10 @@ def run_dynamics(
     def log() -> None:
         std = potential_std(calculator, atoms)
         rows.append(_row(dynamics.nsteps, timestep, atoms, calculator, std))
-        if trajectory is not None:
-            _append_frame(trajectory, atoms, std, calculator.model.reference.array_names)
+        if frames is not None:
+            time_ps = dynamics.nsteps * timestep * 1e-3
+            notes = {"step": dynamics.nsteps, "time_ps": time_ps, "energies_std": std}
+            frames.append(atoms, {**calculator.uncertainty, **notes})
         if progress is not None:
             progress("md", dynamics.nsteps, steps)
 
@@ -338,23 +344,6 @@ def _row(
     )
 
 
-def _append_frame(path: str, atoms: Atoms, std: FloatArray, array_names: Sequence[str]) -> None:
-    """Add a frame to a trajectory file; formats with arrays get the local std too."""
-    import ase.io
-    from ase.io.trajectory import Trajectory
-
-    if path.endswith(".traj"):
-        with Trajectory(path, "a", atoms) as trajectory:
-            trajectory.write()
-        return
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    bare.set_momenta(atoms.get_momenta())
-    for name in array_names:
-        bare.set_array(name, atoms.arrays[name])
-    bare.arrays["energies_std"] = std
-    ase.io.write(path, bare, append=os.path.exists(path))
-
-
 def potential_std(calculator: KernelPotCalculator, atoms: Atoms) -> FloatArray:
     """Local standard deviations of a configuration, without its forces again."""
     return calculator.model.local_std(atoms, n_threads=calculator.n_threads)
@@ -365,7 +354,7 @@ def gate_state(calculator: KernelPotCalculator) -> tuple[float, float]:
 
     Both are zero without a gate.
     """
-    penalty = calculator.results.get("penalty")
-    if penalty is None:
+    found = calculator.uncertainty
+    if "penalty" not in found:
         return 0.0, 0.0
-    return float(calculator.results["n_beyond"]), float(penalty.max())
+    return float(found["n_beyond"]), float(found["penalty"].max())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 from ase import Atoms, units
 from scipy.linalg import eigvalsh_tridiagonal
 
+from kernelpot.common.caller import warn_user
 from kernelpot.common.types import FloatArray
 
 MIN_STEPS_PER_PERIOD = 10
@@ -137,10 +137,9 @@ def warn_of_long_timestep(timestep: float, period: float) -> None:
         if 2 * math.pi * timestep / period >= 2
         else f"{period / timestep:.1f} steps per period, where {MIN_STEPS_PER_PERIOD} are needed"
     )
-    warnings.warn(
+    warn_user(
         f"the time step of {timestep:g} fs is too long for the fastest vibration of the start "
         f"structure, with a period of {period:.3g} fs: {consequence}; take {advised:.2g} fs or "
         "less (hot atoms vibrate faster still)",
         TimestepWarning,
-        stacklevel=3,
     )

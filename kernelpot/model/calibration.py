@@ -37,8 +37,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.stats import norm
 
 from kernelpot.common.types import BoolArray, FloatArray, IntArray
 
@@ -148,6 +146,8 @@ class ErrorModel:
         -------
         ErrorModel
         """
+        from scipy.optimize import minimize_scalar  # which takes long to import
+
         residual = np.abs(residual)
         typical = float(np.sqrt(np.mean(open_**2)))
 
@@ -203,8 +203,10 @@ class ErrorModel:
         -------
         float
         """
-        gaussian = norm.ppf(0.5 * (1.0 + np.array(LEVELS)))
-        wanted = norm.ppf(0.5 * (1.0 + level))
+        from scipy.special import ndtri  # which takes long to import
+
+        gaussian = ndtri(0.5 * (1.0 + np.array(LEVELS)))
+        wanted = ndtri(0.5 * (1.0 + level))
         return float(wanted * np.interp(wanted, gaussian, np.array(self.quantiles) / gaussian))
 
 

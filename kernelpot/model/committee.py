@@ -10,10 +10,11 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 from ase import Atoms
 
+from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
-from kernelpot.data.system import Contribution, voigt
+from kernelpot.data.system import Contribution, voigt, volume_of
 from kernelpot.gp.local import LocalModel
 from kernelpot.gp.members import Members, drawn
 from kernelpot.model.fitted import FittedModel
@@ -21,8 +22,8 @@ from kernelpot.model.fitted import FittedModel
 Potential = TypeVar("Potential")
 
 
-@dataclass(frozen=True)
-class CommitteePrediction:
+@dataclass(frozen=True, eq=False)
+class CommitteePrediction(ComparesArrays):
     """What each member of a committee predicts for one structure.
 
     Parameters
@@ -32,7 +33,7 @@ class CommitteePrediction:
     forces : ndarray of shape (n_members, n_atoms, 3)
         [eV/Å].
     stresses : ndarray of shape (n_members, 6) or None
-        xx yy zz yz xz xy [eV/Å^3]; None without three-dimensional periodicity.
+        xx yy zz yz xz xy [eV/Å^3]; None without a cell of three vectors.
     """
 
     energies: FloatArray
@@ -166,9 +167,10 @@ class Committee(Sequence[Potential], Generic[Potential]):
         energies += known.energies.sum()
         forces += system.forces(known)
         stresses = None
-        if np.all(atoms.pbc):
+        volume = volume_of(atoms)
+        if volume is not None:
             virials += system.virials(known)[0]
-            stresses = np.array([-voigt(v) for v in virials]) / atoms.get_volume()
+            stresses = np.array([-voigt(v) for v in virials]) / volume
         return CommitteePrediction(energies, forces, stresses)
 
     def _one_by_one(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
 from ase.units import GPa
-from scipy.stats import norm, spearmanr
 
 from kernelpot.common.types import FloatArray
-from kernelpot.data.dataset import LabelKeys
+from kernelpot.data.dataset import Frame, LabelKeys
 from kernelpot.data.reading import read_dataset
 from kernelpot.model.calibration import informative
-from kernelpot.model.prediction import Prediction
+from kernelpot.model.prediction import Prediction, ReturnStd
 
 
 class Predictor(Protocol):
@@ -24,12 +23,47 @@ class Predictor(Protocol):
         self,
         structures: Sequence[Atoms],
         *,
-        return_std: bool = ...,
+        return_std: ReturnStd = ...,
         gate: Any = ...,
         n_threads: int | None = None,
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predict energy, forces and stress of structures."""
+
+
+class Errors(dict[str, Any]):
+    """What `evaluate` found: a dict, with a table of it."""
+
+    def to_frame(self) -> Any:
+        """Errors of all structures and of each config type as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each config type and one for ``"all"``, one column for each number;
+            those on uncertainty are named such as ``forces_coverage_95``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "to_frame makes a table of pandas, which is not installed: pip install pandas"
+            ) from error
+        rows = {"all": self, **self["by_config_type"]}
+        return pd.DataFrame([_row(values) for values in rows.values()], index=list(rows))
+
+
+def _row(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of one row of a table, those on uncertainty side by side."""
+    found = {k: v for k, v in values.items() if k not in ("by_config_type", "uncertainty")}
+    for kind, judged in values.get("uncertainty", {}).items():
+        found |= {f"{kind}_{name}": value for name, value in judged.items()}
+    return found
 
 
 def evaluate(
@@ -41,7 +75,9 @@ def evaluate(
     uncertainty: bool = False,
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-) -> dict[str, Any]:
+    each: Callable[[Frame, Prediction], None] | None = None,
+    local_std: bool = False,
+) -> Errors:
     """Errors overall and per config type.
 
     Parameters
@@ -61,14 +97,18 @@ def evaluate(
         ``n_outside``: structures with atoms outside the data (`Prediction.outside`).
     n_threads : int, optional
     progress : callable, optional
+    each : callable, optional
+        Called as ``each(frame, prediction)`` for every structure.
+    local_std : bool, default=False
+        Give the predictions that `each` is shown local standard deviations.
 
     Returns
     -------
-    dict
+    Errors (dict)
         ``energy_mae_mev_per_atom``, ``energy_rmse_mev_per_atom``,
         ``forces_mae_ev_per_ang``, ``forces_rmse_ev_per_ang`` (per component),
         ``stress_mae_gpa``, ``n_structures``, ``n_atoms``, and ``by_config_type`` with
-        the same keys per group; None without labels.
+        the same keys per group; None without labels. Its ``to_frame()`` is a table.
 
     Raises
     ------
@@ -81,7 +121,11 @@ def evaluate(
     names = [frame.name for frame in dataset]
     options: dict[str, Any] = {"gate": gate} if gate else {}
     predictions = potential.predict_many(
-        structures, return_std=uncertainty, n_threads=n_threads, names=names, **options
+        structures,
+        return_std=True if uncertainty else "local" if local_std else False,
+        n_threads=n_threads,
+        names=names,
+        **options,
     )
     doubts: list[_Doubt] = []
     n_outside = 0
@@ -102,9 +146,11 @@ def evaluate(
                 derived = stress - offset * len(frame) / frame.atoms.get_volume() * _ISOTROPIC
             doubts.append(_doubt(frame.config_type, predicted, energy, forces, derived, len(frame)))
         errors.append((frame.config_type, len(frame), energy, forces, stress))
+        if each is not None:
+            each(frame, predicted)
         if progress is not None:
             progress("evaluate", done + 1, len(dataset))
-    result = _statistics(errors)
+    result = Errors(_statistics(errors))
     result["by_config_type"] = {
         name: _statistics([e for e in errors if e[0] == name])
         for name in sorted({e[0] for e in errors})
@@ -198,7 +244,7 @@ def negative_log_likelihood(error: FloatArray, std: FloatArray) -> float:
     float
         Natural logarithm, in the unit of the errors.
     """
-    return float(-norm.logpdf(error, scale=std).mean())
+    return float((0.5 * (error / std) ** 2 + np.log(std) + 0.5 * np.log(2.0 * np.pi)).mean())
 
 
 def reliability(
@@ -217,7 +263,9 @@ def reliability(
     levels, covered : ndarray of shape (n,)
     """
     promised = np.linspace(0.05, 0.95, 19) if levels is None else np.asarray(levels, float)
-    widths = norm.ppf(0.5 * (1.0 + promised))
+    from scipy.special import ndtri
+
+    widths = ndtri(0.5 * (1.0 + promised))
     covered = np.array([coverage(error, w * std) for w in widths])
     return promised, covered
 
@@ -251,6 +299,9 @@ def judge(
     if not used.any():
         return {**dict.fromkeys(_JUDGED), "n": 0.0}
     e, s = error[used], std[used]
+    from scipy.special import ndtri
+    from scipy.stats import spearmanr  # which takes half a second to import
+
     constant = np.full(e.shape, max(float(np.sqrt(np.mean(e**2))), 1e-300))
     norms = [np.sqrt((v**2).sum(axis=1)) for v in (error, std)]
     rank = spearmanr(*norms).statistic if len(error) > 2 else None
@@ -258,7 +309,7 @@ def judge(
         "coverage_68": coverage(e, widths[..., 0][used]),
         "coverage_95": coverage(e, widths[..., 1][used]),
         "coverage_std": coverage(e, s),
-        "coverage_two_std": coverage(e, norm.ppf(0.975) * s),
+        "coverage_two_std": coverage(e, ndtri(0.975) * s),
         "spearman": None if rank is None or not np.isfinite(rank) else float(rank),
         "sharpness": sharpness(s),
         "nll": negative_log_likelihood(e, s),

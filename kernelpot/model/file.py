@@ -24,7 +24,7 @@ from kernelpot.model.calibration import Calibration
 from kernelpot.model.fitted import FittedModel
 from kernelpot.model.record import TrainingRecord
 from kernelpot.model.self_test import SelfTest
-from kernelpot.regression.factors import TriangularFactor
+from kernelpot.regression.factors import AbsentFactor, TriangularFactor
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.safety.thresholds import RELATIVE_WIDTH, SafetyNet
 from kernelpot.terms.kinds import term_from_dict, term_to_dict
@@ -39,6 +39,8 @@ def save(
     path: str | os.PathLike[str],
     golden: Atoms,
     parameters: Mapping[str, Any],
+    *,
+    slim: bool = False,
 ) -> None:
     """Write a model file.
 
@@ -50,7 +52,10 @@ def save(
         A small structure whose prediction is stored and recomputed at load.
     parameters : mapping
         Arguments of the constructor, so that a loaded potential fits as this one did.
+    slim : bool
+        Leave out the factors of the training, which prediction does not need.
     """
+    model = model.slim() if slim else model
     local = model.local
     design_header, arrays = model.design.to_arrays()
     arrays["weights"] = local.weights
@@ -59,13 +64,17 @@ def save(
         arrays[f"variance_{z}"] = archive.pack_triangle(variance.reduction.T)
     for z, variance in (local.gauge_fixed or {}).items():
         arrays[f"gauge_fixed_{z}"] = archive.pack_triangle(variance.reduction.T)
-    arrays["factor"] = archive.pack_triangle(model.factor.matrix)
-    arrays["known"] = archive.pack_triangle(model.known.matrix)
+    if not model.is_slim:
+        arrays["factor"] = archive.pack_triangle(model.factor.matrix)
+        arrays["known"] = archive.pack_triangle(model.known.matrix)
+    if model.deviations is not None:
+        arrays["deviations"] = model.deviations
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
     noise = model.noise
     header = {
         "units": {"energy": "eV", "length": "Angstrom"},
+        "slim": model.is_slim,
         **design_header,
         "n_rows": model.factor.n_rows,
         "noise": {
@@ -136,6 +145,8 @@ def _restore(
     design = Design.from_arrays(header, arrays)
 
     def triangle(name: str) -> TriangularFactor:
+        if header.get("slim"):
+            return AbsentFactor(int(header["n_rows"]))
         matrix = archive.unpack_triangle(arrays[name])
         factor = TriangularFactor(len(matrix) - 1)
         factor.matrix = np.asfortranarray(matrix)
@@ -174,6 +185,7 @@ def _restore(
         virial_offset=float(header["virial_offset"]),
         training=TrainingRecord.from_dict(header["training"]),
         calibration=_calibration(header["calibration"]),
+        deviations=arrays.get("deviations"),
     )
     golden = Atoms(
         arrays["golden_numbers"],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -18,7 +19,7 @@ from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
-from kernelpot.data.system import Contribution, System, species_index, voigt
+from kernelpot.data.system import Contribution, System, species_index, voigt, volume_of
 from kernelpot.gp.blend import Blend, Blended, UpToKnown
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
@@ -26,16 +27,14 @@ from kernelpot.gp.local import LocalEvaluation, LocalModel
 from kernelpot.gp.members import Members, drawn
 from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
-from kernelpot.model.prediction import PosteriorStd, Prediction
+from kernelpot.model.prediction import PosteriorStd, Prediction, ReturnStd
 from kernelpot.model.record import NOTHING, TrainingRecord
 from kernelpot.model.self_test import SelfTest
-from kernelpot.regression.factors import TriangularFactor
+from kernelpot.regression.factors import AbsentFactor, TriangularFactor
 from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
 from kernelpot.terms.base import key_name
 
-# What `return_std` may be.
-ReturnStd = bool | Literal["local"]
 # Potentials drawn from the posterior whose spread tells what the data leave open, to one part in
 # the root of twice as many.
 N_MEMBERS = 16
@@ -73,6 +72,8 @@ class FittedModel:
         Counts, timing, choices made and errors on the training data.
     self_test : SelfTest or None
         What the model's test of itself found; None if it was not made.
+    deviations : ndarray of shape (n_members, n_sparse) or None
+        Of the weights in `members`, where there is no factor to draw them from [1/eV].
     """
 
     species: tuple[int, ...]
@@ -86,6 +87,35 @@ class FittedModel:
     calibration: Calibration | None = None
     training: TrainingRecord = NOTHING
     self_test: SelfTest | None = None
+    deviations: FloatArray | None = None
+
+    @property
+    def is_slim(self) -> bool:
+        """Whether it holds what prediction needs and not the factor of the training."""
+        return isinstance(self.factor, AbsentFactor)
+
+    def slim(self) -> FittedModel:
+        """The same model without the factors of the training, for prediction alone.
+
+        Returns
+        -------
+        FittedModel
+            Energies, forces, stress, calibrated standard deviations and the safety net are
+            the same; what needs the factor raises ValueError.
+        """
+        if self.is_slim:
+            return self
+        absent = AbsentFactor(self.factor.n_rows)
+        deviations = None if self.calibration is None else self.members.weights
+        return replace(self, factor=absent, known=absent, deviations=deviations)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FittedModel:
+        """The same: it is immutable."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Fields, without what was computed from them."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def e0(self) -> AtomicEnergies:
@@ -110,10 +140,13 @@ class FittedModel:
         gate: VarianceGate | None = None,
         neighbors: NeighborList | None = None,
         n_threads: int | None = None,
+        stresses: bool = False,
     ) -> Prediction:
-        """Predict a structure; see `KernelPotential.predict`."""
+        """Predict a structure; see `KernelPotential.predict`. Also stresses of its atoms."""
         system = self.system(atoms, neighbors)
-        return self._predict(system, return_std=return_std, gate=gate, n_threads=n_threads)[0]
+        return self._predict(
+            system, return_std=return_std, gate=gate, n_threads=n_threads, stresses=stresses
+        )[0]
 
     def predict_many(
         self,
@@ -125,6 +158,9 @@ class FittedModel:
         names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predict structures one after the other; see `KernelPotential.predict_many`."""
+        if isinstance(structures, Atoms):
+            raise TypeError("predict_many takes a sequence of structures; predict takes one")
+        structures = list(structures)
         for index, atoms in enumerate(structures):
             self._check(atoms, f"structure {index}" if names is None else names[index])
         for group in _groups(structures):
@@ -139,6 +175,7 @@ class FittedModel:
         return_std: ReturnStd,
         gate: VarianceGate | None,
         n_threads: int | None,
+        stresses: bool = False,
     ) -> list[Prediction]:
         """Evaluate structures that were found sound."""
         local_only = return_std == "local"
@@ -168,11 +205,16 @@ class FittedModel:
         outside = None
         if watched and bound is not None:
             outside = bound > self._known(gate)[system.z_index(self.species)]
+        shares = system.atom_virials(result) if stresses else None
         predictions = []
         first = system.first_atom
         for index, (atoms, virial) in enumerate(zip(system.structures, virials, strict=True)):
             own = slice(first[index], first[index + 1])
-            stress = -voigt(virial) / atoms.get_volume() if np.all(atoms.pbc) else None
+            volume = volume_of(atoms)
+            stress = None if volume is None else -voigt(virial) / volume
+            of_atoms = None
+            if shares is not None and volume is not None:
+                of_atoms = -np.array([voigt(share) for share in shares[own]]) / volume
             predicted = Prediction(
                 float(result.energies[own].sum()),
                 result.energies[own],
@@ -183,6 +225,7 @@ class FittedModel:
                 penalty=None if penalty is None else penalty[own],
                 std_bound=None if bound is None else bound[own],
                 outside=None if outside is None else outside[own],
+                stresses=of_atoms,
                 numbers=atoms.numbers,
                 calibration=self.calibration,
             )
@@ -229,7 +272,9 @@ class FittedModel:
     @cached_property
     def members(self) -> Members:
         """Deviations of the weights in potentials drawn from the posterior, always the same."""
-        weights = drawn(self.design, self.factor, N_MEMBERS, np.random.default_rng(0))
+        weights = self.deviations
+        if weights is None:
+            weights = drawn(self.design, self.factor, N_MEMBERS, np.random.default_rng(0))
         return Members(self.design, weights)
 
     def _with_std(
@@ -274,15 +319,16 @@ class FittedModel:
         self, system: System, n_threads: int | None, spilling: FloatArray | None = None
     ) -> dict[str, Any]:
         (atoms,) = system.structures
-        periodic = bool(np.all(atoms.pbc))
-        volume = atoms.get_volume() if periodic else np.inf
+        volume = volume_of(atoms)
         threads = thread_count(n_threads)
         if self.calibration is None:
-            found = self.posterior.std(system, virial=periodic, n_threads=threads)
+            found = self.posterior.std(system, virial=volume is not None, n_threads=threads)
             return {
                 "energy_std": found.energy,
                 "forces_std": found.forces,
-                "stress_std": None if found.virial is None else found.virial / volume,
+                "stress_std": (
+                    None if found.virial is None or volume is None else found.virial / volume
+                ),
             }
         calibration, numbers = self.calibration, system.numbers
         energies, forces, virials = self.members.evaluate(system, n_threads=threads)
@@ -292,13 +338,13 @@ class FittedModel:
 
         def std(kind: str, deviations: FloatArray) -> Any:
             spread = np.sqrt(np.mean(deviations**2, axis=0))
-            return calibration.std(kind, spread, numbers, excess, volume)
+            return calibration.std(kind, spread, numbers, excess, volume or np.inf)
 
-        stresses = np.array([voigt(v) for v in virials]) / volume
+        stresses = None if volume is None else np.array([voigt(v) for v in virials]) / volume
         return {
             "energy_std": std("energy", energies),
             "forces_std": std("forces", forces),
-            "stress_std": std("stress", stresses) if periodic else None,
+            "stress_std": None if stresses is None else std("stress", stresses),
         }
 
     def spilling(self, system: System, *, n_threads: int = 1) -> FloatArray:
@@ -318,9 +364,8 @@ class FittedModel:
     def _posterior_std(self, atoms: Atoms, local: FloatArray) -> PosteriorStd:
         """Standard deviations of the posterior; the local ones are known."""
         system = self.system(atoms)
-        periodic = bool(np.all(atoms.pbc))
-        found = self.posterior.std(system, virial=periodic, n_threads=thread_count(None))
-        volume = atoms.get_volume() if periodic else np.inf
+        volume = volume_of(atoms)
+        found = self.posterior.std(system, virial=volume is not None, n_threads=thread_count(None))
         novel = self._evaluate(system, gradient=False, novelty=True).novelty
         assert novel is not None
 
@@ -335,7 +380,7 @@ class FittedModel:
         return PosteriorStd(
             **parts("energy", found.energy, found.energy_novelty),
             **parts("forces", found.forces, found.forces_novelty),
-            **parts("stress", found.virial, found.virial_novelty, 1.0 / volume),
+            **parts("stress", found.virial, found.virial_novelty, 1.0 / (volume or np.inf)),
             **parts("energies", local, np.sqrt(novel)),
         )
 
@@ -368,10 +413,20 @@ class FittedModel:
     def variance_gradient(self, atoms: Atoms, weights: FloatArray) -> FloatArray:
         """Gradient of weighted local variances; see `KernelPotential.variance_gradient`."""
         system = self.system(atoms)
+        weights = np.asarray(weights, dtype=float)
+        if weights.shape != (len(atoms),):
+            raise ValueError(f"`weights` must have shape ({len(atoms)},), got {weights.shape}")
         found = self._evaluate(system, blend=_WeightedVariance(weights))
         return -system.forces(found.result)
 
     def _check(self, atoms: Atoms, name: str) -> None:
+        if not isinstance(atoms, Atoms):
+            what = f"{name} must be an ase.Atoms, got {type(atoms).__name__}"
+            if isinstance(atoms, (list, tuple)):
+                what += "; predict_many takes several structures"
+            elif isinstance(atoms, (str, os.PathLike)):
+                what += f"; ase.io.read({str(atoms)!r}) makes structures of a file"
+            raise TypeError(what)
         check_cell(atoms, name)
         try:
             species_index(atoms.numbers, self.species)
@@ -463,6 +518,7 @@ class FittedModel:
                 "origin": self.safety.note,
             },
             "virial_offset": self.virial_offset,
+            "slim": self.is_slim,
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "self_test": None if self.self_test is None else self.self_test.to_dict(),
             "training": {k: v for k, v in self.training.to_dict().items() if k != "fingerprints"},

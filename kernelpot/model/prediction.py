@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import BoolArray, FloatArray, IntArray
 from kernelpot.model.calibration import Calibration, Interval
 
+ReturnStd = bool | Literal["local"]
 
-@dataclass(frozen=True)
-class PosteriorStd:
+
+@dataclass(frozen=True, eq=False)
+class PosteriorStd(ComparesArrays):
     r"""Standard deviations of the posterior of one structure, in its parts.
 
     With :math:`\phi` the whitened covariance of a quantity with the sparse points,
@@ -38,7 +43,7 @@ class PosteriorStd:
     forces_std, forces_open, forces_novelty : ndarray of shape (n_atoms, 3)
         [eV/Å].
     stress_std, stress_open, stress_novelty : ndarray of shape (6,) or None
-        [eV/Å^3]; None without three-dimensional periodicity.
+        [eV/Å^3]; None without a cell of three vectors.
     energies_std, energies_open, energies_novelty : ndarray of shape (n_atoms,)
         Of the local energies [eV].
     """
@@ -57,12 +62,12 @@ class PosteriorStd:
     energies_novelty: FloatArray
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, eq=False)
+class Prediction(ComparesArrays):
     r"""Energy, forces and stress of a structure, with uncertainty where asked for.
 
     Names, units and signs are ASE's. A field is None where it was not asked for or is
-    not defined.
+    not defined. Two predictions are equal if all their numbers are.
 
     Parameters
     ----------
@@ -73,8 +78,9 @@ class Prediction:
     forces : ndarray of shape (n_atoms, 3)
         [eV/Å].
     stress : ndarray of shape (6,) or None
-        xx yy zz yz xz xy [eV/Å^3], positive under tension; None without
-        three-dimensional periodicity.
+        xx yy zz yz xz xy [eV/Å^3], positive under tension: the derivative of the energy by
+        a strain of cell and positions, over the volume. Of every structure whose cell has
+        three vectors, slabs and molecules in a box included; None without.
     energies_std : ndarray of shape (n_atoms,) or None
         Standard deviation of each local energy [eV]. Local energies have no labels: it is
         that of the posterior (`PosteriorStd`), scaled as those of forces on the species are.
@@ -84,7 +90,7 @@ class Prediction:
     energy_std, forces_std, stress_std : float, ndarray of shape (n_atoms, 3) and (6,), or None
         Standard deviation of the error against the reference method, of the total energy
         [eV], of each force component [eV/Å] and of each stress component [eV/Å^3] (None
-        without three-dimensional periodicity): :math:`s^2 = a^2 o^2 + c^2`. What the data
+        without a cell of three vectors): :math:`s^2 = a^2 o^2 + c^2`. What the data
         leave open, o, is the spread of `kernelpot.model.fitted.N_MEMBERS` potentials drawn
         from the posterior (which tell it to 18 %); scale and constant part were found on
         structures left out (`kernelpot.model.calibration`). A constant
@@ -104,6 +110,9 @@ class Prediction:
         that standard deviations are extrapolations. The limit was found on held-out
         structures (``describe()["gate"]["std_known"]``); another is set by
         ``predict(..., gate=VarianceGate(std_known=...))``.
+    stresses : ndarray of shape (n_atoms, 6) or None
+        What each atom contributes to `stress`, their sum, if a calculator was asked for it
+        [eV/Å^3]: pairs of atoms share alike.
     numbers : ndarray of shape (n_atoms,) or None
         Atomic numbers.
     calibration : Calibration or None
@@ -125,8 +134,9 @@ class Prediction:
     penalty: FloatArray | None = None
     std_bound: FloatArray | None = None
     outside: BoolArray | None = None
+    stresses: FloatArray | None = field(default=None, repr=False)
     numbers: IntArray | None = field(default=None, repr=False)
-    calibration: Calibration | None = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False, compare=False)
     find_posterior: Callable[[], PosteriorStd] | None = field(
         default=None, repr=False, compare=False
     )
@@ -135,7 +145,8 @@ class Prediction:
     def posterior(self) -> PosteriorStd:
         """Standard deviations of the posterior itself, computed when they are looked at.
 
-        They cost as much as training rows, some hundred times a prediction.
+        They cost as much as training rows, some hundred times a prediction. Copies in other
+        processes and files do not have them.
 
         Raises
         ------
@@ -145,6 +156,20 @@ class Prediction:
         if self.find_posterior is None:
             raise ValueError("no standard deviations: predict with return_std=True")
         return self.find_posterior()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Fields, without the way back to the model."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"find_posterior": None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is predicted as plain data, for JSON for example.
+
+        Returns
+        -------
+        dict
+            Fields by name: numbers, lists of them, or None; without the calibration.
+        """
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in _TIES}
 
     def interval(self, level: float | None = 0.95) -> Interval:
         """Half-widths of intervals that hold a label with a given probability.
@@ -189,3 +214,11 @@ class Prediction:
                 factor = found.half_width(kind, level)
             widths[kind] = None if std is None or factor is None else factor * std
         return Interval(level, **widths)
+
+
+# Fields that lead to the model.
+_TIES = ("calibration", "find_posterior")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kernelpot.data.dataset import Dataset, label_sources
+from kernelpot.data.label_names import unread_labels
 from kernelpot.data.order import fingerprint
 
 
@@ -36,6 +37,8 @@ class TrainingRecord:
     wall_seconds : float
     updates : sequence of mapping
         Sizes of the data of each later update.
+    unread : mapping
+        Labels that were found and not read (`kernelpot.data.label_names.unread_labels`).
     """
 
     n_structures: int
@@ -51,6 +54,7 @@ class TrainingRecord:
     wall_seconds: float = 0.0
     updates: Sequence[Mapping[str, int]] = field(default_factory=tuple)
     shortcomings: Sequence[str] = ()
+    unread: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def noting(self, note: str) -> TrainingRecord:
         """The same with one more note."""
@@ -86,6 +90,12 @@ class TrainingRecord:
         config_types = dict(self.config_types)
         for name, count in new.config_types.items():
             config_types[name] = config_types.get(name, 0) + count
+        unread = {kind: dict(names) for kind, names in self.unread.items()}
+        for kind, more in unread_labels(new).items():
+            for name, entry in more.items():
+                before = unread.setdefault(kind, {}).get(name, {"n_frames": 0, "n_lost": 0})
+                counts = {k: before[k] + entry[k] for k in ("n_frames", "n_lost")}
+                unread[kind][name] = {**before, **entry, **counts}
         added = {"n_structures": len(new), "n_atoms": new.n_atoms, "n_rows": new.n_rows}
         return replace(
             self,
@@ -94,6 +104,7 @@ class TrainingRecord:
             n_rows=self.n_rows + new.n_rows,
             config_types=config_types,
             sources=sources,
+            unread=unread,
             fingerprints=[*self.fingerprints, *map(fingerprint, new)],
             notes=[*self.notes, *notes],
             errors=errors,

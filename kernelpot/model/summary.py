@@ -9,6 +9,7 @@ from ase.data import chemical_symbols
 
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.common.tables import number, table
+from kernelpot.data.label_names import choices, lost_labels
 from kernelpot.model.self_test import SelfTest
 
 
@@ -74,12 +75,17 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         f"Fitted to {training['n_structures']} structures, {training['n_atoms']} atoms, "
         f"{training['n_rows']} labels:",
     ]
+    if model.get("slim"):
+        lines.insert(1, "Slim: without the factor of the training, for prediction alone")
     lines[1:1] = [f"WARNING, {text}" for text in training.get("shortcomings", ())]
     if model["self_test"] is not None and not model["self_test"]["passed"]:
         lines[1:1] = [f"WARNING, {model['self_test']['verdict']}"]
     for kind, sources in training["sources"].items():
         read = ", ".join(f"{count} from {name}" for name, count in sources.items())
         lines.append(f"  {kind}: {read}")
+    lost = lost_labels(training.get("unread", {}), training["n_structures"])
+    lines += [f"  NOT READ, {sentence}" for sentence in lost]
+    lines += [f"  {sentence}" for sentence in choices(training.get("unread", {}))]
     lines += ["", "Kernels (local energy = sum of):"]
     for t, term in enumerate(model["terms"]):
         counts = ", ".join(f"{s} {n} (rank {term['rank'][s]})" for s, n in term["n_sparse"].items())

@@ -174,6 +174,35 @@ class TriangularFactor:
         return np.ascontiguousarray(factor[: rows_t.shape[1]])
 
 
+class AbsentFactor(TriangularFactor):
+    """In place of a factor that was left out of a model for prediction alone.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows it had seen.
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+
+    @property
+    def matrix(self) -> FloatArray:  # type: ignore[override]
+        """What there is not.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(
+            "this potential is slim: it predicts energies, forces, stress and their calibrated "
+            "standard deviations, but does not hold the factor of its training, which the "
+            "posterior's own numbers, samples, suspects and updates need. Load the file that was "
+            "saved without slim (a pickled calculator is always slim)"
+        )
+
+
 class GroupedFactor:
     """Rows ``[Phi | y]`` at unit noise, compressed group by group.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
+from kernelpot.common.archive import pack_triangle, unpack_triangle
 from kernelpot.common.types import FloatArray, IntArray
 
 # A posterior variance above the prior by less than this is rounding.
@@ -41,6 +42,15 @@ class LocalVariance:
 
     order: IntArray
     reduction: FloatArray
+
+    def __getstate__(self) -> dict[str, FloatArray | IntArray]:
+        """Half of the triangle's matrix is zero."""
+        return {"order": self.order, "packed": pack_triangle(self.reduction.T)}
+
+    def __setstate__(self, state: Mapping[str, FloatArray | IntArray]) -> None:
+        """Inverse of `__getstate__`."""
+        reduction = unpack_triangle(state["packed"]).T
+        vars(self).update(order=state["order"], reduction=reduction)
 
     @classmethod
     def of(cls, whitening: Sequence[FloatArray], posterior_factor: FloatArray) -> LocalVariance:

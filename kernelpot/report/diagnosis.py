@@ -15,8 +15,7 @@ from scipy.stats import spearmanr
 from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.model.errors import coverage, evaluate
-from kernelpot.model.fitted import ReturnStd
-from kernelpot.model.prediction import Prediction
+from kernelpot.model.prediction import Prediction, ReturnStd
 from kernelpot.potential import KernelPotential
 from kernelpot.report.curves import Curve, compression_curves, dimer_curves
 from kernelpot.safety.gate import NOTICEABLE, VarianceGate

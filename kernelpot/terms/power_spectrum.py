@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from kernelpot.common.caller import warn_user
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.terms import _soap
 from kernelpot.terms._soap_vector import prefactor
@@ -72,12 +72,11 @@ def _compiles(size: tuple[int, ...], degrees: tuple[int, ...]) -> bool:
             _soap.pair_gradients_vector(*pairs, 1.0, table, size, degrees, rows, np.zeros((0, 3)))
         except Exception as error:  # numba, llvmlite and LLVM have their own
             _vector_failures.append(repr(error))
-            warnings.warn(
+            warn_user(
                 "the vector code of SOAP does not compile with this version of numba or "
                 "llvmlite; plain loops do the same work more slowly. The error was "
                 f"{type(error).__name__}: {str(error)[:500]}",
                 RuntimeWarning,
-                stacklevel=3,
             )
             return False
     return True

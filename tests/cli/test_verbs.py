@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import types
 
+import ase.db
 import ase.io
 import numpy as np
 import psutil
@@ -16,6 +17,7 @@ from ase import Atoms
 from ase.units import GPa
 
 import kernelpot as kp
+from kernelpot.cli.arguments import build_parser
 from kernelpot.cli.console import peak_memory_bytes, read_config
 from kernelpot.cli.verbs import main
 from tests.conftest import label, rattled_alloy
@@ -445,3 +447,63 @@ def test_importing_is_light():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_labels_that_are_not_read_are_named(folder, fitted, tmp_path, capsys):
+    frames = ase.io.read(folder / "test.xyz", ":")
+    for atoms in frames:
+        atoms.arrays["vasp_forces"] = atoms.arrays.pop("REF_forces")
+    ase.io.write(tmp_path / "a.xyz", frames, format="extxyz")
+    lost = "forces of 4 of 4 frames: found under 'vasp_forces', not read: read it with --forces-key"
+    for verb in (["evaluate", str(fitted)], ["check"]):
+        command = [*verb, str(tmp_path / "a.xyz"), "--json", str(tmp_path / "a.json")]
+        assert main(command) == 0
+        assert capsys.readouterr().out.count(lost) == 1
+        found = json.loads((tmp_path / "a.json").read_text())
+        unread = found["unread_labels" if verb[0] == "evaluate" else "unread"]
+        assert unread["forces"]["vasp_forces"]["n_lost"] == 4
+        assert main([*command, "--forces-key", "vasp_forces"]) == 0
+        assert lost not in capsys.readouterr().out
+        assert main([*command, "--forces-key", "vasp_force"]) == 2
+        assert "no frame has 'vasp_force', which was given" in capsys.readouterr().err
+
+
+def test_energies_of_free_atoms_are_given_by_symbol_or_number():
+    parse = build_parser().parse_args
+    for text in ("Cu=-3.5,Al=-2", "{29: -3.5, 13: -2.0}"):
+        assert list(parse(["fit", "a", "-o", "b", "--e0", text]).e0.values()) == [-3.5, -2.0]
+    assert parse(["fit", "a", "-o", "b", "--e0", "isolated"]).e0 == "isolated"
+    with pytest.raises(SystemExit):
+        parse(["fit", "a", "-o", "b", "--e0", "mean"])
+
+
+@pytest.mark.parametrize("ending", ["xyz", "traj", "db"])
+def test_evaluate_writes_predictions_beside_labels(folder, fitted, tmp_path, capsys, ending):
+    path = str(tmp_path / f"predictions.{ending}")
+    command = ["evaluate", str(fitted), str(folder / "test.xyz"), "-o", path]
+    assert main([*command, "--json", str(tmp_path / "a.json")]) == 0
+    out = capsys.readouterr().out
+    assert f"wrote {path}" in out
+    assert "worst structures" in out
+    pot = kp.load(fitted)
+    frames, labels = ase.io.read(path, ":"), kp.read_dataset(folder / "test.xyz")
+    assert len(frames) == 4
+    for k, (atoms, frame) in enumerate(zip(frames, labels, strict=True)):
+        found = pot.predict(frame.atoms, return_std="local")
+        assert atoms.get_potential_energy() == pytest.approx(found.energy, rel=1e-9)
+        np.testing.assert_allclose(atoms.get_forces(), found.forces, atol=1e-7)
+        info = ase.db.connect(path).get(k + 1).data if ending == "db" else atoms.info
+        arrays = info if ending != "xyz" else atoms.arrays
+        np.testing.assert_allclose(arrays["energies_std"], found.energies_std, atol=1e-7)
+        np.testing.assert_allclose(arrays["forces_error"], found.forces - frame.forces, atol=1e-6)
+        np.testing.assert_allclose(info["stress_error"], found.stress - frame.stress, atol=1e-7)
+        error = (found.energy - frame.energy) / len(frame)
+        assert info["energy_error_ev_per_atom"] == pytest.approx(error, abs=1e-7)
+        assert info["config_type"] == frame.config_type
+        np.testing.assert_allclose(arrays["REF_forces"], frame.forces, atol=1e-7)
+    worst = json.loads((tmp_path / "a.json").read_text())["worst"]
+    errors = [abs(e["energy_error_mev_per_atom"]) for e in worst["energy"]]
+    assert errors == sorted(errors, reverse=True)
+    assert {e["name"] for e in worst["forces"]} == {f.name for f in labels}
+    if ending == "xyz":  # and is read again, by its labels
+        assert kp.read_dataset(path)[0].energy == pytest.approx(labels[0].energy)

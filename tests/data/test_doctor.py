@@ -6,13 +6,16 @@ import re
 import ase.io
 import numpy as np
 import pytest
+import scipy.spatial
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
 from ase.units import GPa, bar
 
+import kernelpot as kp
 from kernelpot import read_dataset
 from kernelpot.cli.verbs import main
+from kernelpot.data import doctor
 from tests.conftest import label, rattled_alloy
 
 
@@ -43,8 +46,12 @@ def warnings_of(frames):
 def test_sound_data_raise_no_warning(strained, rattled):
     report = read_dataset([*strained, *rattled]).check()
     assert report.warnings == []
-    assert "Nothing suspicious." in str(report)
+    untested = "sign and unit of forces (no nearly equal frames, too few labels for a small model)"
+    assert f"Nothing suspicious in what could be tested. Could not be tested: {untested}." in str(
+        report
+    )
     facts = report.facts
+    assert facts["untested"] == [untested]
     assert facts["n_structures"] == 16
     assert facts["sources"]["energy"] == {"REF_energy": 16}
     assert facts["species"].keys() == {"Al", "Cu"}
@@ -193,3 +200,166 @@ def test_check_needs_labels(tmp_path, capsys):
     ase.io.write(path, rattled_alloy(0, (1, 1, 1)), format="extxyz")
     assert main(["check", str(path)]) == 2
     assert "has no label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("planted", [-0.06, 0.06])
+def test_check_and_fit_say_the_same_of_a_constant_virial(strained, rattled, planted):
+    """One sign: what the labels carry beyond -dE/d strain."""
+    frames = [*strained, *rattled]
+    for atoms in frames:
+        atoms.info["REF_virial"] = atoms.info["REF_virial"] + planted * len(atoms) * np.eye(3)
+    data = read_dataset(frames)
+    test = data.check().facts["virial_test"]
+    assert test["offset_ev_per_atom"] == pytest.approx(planted, abs=0.005)
+    assert np.sign(test["offset_gpa"]) == np.sign(planted)
+    assert test["offset_error_ev_per_atom"] < 0.005
+    term = kp.SOAPTerm(r_cut=5.0, n_max=4, l_max=3, n_sparse=30)
+    pot = kp.KernelPotential([term]).fit(data, optimize=None, calibrate=False)
+    assert np.sign(pot.model.virial_offset) == np.sign(planted)
+    (note,) = [n for n in pot.model.training.notes if "virial labels" in n]
+    assert f"constant {pot.model.virial_offset:+.3f} eV/atom" in note
+
+
+def test_the_error_of_the_trapezoid_rule_is_no_constant_of_the_virials():
+    """Steps as large as those of an equation of state; labels are exact."""
+    frames = []
+    for a in np.linspace(3.45, 3.8, 7):
+        atoms = bulk("Cu", cubic=True, a=a)
+        frames.append(label(atoms))
+        frames[-1].arrays["REF_forces"][:] = 0.0
+    frames.append(label(rattled_alloy(1, (1, 1, 1))))
+    test = read_dataset(frames).check().facts["virial_test"]
+    assert abs(test["offset_ev_per_atom"]) < max(0.005, test["offset_error_ev_per_atom"])
+    assert test["slope"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_what_could_not_be_tested_is_part_of_the_verdict(rattled):
+    report = read_dataset(rattled).check()
+    assert not report.warnings
+    assert [u.split(" (")[0] for u in report.to_dict()["untested"]] == [
+        "sign and unit of virials and stresses",
+        "sign and unit of forces",
+    ]
+    rattled[0].arrays["REF_forces"][0] += 100.0
+    assert "Could not be tested: sign" in str(read_dataset(rattled).check())
+
+
+# ---- many frames, repeated frames --------------------------------------------------------
+
+
+def brute_force(members):
+    """Groups of frames whose scaled positions agree, every frame with every other one."""
+    scaled = [f.atoms.get_scaled_positions(wrap=False) for f in members]
+    groups, used = [], set()
+    for k in range(len(members)):
+        if k in used:
+            continue
+        same = [k]
+        for m in range(k + 1, len(members)):
+            d = scaled[m] - scaled[k]
+            d = d - d[0]
+            if m not in used and np.abs(d - np.round(d)).max() < 1e-3:
+                same.append(m)
+                used.add(m)
+        groups.append([members[m].name for m in same])
+    return groups
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 1)])
+def test_strained_copies_are_found_among_others(size):
+    rng = np.random.default_rng(5)
+    frames = []
+    for k in range(60):
+        atoms = bulk("Cu", cubic=True).repeat(size)
+        atoms.set_cell(atoms.cell.array * (1 + 0.01 * rng.normal()), scale_atoms=True)
+        if k % 3:  # snapshots of dynamics, of which every ninth has a strained copy
+            atoms.positions += 0.2 * np.random.default_rng(k % 9).normal(size=(len(atoms), 3))
+        atoms.positions += rng.normal(size=3)  # as a whole
+        shifts = rng.integers(-2, 3, size=(len(atoms), 3))
+        atoms.positions += shifts @ atoms.cell.array
+        atoms.info["REF_energy"] = 0.0
+        atoms.info["REF_virial"] = np.zeros(6)
+        frames.append(atoms)
+    data = list(read_dataset(frames))
+    found = [[f.name for f in group] for group in doctor._strained_copies(data)]
+    assert found == brute_force(data)
+    assert 1 < len(found) < 60
+
+
+def test_a_search_compares_few_of_many_snapshots(monkeypatch):
+    """What it costs grows as the number of frames: candidates are counted, not seconds."""
+    counts = []
+
+    class Counting(scipy.spatial.cKDTree):
+        def query_ball_point(self, *arguments, **options):
+            found = super().query_ball_point(*arguments, **options)
+            counts[-1] += len(found)
+            return found
+
+    monkeypatch.setattr(scipy.spatial, "cKDTree", Counting)
+    rng = np.random.default_rng(6)
+    base = bulk("Cu", cubic=True).repeat(2)
+    for n in (200, 400):
+        frames = []
+        for _ in range(n):
+            atoms = base.copy()
+            atoms.positions += 0.1 * rng.normal(size=atoms.positions.shape)
+            frames.append(kp.Frame(atoms, 0.0, None, np.zeros(6)))
+        counts.append(0)
+        assert len(doctor._strained_copies(frames)) == n
+    assert counts == [200, 400]  # each with itself
+
+
+def repeated(energies, **info):
+    frames = []
+    for k, energy in enumerate(energies):
+        atoms = molecule("H2O", vacuum=4.0)
+        atoms.info["REF_energy"] = energy
+        atoms.info |= {name: values[k] for name, values in info.items()}
+        frames.append(atoms)
+    return frames
+
+
+def test_the_same_positions_with_other_periodicity_are_no_duplicates():
+    frames = repeated([-10.0, -12.0, -14.0])
+    for atoms, pbc in zip(frames, (False, (True, True, False), True), strict=True):
+        atoms.pbc = pbc
+    report = read_dataset(frames).check()
+    assert report.facts["duplicates"] == []
+    assert not report.warnings
+    # where nothing is periodic the box is none of a difference
+    frames = repeated([-10.0, -10.0])
+    frames[1].cell = None
+    assert len(read_dataset(frames).check().facts["duplicates"]) == 1
+
+
+def test_states_of_charge_make_one_line():
+    frames = []
+    for step in range(4):
+        several = repeated([-10.0, -9.0, -8.5], charge=[0, 1, -1])
+        for atoms in several:
+            atoms.positions[0] += 0.02 * step
+        frames += several
+    data = read_dataset(frames)
+    assert data[1].state == "charge=1"
+    report = data.check()
+    lines = [w for w in report.warnings if "different energies" in w]
+    assert len(lines) == 1
+    assert "identical structures of several charge or spin states" in lines[0]
+    assert (
+        "structure 0, structure 1, structure 2 differ by 1.5000 eV; 4 structures in all"
+        in (lines[0])
+    )
+    assert len(report.warnings) == 2  # and that frames repeat
+
+
+def test_contradicting_labels_of_one_state_make_one_line_too():
+    frames = []
+    for step in range(4):
+        several = repeated([-10.0, -9.0 + step])
+        for atoms in several:
+            atoms.positions[0] += 0.02 * step
+        frames += several
+    (line,) = [w for w in read_dataset(frames).check().warnings if "different energies" in w]
+    assert line.startswith("identical structures with different energies: structure 6, structure 7")
+    assert "differ by 4.0000 eV; 4 structures in all" in line

@@ -12,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from kernelpot import Dataset, LabelKeys, read_dataset
+from kernelpot.data.label_names import LostLabelsWarning
 from tests.conftest import label, rattled_alloy
 
 
@@ -148,7 +149,7 @@ def spoil(frame, what):
         frame.info.clear()
         del frame.arrays["REF_forces"]
     elif what == "other names":
-        frame.info["dft_energy"] = frame.info.pop("REF_energy")
+        frame.info["my_energy"] = frame.info.pop("REF_energy")
         frame.info.pop("REF_virial")
         del frame.arrays["REF_forces"]
     elif what == "all forces zero":
@@ -176,7 +177,8 @@ BAD = {
     "nan position": "position of atom 0 is not finite",
     "virial of a cluster": "REF_virial given but the structure is not periodic",
     "no labels": "structure 0 has no label: none of REF_energy, REF_forces",
-    "other names": "found 'dft_energy': use --energy-key dft_energy",
+    "other names": "found 'my_energy': use --energy-key my_energy or, in Python, "
+    r"keys=kp.LabelKeys\(energy='my_energy'\)",
     "all forces zero": "every force is exactly zero in all 1 frames",
     "virial only": "no frame has an energy or forces",
     "no atoms": "structure 0 has no atoms",
@@ -233,7 +235,8 @@ def test_isolated_atoms_are_recognized():
 def test_two_levels_of_theory_are_never_mixed_in_a_frame(frame):
     del frame.arrays["REF_forces"], frame.info["REF_virial"]
     frame.calc = SinglePointCalculator(frame, energy=-99.0, forces=np.full((4, 3), 99.0))
-    found = read_dataset(frame)[0]
+    with pytest.warns(LostLabelsWarning, match="forces of 1 of 1 frames"):
+        found = read_dataset(frame)[0]
     assert found.energy == pytest.approx(frame.info["REF_energy"])
     assert found.forces is None
 

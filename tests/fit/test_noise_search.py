@@ -97,3 +97,16 @@ def test_no_point_is_evaluated_twice():
     trials = trials_of(exponents, 2)
     _descend(trials, trials.start, np.eye(2), 20)
     assert len(asked) == len(set(asked)) == len(trials)
+
+
+@pytest.mark.parametrize(
+    ("factor", "named"), [(100.0, True), (99.9, True), (1 / 99.0, True), (50.0, False)]
+)
+def test_a_bound_is_told_after_rounding(factor, named):
+    from types import SimpleNamespace
+
+    from kernelpot.fit.noise import _bound_note
+
+    notes = _bound_note(SimpleNamespace(names=["sigma_forces"]), np.array([np.log(factor)]))
+    assert bool(notes) == named
+    assert not named or "sigma_forces ended a factor 100 from the default" in notes[0]

@@ -12,6 +12,7 @@ from ase.optimize import BFGS
 
 import kernelpot as kp
 from kernelpot.md.dynamics import COLUMNS, energy_drift, run_dynamics
+from kernelpot.safety.gate import GateClosedError
 from tests.conftest import label, structures
 
 
@@ -39,7 +40,9 @@ def test_results_are_the_prediction(potential):
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-10)
     np.testing.assert_allclose(atoms.get_stress(), expected.stress, atol=1e-12)
     np.testing.assert_allclose(atoms.get_potential_energies(), expected.energies, atol=1e-10)
-    np.testing.assert_allclose(atoms.calc.results["energies_std"], expected.energies_std, atol=1e-8)
+    np.testing.assert_allclose(
+        atoms.calc.uncertainty["energies_std"], expected.energies_std, atol=1e-8
+    )
 
 
 def test_nothing_is_computed_twice(potential):
@@ -211,3 +214,77 @@ def test_wrong_dynamics_are_refused(copper, change, message):
 def test_npt_of_a_cluster_is_refused(potential):
     with pytest.raises(ValueError, match="npt needs a structure periodic"):
         run_dynamics(structures()["cluster"], potential.calculator(), ensemble="npt")
+
+
+def test_unknown_arguments_are_refused_by_name(potential):
+    for wrong, close in (("on_gates", "on_gate"), ("nthreads", "n_threads"), ("skn", "skin")):
+        message = f"no argument '{wrong}' \\(did you mean '{close}'\\?\\)"
+        with pytest.raises(TypeError, match=message):
+            potential.calculator(**{wrong: "stop"})
+        with pytest.raises(TypeError, match=message):
+            potential.calculator().set(**{wrong: "stop"})
+    with pytest.raises(TypeError, match="no argument 'device'; it has skin, gate, on_gate"):
+        kp.KernelPotCalculator(potential, device="cuda")
+    atoms = structures()["crystal"]
+    calculator = potential.calculator(atoms=atoms, label="copper")  # those of ASE
+    assert atoms.calc is calculator
+    with pytest.raises(TypeError, match="what happens beyond the data is said by on_gate"):
+        potential.calculator(gate="stop")
+    with pytest.raises(ValueError, match="`on_gate` = 'stop' without a gate"):
+        potential.calculator(gate=None, on_gate="stop")
+    with pytest.raises(ValueError, match="`on_gate` must be 'warn', 'stop'"):
+        potential.calculator(on_gate="halt")
+
+
+def test_the_reaction_of_the_gate_is_an_argument(potential):
+    unknown = Atoms("CuAl", [[0, 0, 0], [0, 0, 1.2]])
+    unknown.calc = potential.calculator(on_gate="stop")
+    with pytest.raises(GateClosedError):
+        unknown.get_potential_energy()
+    gate = kp.VarianceGate(kappa=2.0)
+    assert potential.calculator(gate=gate, on_gate=None).gate == kp.VarianceGate(
+        kappa=2.0, on_gate=None
+    )
+    unknown.calc = potential.calculator(on_gate=None)
+    raised = unknown.get_potential_energy()
+    unknown.calc.on_gate = "stop"  # also for what was evaluated
+    with pytest.raises(GateClosedError):
+        unknown.get_potential_energy()
+    assert raised > potential.predict(unknown).energy
+
+
+def test_parameters_change_by_set_and_by_attribute(potential):
+    unknown = Atoms("CuAl", [[0, 0, 0], [0, 0, 1.2]])
+    gated, plain = (potential.predict(unknown, gate=gate).energy for gate in (True, False))
+    for switch_off in (
+        lambda calculator: calculator.set(gate=None),
+        lambda calculator: setattr(calculator, "gate", None),
+        lambda calculator: setattr(calculator, "gate", False),
+    ):
+        unknown.calc = potential.calculator(on_gate=None)
+        assert unknown.get_potential_energy() == pytest.approx(gated, rel=1e-12)
+        switch_off(unknown.calc)
+        assert unknown.calc.results == {}
+        assert unknown.get_potential_energy() == pytest.approx(plain, rel=1e-12)
+        assert unknown.calc.uncertainty == {}
+    calculator = unknown.calc
+    assert calculator.set(gate=None, skin=0.5) == {}
+    assert calculator.results
+    assert calculator.set(skin=0.7, n_threads=1) == {"skin": 0.7, "n_threads": 1}
+    assert calculator._list.skin == calculator.skin == 0.7
+    calculator.gate = True
+    assert calculator.set(on_gate="stop") == {"on_gate": "stop"}
+    assert calculator.todict() == {
+        "skin": 0.7,
+        "gate": {"kappa": 3.0, "std_known": None, "on_gate": "stop"},
+        "with_std": False,
+    }
+    calculator.with_std = True
+    unknown.calc = calculator
+    calculator.on_gate = None
+    unknown.get_forces()
+    assert "energies_std" in calculator.uncertainty
+    for name, value in (("skin", -1.0), ("gate", 3)):
+        with pytest.raises((ValueError, TypeError), match=name):
+            setattr(calculator, name, value)
+    assert calculator.skin == 0.7

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import math
+import types
 import warnings
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ class Known:
     """What `run_dynamics` asks of a model, for calculators without one."""
 
     n_threads = 1
+    uncertainty = types.MappingProxyType({})
     model = SimpleNamespace(
         local_std=lambda atoms, n_threads: np.zeros(len(atoms)),
         reference=SimpleNamespace(array_names=()),

@@ -155,7 +155,7 @@ def test_its_calculator_and_summary(pot, stored):
     atoms.calc = pot.calculator()
     with pytest.warns(GateWarning, match="3 of 4 atoms"):
         energy = atoms.get_potential_energy()
-    raised = float(stored["energy"]) + atoms.calc.results["penalty"].sum()
+    raised = float(stored["energy"]) + atoms.calc.uncertainty["penalty"].sum()
     assert energy == pytest.approx(raised, rel=1e-10)
     atoms.calc = pot.calculator(gate=None)
     assert atoms.get_potential_energy() == pytest.approx(float(stored["energy"]), rel=1e-10)

@@ -104,7 +104,7 @@ def test_energy_is_conserved_while_atoms_leave_the_data_and_return(potential):
     def log():
         times.append(dynamics.nsteps)
         totals.append(atoms.get_total_energy() / len(atoms))
-        beyond.append(atoms.calc.results["penalty"] > 0)
+        beyond.append(atoms.calc.uncertainty["penalty"] > 0)
 
     dynamics.attach(log)
     dynamics.run(300)
@@ -124,7 +124,7 @@ def test_a_calculator_is_gated_unless_told_otherwise(potential):
             warnings.simplefilter("ignore", GateWarning)
             assert atoms.get_potential_energy() == pytest.approx(expected.energy, rel=1e-12)
         np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-10)
-    assert not {"n_beyond", "penalty", "std_bound"} & set(atoms.calc.results)
+    assert not {"n_beyond", "penalty", "std_bound"} & set(atoms.calc.uncertainty)
 
 
 def test_the_calculator_reports_and_reacts(potential):
@@ -132,7 +132,7 @@ def test_the_calculator_reports_and_reacts(potential):
     unknown.calc = potential.calculator()
     with pytest.warns(GateWarning, match="2 of 2 atoms are beyond the training data") as caught:
         unknown.get_potential_energy()
-    results = unknown.calc.results
+    results = unknown.calc.uncertainty
     assert results["n_beyond"] == 2
     expected = potential.predict(unknown, gate=True)
     np.testing.assert_allclose(results["penalty"], expected.penalty, rtol=1e-9)
@@ -152,7 +152,7 @@ def test_the_calculator_reports_and_reacts(potential):
     gate = VarianceGate(on_gate=lambda atoms, added: calls.append((len(atoms), added.max())))
     unknown.calc = potential.calculator(gate=gate)
     unknown.get_potential_energy()
-    assert calls == [(2, unknown.calc.results["penalty"].max())]
+    assert calls == [(2, unknown.calc.uncertainty["penalty"].max())]
 
 
 def test_a_penalty_below_a_millielectronvolt_is_not_worth_a_word(potential):
@@ -160,8 +160,8 @@ def test_a_penalty_below_a_millielectronvolt_is_not_worth_a_word(potential):
     known = 0.99 * exact_std(potential, atoms).max()
     atoms.calc = potential.calculator(gate=VarianceGate(std_known=known, on_gate="stop"))
     atoms.get_potential_energy()
-    assert 0 < atoms.calc.results["penalty"].max() < 1e-3
-    assert atoms.calc.results["n_beyond"] == 0
+    assert 0 < atoms.calc.uncertainty["penalty"].max() < 1e-3
+    assert atoms.calc.uncertainty["n_beyond"] == 0
 
 
 def test_the_net_is_in_the_model_file(potential, tmp_path):

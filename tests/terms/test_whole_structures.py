@@ -163,5 +163,5 @@ def test_energies_of_no_single_atom_are_outside_the_net_and_that_is_said(registe
     atoms.positions[0] += 0.4
     atoms.calc = pot.calculator()
     np.testing.assert_allclose(atoms.get_forces(), pot.predict(atoms).forces)
-    assert atoms.calc.results["n_beyond"] == 0
-    assert not atoms.calc.results["penalty"].any()
+    assert atoms.calc.uncertainty["n_beyond"] == 0
+    assert not atoms.calc.uncertainty["penalty"].any()
