@@ -291,6 +291,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print("\n" + "\n".join(tested.lines()), file=out)
     if arguments.uncertainty:
         print(f"\n{uncertainty_table(errors)}", file=out)
+        print(
+            f"{errors['n_outside']} of {errors['n_structures']} structures have atoms outside the "
+            "data: their standard deviations are extrapolations",
+            file=out,
+        )
     print(
         f"\n{errors['n_structures']} structures, {errors['n_atoms']} atoms in {wall:.1f} s, "
         f"peak memory {memory / 1e9:.2f} GB",

@@ -105,7 +105,7 @@ def test_the_std_is_that_of_the_dense_posterior(pot, labelled):
         found = gate_std(model.local, model.system(atoms))
         np.testing.assert_allclose(found**2, expected**2, atol=1e-6 * prior.max())
         # less than labels alone tell of local energies, never less than the points span
-        assert np.all(found <= pot.local_std(atoms) * (1 + 1e-9))
+        assert np.all(found <= pot.model.posterior_local_std(atoms) * (1 + 1e-9))
 
 
 def test_sites_left_out_are_those_of_a_posterior_without_them(pot, labelled):
@@ -128,7 +128,7 @@ def test_left_out_alone_a_site_has_what_labels_leave_at_most_the_prior(potential
     atoms = rattled_alloy(42, (1, 1, 1), 0.5)
     known = with_known_sites(model.factor, model.design, [atoms])
     (std,) = left_out_std(known, model.design, [atoms])
-    np.testing.assert_allclose(std, potential.local_std(atoms), rtol=1e-5)
+    np.testing.assert_allclose(std, potential.model.posterior_local_std(atoms), rtol=1e-5)
     # without labels either, what is left is the prior
     empty = with_known_sites(type(known)(model.design.n_columns), model.design, [atoms])
     (std,) = left_out_std(empty, model.design, [atoms])

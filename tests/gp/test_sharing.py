@@ -75,7 +75,7 @@ def test_the_local_std_of_a_molecule_tells_the_known_from_the_unknown(molecules)
     assert np.min(outside) > 4 * np.max(hydroxyl)
     # what is known of the sites takes away what labels leave open, and no more
     for frame, std in zip(unseen, inside, strict=True):
-        assert np.all(std <= model.local_std(frame.atoms))
+        assert np.all(std <= model.posterior_local_std(frame.atoms))
         assert np.all(std**2 >= (1 - 1e-9) * novelty_of(model, frame.atoms))
 
 
@@ -92,7 +92,7 @@ def test_the_prior_narrows_what_labels_leave_open(molecules):
     for frame in unseen:
         novelty = novelty_of(model, frame.atoms)
         alone = gate_std(before, model.system(frame.atoms)) ** 2 - novelty
-        left_open = model.local_std(frame.atoms) ** 2 - novelty
+        left_open = model.posterior_local_std(frame.atoms) ** 2 - novelty
         assert np.all(left_open < alone)
         assert left_open[HYDROXYL] < 0.95 * alone[HYDROXYL]
 

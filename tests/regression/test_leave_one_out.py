@@ -11,7 +11,7 @@ from kernelpot.common.types import KINDS
 from kernelpot.data.dataset import Frame
 from kernelpot.data.reading import read_dataset
 from kernelpot.fit.accumulation import FactorTree, Labels, accumulate
-from kernelpot.fit.calibrate import label_novelty
+from kernelpot.fit.calibrate import beyond_of, calibrated
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.left_out import build_rows, choose_structures
 from kernelpot.fit.pipeline import select
@@ -19,6 +19,7 @@ from kernelpot.fit.problem import prepare
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import solve
 from kernelpot.fit.state import State
+from kernelpot.model.calibration import ErrorModel
 from kernelpot.regression import leave_one_out_quick
 from kernelpot.regression.leave_one_out import leave_chunk, leave_one_out
 
@@ -132,24 +133,54 @@ def test_rows_know_their_kind(problem, left_out):
         left_out[False][0].std("energy")
 
 
-def test_novelty_of_labels_is_that_of_predictions(problem, design, scale):
-    """From the rows there are, under another noise and another delta."""
+def test_calibration_is_by_residuals_and_what_the_others_leave_open(
+    problem, design, scale, monkeypatch
+):
+    """Under another noise and another delta; so many potentials know the open part exactly."""
+    monkeypatch.setattr("kernelpot.fit.calibrate.N_MEMBERS", 10**9)
     grouped = accumulate(Labels(design, problem.frames, problem.noise))
     groups = [("energy", ""), ("forces", "")]
     noise = problem.noise.changed({g: 2.0 * problem.noise.sigma(g) for g in groups})
     state = State(design, [], FactorTree(design.n_columns))
     model = solve(problem, state, grouped, Tuned(noise, SCALES, {}, []))
-    rows = build_rows(design, problem.frames, problem.noise, [3, 4, 5, 6])
-    for own in rows:
-        atoms = problem.frames[own.index].atoms
-        expected = model.predict(atoms, return_std=True)
-        found = label_novelty(model, atoms, own, scale)
-        for k, kind in enumerate(KINDS):
-            if np.any(own.kind == k):
-                novelty = np.ravel(getattr(expected, f"{kind}_novelty"))
-                novelty *= atoms.get_volume() if kind == "stress" else 1.0
-                assert novelty.max() > 1e-3
-                np.testing.assert_allclose(found[own.kind == k], novelty, rtol=1e-6, atol=1e-6)
+    chosen = [k for k, f in enumerate(problem.frames) if len(f) > 1]
+    rows = build_rows(design, problem.frames, problem.noise, chosen)
+    found = calibrated(model, problem, rows, scale).calibration
+    assert found.n_structures == len(chosen) >= 10
+    left = list(leave_one_out(rows, model.factor, noise.sigma, scale, variance=True))
+    for kind in KINDS:
+        roots = [np.sqrt(own.rows.n_atoms) if kind == "energy" else 1.0 for own in left]
+        pairs = zip(left, roots, strict=True)
+        errors = [own.of(kind) * root for own, root in pairs]  # energies are per atom
+        pairs = zip(left, roots, strict=True)
+        open_ = np.concatenate([own.std(kind) * root for own, root in pairs])
+        errors = np.concatenate(errors)
+        error_model = found.models[kind][0]
+        assert error_model.n_labels == len(errors)
+        exact = ErrorModel.of(errors, open_)
+        np.testing.assert_allclose(error_model.std(open_), exact.std(open_), rtol=2e-3)
+        np.testing.assert_allclose(error_model.quantiles, exact.quantiles, rtol=2e-3)
+
+
+def test_slopes_of_the_prior_and_spilling_are_those_of_structures_left_out(problem, design, scale):
+    grouped = accumulate(Labels(design, problem.frames, problem.noise))
+    state = State(design, [], FactorTree(design.n_columns))
+    model = solve(problem, state, grouped, Tuned(problem.noise, SCALES, {}, []))
+    structures = [f.atoms for f in problem.frames if len(f) > 1][:3]
+    found = beyond_of(model, structures)
+    spilling = [model.predict(a, return_std="local").spilling for a in structures]
+    for z, own in found.items():
+        most = max(s[a.numbers == z].max() for s, a in zip(spilling, structures, strict=True))
+        assert own.spilling == pytest.approx(most, rel=1e-6)
+    squares = {z: [] for z in found}
+    for atoms in structures:
+        system = model.system(atoms)
+        prior = model.posterior.prior(system, virial=False)[0][1:].reshape(-1, 3).mean(axis=1)
+        for z, ratio in zip(atoms.numbers, prior / model.local.prior(system), strict=True):
+            squares[z].append(ratio)
+    for z, own in found.items():
+        assert own.slope == pytest.approx(np.sqrt(np.mean(squares[z])), rel=1e-9)
+        assert own.strain > 0
 
 
 def test_labels_that_nothing_else_determines_are_said_to_be(problem, design):
