@@ -631,7 +631,14 @@ class KernelPotential(Estimator):
 
     # ---- file ----------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], *, slim: bool = False) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        slim: bool = False,
+        author: str | None = None,
+        licence: str | None = None,
+    ) -> None:
         """Write the model to one ``.kpot`` file (no pickle), replacing it atomically.
 
         Parameters
@@ -641,12 +648,20 @@ class KernelPotential(Estimator):
             Keep what prediction and calculators need, and not the factor of the training:
             a smaller file, without standard deviations of energies, forces and stress (local
             ones are there), samples, suspects and updates.
+        author, licence : str, optional
+            Of the model, kept in the file and in this potential; shown by `summary` and
+            ``kernelpot info``.
 
         Raises
         ------
         FileNotFoundError
             If there is no such directory.
         """
+        about = {"author": author, "licence": licence}
+        given: dict[str, Any] = {k: v for k, v in about.items() if v is not None}
+        if given:
+            training = replace(self.model.training, **given)
+            self.fitted_ = replace(self.model, training=training)
         file.save(self.model, path, self._golden, self._parameters(), slim=slim)
 
     def _parameters(self) -> dict[str, Any]:

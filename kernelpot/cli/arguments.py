@@ -7,6 +7,44 @@ from typing import TYPE_CHECKING
 
 from kernelpot._version import __version__
 
+# One use of each verb, for its help.
+EXAMPLES = {
+    "quickstart": "kernelpot quickstart --folder demo",
+    "fit": "kernelpot fit train.xyz -o model.kpot --preset fast",
+    "update": "kernelpot update model.kpot new.xyz -o better.kpot",
+    "check": "kernelpot check train.xyz --forces-key dft_forces",
+    "evaluate": "kernelpot evaluate model.kpot test.xyz -o predictions.xyz",
+    "md": "kernelpot md model.kpot start.xyz --ensemble nvt --temperature 600 --steps 5000 "
+    "--trajectory run.traj",
+    "report": "kernelpot report model.kpot test.xyz -o report.html",
+    "search": "kernelpot search train.xyz -o better.toml --budget 30min",
+    "info": "kernelpot info model.kpot --json -",
+    "export": "kernelpot export model.kpot -o slim.kpot --slim",
+}
+
+
+# Labels by kind, and what they are called by default.
+_KEYS = {
+    "energy": "of a frame [eV] (default: REF_energy, then other names of the field)",
+    "forces": "[eV/Å] (default: REF_forces, ...)",
+    "virial": "-dE/d strain [eV] (default: REF_virial, ...)",
+    "stress": "with ASE's sign [eV/Å^3] (default: REF_stress, ...)",
+    "config-type": "group of a frame (default: config_type)",
+}
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        plain = action.default is None or action.default is False or action.required
+        if plain or "default" in (action.help or ""):
+            return action.help
+        if isinstance(action.default, tuple):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
+
+
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -29,6 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_search(verbs)
     _add_info(verbs)
     _add_export(verbs)
+    for name, verb in verbs.choices.items():
+        verb.formatter_class = _Formatter
+        verb.description = f"{verb.description or ''}".strip() or None
+        verb.epilog = f"example: {EXAMPLES[name]}"
     return parser
 
 
@@ -40,18 +82,26 @@ def _add_quickstart(verbs: Verbs) -> None:
 
 def _add_fit(verbs: Verbs) -> None:
     fit = verbs.add_parser("fit", help="fit a potential to labelled structures")
-    fit.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
+    fit.add_argument("train", nargs="+", help="labelled structures: files, patterns, file@index")
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
-    fit.add_argument("--preset", choices=("fast", "default", "accurate"), default=None)
+    fit.add_argument("--preset", choices=("fast", "default", "accurate"), default=None,
+        help="sparse points per term that names no number: 300, 1,000 or 3,000 (default: "
+        "default)")  # fmt: skip
     fit.add_argument(
         "--config", metavar="FILE.toml",
         help="parameters of KernelPotential; in [config_type_sigma.NAME], forces = \"search\" "
         "instead of a number has the noise of that group chosen apart",
     )  # fmt: skip
-    fit.add_argument("--n-sparse", type=int, help="sparse points per term")
-    fit.add_argument("--sigma-energy", type=float, help="noise of energies [eV/atom]")
-    fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å]")
-    fit.add_argument("--sigma-stress", type=float, help="noise of stresses [eV/Å^3]")
+    fit.add_argument(
+        "--n-sparse", type=int, help="sparse points per term (default: those of the preset)"
+    )
+    fit.add_argument(
+        "--sigma-energy", type=float, help="noise of energies [eV/atom] (default: chosen)"
+    )
+    fit.add_argument("--sigma-forces", type=float, help="noise of forces [eV/Å] (default: chosen)")
+    fit.add_argument(
+        "--sigma-stress", type=float, help="noise of stresses [eV/Å^3] (default: chosen)"
+    )
     fit.add_argument(
         "--e0", type=_e0, metavar="isolated|least_squares|Cu=-3.5,...",
         help="energies of isolated atoms [eV], or where they come from (also as a dict by atomic "
@@ -62,21 +112,22 @@ def _add_fit(verbs: Verbs) -> None:
         choices=("loo", "evidence", "none"),
         help="how noise that is not given is chosen (default: loo)",
     )
-    fit.add_argument("--memory", help="memory budget, such as 2GB")
+    fit.add_argument("--memory", help="memory budget, such as 2GB (default: none)")
     fit.add_argument(
         "--checkpoint", metavar="FILE",
         help="keep the state of the fit here; the same command continues from it",
     )  # fmt: skip
-    fit.add_argument("--seed", type=int)
+    fit.add_argument("--seed", type=int, help="of random choices among the data (default: 0)")
     fit.add_argument(
         "--no-self-test", action="store_true", help="do not try the model in short dynamics"
     )
+    _add_about(fit)
     _finish(fit, "fit")
 
 
 def _add_update(verbs: Verbs) -> None:
     update = verbs.add_parser("update", help="let a potential learn from more structures")
-    update.add_argument("model", metavar="MODEL")
+    update.add_argument("model", metavar="MODEL", help="a .kpot file")
     update.add_argument("new", nargs="+", metavar="NEW", help="structures it has not seen")
     update.add_argument("-o", "--output", required=True, metavar="MODEL2", help="file to write")
     update.add_argument("--add-sparse", type=int, default=0, metavar="N",
@@ -87,7 +138,9 @@ def _add_update(verbs: Verbs) -> None:
 
 def _add_check(verbs: Verbs) -> None:
     check = verbs.add_parser("check", help="what was read from data: labels, signs, suspects")
-    check.add_argument("data", nargs="+", metavar="DATA")
+    check.add_argument(
+        "data", nargs="+", metavar="DATA", help="labelled structures: files, patterns, file@index"
+    )
     check.add_argument(
         "--model", metavar="MODEL", help="rank frames by how much they contradict this model"
     )
@@ -96,8 +149,10 @@ def _add_check(verbs: Verbs) -> None:
 
 def _add_evaluate(verbs: Verbs) -> None:
     evaluate = verbs.add_parser("evaluate", help="errors against labelled structures")
-    evaluate.add_argument("model", metavar="MODEL")
-    evaluate.add_argument("data", nargs="+", metavar="DATA")
+    evaluate.add_argument("model", metavar="MODEL", help="a .kpot file")
+    evaluate.add_argument(
+        "data", nargs="+", metavar="DATA", help="labelled structures: files, patterns, file@index"
+    )
     evaluate.add_argument(
         "-o", "--output", metavar="FILE",
         help="write every structure with predictions, labels, errors and standard deviations "
@@ -116,20 +171,23 @@ def _add_evaluate(verbs: Verbs) -> None:
 
 def _add_md(verbs: Verbs) -> None:
     md = verbs.add_parser("md", help="molecular dynamics with uncertainty logged")
-    md.add_argument("model", metavar="MODEL")
+    md.add_argument("model", metavar="MODEL", help="a .kpot file")
     md.add_argument("structure", metavar="STRUCTURE", help="first frame of any file ASE reads")
-    md.add_argument("--ensemble", choices=("nve", "nvt", "npt"), default="nve")
-    md.add_argument("--temperature", type=float, default=300.0, help="[K]")
+    md.add_argument("--ensemble", choices=("nve", "nvt", "npt"), default="nve",
+        help="velocity Verlet, Langevin, or Martyna-Tobias-Klein")  # fmt: skip
+    md.add_argument("--temperature", type=float, default=300.0,
+        help="of the initial velocities and of the thermostat [K]")  # fmt: skip
     md.add_argument("--pressure", type=float, default=0.0, help="[GPa], npt only")
-    md.add_argument("--timestep", type=float, default=1.0, help="[fs]")
-    md.add_argument("--steps", type=int, default=1000)
-    md.add_argument("--supercell", type=int, nargs=3, default=(1, 1, 1), metavar="N")
+    md.add_argument("--timestep", type=float, default=1.0, help="time step [fs]")
+    md.add_argument("--steps", type=int, default=1000, help="time steps to make")
+    md.add_argument("--supercell", type=int, nargs=3, default=(1, 1, 1), metavar="N",
+        help="repeat a periodic structure along its cell vectors")  # fmt: skip
     md.add_argument("--interval", type=int, default=10, help="steps between log lines")
     md.add_argument(
         "--trajectory", metavar="FILE", help="write frames (.traj, .xyz, .extxyz or .db)"
     )
     md.add_argument("--log", metavar="FILE", help="write the log as CSV")
-    md.add_argument("--seed", type=int, default=0)
+    md.add_argument("--seed", type=int, default=0, help="of velocities and thermostat")
     md.add_argument("--no-gate", action="store_true", help="kernels alone, wherever they lead")
     md.add_argument(
         "--on-gate",
@@ -140,10 +198,18 @@ def _add_md(verbs: Verbs) -> None:
     bounds = md.add_argument_group("bounds of what is physical, where a run stops")
     bounds.add_argument("--no-bounds", action="store_true", help="go on, whatever happens")
     for name, unit, what in (
-        ("temperature", "K", "temperature of all atoms"),
-        ("atom-energy", "EV", "kinetic energy of a single atom"),
-        ("energy-drift", "EV", "change of the total energy per atom, nve only"),
-        ("energy-fall", "EV", "fall of the potential energy per atom (default: 10)"),
+        ("temperature", "K", "temperature of all atoms [K] (default: by --temperature and size)"),
+        (
+            "atom-energy",
+            "EV",
+            "kinetic energy of one atom [eV] (default: by --temperature and size)",
+        ),
+        (
+            "energy-drift",
+            "EV",
+            "change of the total energy per atom [eV], nve only (default: by --temperature)",
+        ),
+        ("energy-fall", "EV", "fall of the potential energy per atom [eV] (default: 10)"),
     ):
         bounds.add_argument(f"--max-{name}", type=float, metavar=unit, help=what)
     md.add_argument(
@@ -156,42 +222,51 @@ def _add_md(verbs: Verbs) -> None:
 
 def _add_report(verbs: Verbs) -> None:
     report = verbs.add_parser("report", help="errors, uncertainty, scans and gate as one HTML page")
-    report.add_argument("model", metavar="MODEL")
-    report.add_argument("data", nargs="+", metavar="DATA")
+    report.add_argument("model", metavar="MODEL", help="a .kpot file")
+    report.add_argument(
+        "data", nargs="+", metavar="DATA", help="labelled structures: files, patterns, file@index"
+    )
     report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="file to write")
     _finish(report, "report")
 
 
 def _add_search(verbs: Verbs) -> None:
     search = verbs.add_parser("search", help="better kernels from training data, for fit --config")
-    search.add_argument("train", nargs="+", help="structure files or patterns (.xyz, .gz, ...)")
+    search.add_argument("train", nargs="+", help="labelled structures: files, patterns, file@index")
     search.add_argument("-o", "--output", required=True, metavar="FILE.toml", help="file to write")
     search.add_argument("--budget", default="20", help="candidates, or a time such as 30min")
     search.add_argument("--parameters", nargs="+", metavar="NAME", help="what to search")
     search.add_argument("--n-sparse", type=int, help="sparse points per term while searching")
     search.add_argument("--checkpoint", metavar="FILE.json", help="continue from, and write to")
-    search.add_argument("--seed", type=int, default=0)
+    search.add_argument("--seed", type=int, default=0, help="of random choices")
     _finish(search, "search")
 
 
 def _add_info(verbs: Verbs) -> None:
     info = verbs.add_parser("info", help="what a model is and how it was fitted")
-    info.add_argument("model", metavar="MODEL")
+    info.add_argument("model", metavar="MODEL", help="a .kpot file")
     info.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     info.set_defaults(verb="info")
 
 
 def _add_export(verbs: Verbs) -> None:
     export = verbs.add_parser("export", help="write a model file anew, smaller with --slim")
-    export.add_argument("model", metavar="MODEL")
+    export.add_argument("model", metavar="MODEL", help="a .kpot file")
     export.add_argument("-o", "--output", required=True, metavar="MODEL2", help="file to write")
     export.add_argument(
         "--slim", action="store_true",
         help="keep what prediction needs, not the factor of the training (which std of forces, "
         "samples, suspects and updates need)",
     )  # fmt: skip
+    _add_about(export)
     export.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     export.set_defaults(verb="export")
+
+
+def _add_about(parser: argparse.ArgumentParser) -> None:
+    """What a model file says of itself."""
+    parser.add_argument("--author", help="of the model, kept in its file")
+    parser.add_argument("--licence", "--license", help="of the model, kept in its file")
 
 
 def _e0(text: str) -> str | dict[str, float]:
@@ -212,8 +287,8 @@ def _finish(parser: argparse.ArgumentParser, verb: str, *, keys: bool = True) ->
     """Add what verbs share, and the name of the verb."""
     if keys:
         group = parser.add_argument_group("names of the labels")
-        for kind in ("energy", "forces", "virial", "stress", "config-type"):
-            group.add_argument(f"--{kind}-key", metavar="KEY")
+        for kind, words in _KEYS.items():
+            group.add_argument(f"--{kind}-key", metavar="KEY", help=words)
     parser.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all free cores")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

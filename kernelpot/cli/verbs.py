@@ -86,7 +86,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         potential = KernelPotential(**parameters).fit(
             data, progress=bars, self_test=not arguments.no_self_test, **options
         )
-    potential.save(arguments.output)
+    potential.save(arguments.output, author=arguments.author, licence=arguments.licence)
     model = potential.describe()
     wall, memory = time.perf_counter() - started, peak_memory_bytes()
     print(potential.summary(), file=out)
@@ -320,8 +320,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _md(arguments: argparse.Namespace) -> None:
     from kernelpot.md.dynamics import UnphysicalDynamicsError, run_dynamics
     from kernelpot.md.vibration import TimestepWarning
+    from kernelpot.model.self_test import UnsafePotentialWarning
     from kernelpot.potential import load
-    from kernelpot.safety.gate import VarianceGate
+    from kernelpot.safety.gate import GateWarning, VarianceGate
 
     for path in (arguments.trajectory, arguments.log):
         if path is not None:
@@ -339,7 +340,8 @@ def _md(arguments: argparse.Namespace) -> None:
     )
     stopped = None
     try:
-        with Bars(arguments.quiet) as bars, _printed_warnings(out, TimestepWarning):
+        said = (TimestepWarning, GateWarning, UnsafePotentialWarning)
+        with Bars(arguments.quiet) as bars, _printed_warnings(out, *said):
             result = run_dynamics(
                 atoms,
                 potential.calculator(gate=gate, n_threads=arguments.threads),
@@ -380,14 +382,15 @@ def _read(paths: Sequence[str], keys: LabelKeys | None, out: TextIO) -> Dataset:
 
 
 @contextmanager
-def _printed_warnings(out: TextIO, category: type[Warning]) -> Iterator[None]:
-    """Print warnings of a category at once, as sentences without a line of code."""
+def _printed_warnings(out: TextIO, *categories: type[Warning]) -> Iterator[None]:
+    """Print warnings of some categories at once, as sentences without a line of code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", category)
+        for category in categories:
+            warnings.simplefilter("always", category)
         show = warnings.showwarning
 
         def print_or_show(message: Warning | str, kind: type[Warning], *where: Any) -> None:
-            if issubclass(kind, category):
+            if issubclass(kind, categories):
                 print(f"warning: {message}", file=out, flush=True)
             else:
                 show(message, kind, *where)
@@ -443,6 +446,9 @@ def _dynamics_text(result: Dynamics, memory: float) -> str:
         "max std [eV]",
         "beyond",
     ]
+    npt = result.ensemble == "npt"
+    if npt:
+        header += ["V [Å^3]", "P [GPa]"]
     rows = [
         [
             f"{r[0]:.3f}",
@@ -451,6 +457,7 @@ def _dynamics_text(result: Dynamics, memory: float) -> str:
             f"{r[4]:.0f}",
             f"{r[5]:.4f}",
             f"{r[8]:.0f}",
+            *([f"{r[7]:.2f}", f"{r[10]:.3f}"] if npt else []),
         ]
         for r in result.rows[:: max(1, len(result.rows) // 20)]
     ]
@@ -461,9 +468,18 @@ def _dynamics_text(result: Dynamics, memory: float) -> str:
         lines.append(
             f"\ndrift of the total energy {drift:.2e} eV/atom in {summary['time_ps']:.3g} ps"
         )
+    mean = summary["mean_temperature_k"]
+    if mean is not None:
+        over = f"over the second half of the run (from {summary['averages_from_ps']:.3g} ps)"
+        said = f"mean temperature {mean:.0f} K"
+        if npt:
+            said += (
+                f", volume {summary['mean_volume_ang3']:.2f} Å^3, pressure "
+                f"{summary['mean_pressure_gpa']:.3f} GPa"
+            )
+        lines.append(f"\n{said} {over}")
     lines.append(
-        f"\nmean temperature {summary['mean_temperature_k']:.0f} K; "
-        f"{summary['us_per_atom_step']:.1f} us per atom and "
+        f"\n{summary['us_per_atom_step']:.1f} us per atom and "
         f"step; largest local std {summary['max_energies_std']:.4f} eV; peak memory "
         f"{memory / 1e9:.2f} GB"
     )
@@ -563,7 +579,12 @@ def _export(arguments: argparse.Namespace) -> None:
 
     check_writable(arguments.output)
     potential = load(arguments.model)
-    potential.save(arguments.output, slim=arguments.slim)
+    potential.save(
+        arguments.output,
+        slim=arguments.slim,
+        author=arguments.author,
+        licence=arguments.licence,
+    )
     before, after = (os.path.getsize(path) for path in (arguments.model, arguments.output))
     print(
         f"wrote {arguments.output}: {after / 1e6:.1f} MB, where {arguments.model} has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -50,6 +51,9 @@ def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
     )
 
 
+_log = logging.getLogger("kernelpot")
+
+
 @dataclasses.dataclass
 class Checkpoint:
     """Where a fit writes its state, and how often.
@@ -88,6 +92,13 @@ class Checkpoint:
                 "repeat that fit, delete the file, or name another"
             )
         self._written = time.monotonic()
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.path.getmtime(name)))
+        _log.info(
+            "the fit continues from %s of %s: sparse points chosen, %d batches of labels done",
+            name,
+            when,
+            header["n_batches"],
+        )
         return State(
             Design.from_arrays(header, arrays),
             header["notes"],

@@ -134,7 +134,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     training = replace(training, wall_seconds=time.perf_counter() - started)
     if saver is not None:
         saver.remove()
-    return replace(model, training=training)
+    return replace(model, training=training.stamped())
 
 
 # ---- stages ------------------------------------------------------------------------

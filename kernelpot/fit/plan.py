@@ -293,11 +293,27 @@ def plan_memory(
     )
     found = plan(workload, n_threads, memory)
     _log.info("the fit %s", found)
+    seconds = sum(expected_seconds(problem, found).values())
+    _log.info(
+        "the fit takes about %s on %d threads of an idle machine, the test of the model not "
+        "included",
+        _duration(seconds),
+        found.n_threads,
+    )
     return found
 
 
+def _duration(seconds: float) -> str:
+    """A time to one digit or so: it is an estimate."""
+    if seconds < 90:
+        return f"{max(1.0, float(f'{seconds:.1g}')):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
-    """What each stage of a fit takes on an ordinary machine; only the ratios matter."""
+    """What each stage of a fit takes on an ordinary machine [s], within a factor of some."""
     w = plan.workload
     features = [(d.r_cut, d.n_features) for d in problem.descriptors]
     n_features = float(sum(n for _, n in features))

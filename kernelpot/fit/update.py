@@ -122,7 +122,7 @@ def update(
         "all data" if data is not None else "the frames of the last update",
         time.perf_counter() - started,
     )
-    return replace(updated, training=training)
+    return replace(updated, training=training.stamped())
 
 
 def _check_species(model: FittedModel, new: Dataset) -> None:

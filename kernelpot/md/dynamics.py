@@ -31,6 +31,7 @@ COLUMNS = (
     "volume_ang3",
     "n_beyond",
     "max_penalty_ev",
+    "pressure_gpa",
 )
 
 
@@ -66,7 +67,7 @@ class Dynamics:
 
     Attributes
     ----------
-    rows : ndarray of shape (n_log, 10)
+    rows : ndarray of shape (n_log, 11)
         Values of `COLUMNS`.
     atoms : ase.Atoms
         Final state.
@@ -88,6 +89,7 @@ class Dynamics:
     def summary(self) -> dict[str, Any]:
         """Drift, temperature and uncertainty in numbers; None for what is not known."""
         sound = self.rows[np.isfinite(self.rows[:, 1])]  # all but the last of a stopped run
+        last = sound[len(sound) // 2 :]
         vibrates = self.fastest_period is not None and np.isfinite(self.fastest_period)
         per_step = self.wall_seconds / max(1, self.n_steps) / len(self.atoms)
         return {
@@ -98,7 +100,11 @@ class Dynamics:
             "drift_ev_per_atom": energy_drift(sound[:, 0], sound[:, 1])
             if self.ensemble == "nve"
             else None,
-            "mean_temperature_k": float(sound[len(sound) // 2 :, 4].mean()) if len(sound) else None,
+            "mean_temperature_k": float(last[:, 4].mean()) if len(last) else None,
+            # of volume and pressure as of the temperature: over the second half
+            "averages_from_ps": float(last[0, 0]) if len(last) else None,
+            "mean_volume_ang3": _mean(last[:, 7]),
+            "mean_pressure_gpa": _mean(last[:, 10]),
             "fastest_period_fs": self.fastest_period if vibrates else None,
             "max_energies_std": float(self.rows[:, 5].max()),
             "max_n_beyond": int(self.rows[:, 8].max()),
@@ -341,7 +347,22 @@ def _row(
         float(std.mean()),
         atoms.get_volume() if atoms.pbc.all() else np.nan,
         *gate_state(calculator),
+        _pressure(atoms),
     )
+
+
+def _pressure(atoms: Atoms) -> float:
+    """Pressure with its kinetic part [GPa]; NaN without periodicity in three directions."""
+    if not atoms.pbc.all() or "stress" not in atoms.calc.results:
+        return float("nan")
+    stress = atoms.get_stress(include_ideal_gas=True)
+    return float(-stress[:3].mean() / units.GPa)
+
+
+def _mean(values: FloatArray) -> float | None:
+    """Mean of what is known; None if nothing is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def potential_std(calculator: KernelPotCalculator, atoms: Atoms) -> FloatArray:

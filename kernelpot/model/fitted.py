@@ -519,6 +519,7 @@ class FittedModel:
             },
             "virial_offset": self.virial_offset,
             "slim": self.is_slim,
+            "about": self.training.about(),
             "calibration": None if self.calibration is None else self.calibration.to_dict(),
             "self_test": None if self.self_test is None else self.self_test.to_dict(),
             "training": {k: v for k, v in self.training.to_dict().items() if k != "fingerprints"},

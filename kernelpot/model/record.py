@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
 from typing import Any
 
+from kernelpot._version import __version__
 from kernelpot.data.dataset import Dataset, label_sources
 from kernelpot.data.label_names import unread_labels
-from kernelpot.data.order import fingerprint
+from kernelpot.data.order import digest, fingerprint
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class TrainingRecord:
         Sizes of the data of each later update.
     unread : mapping
         Labels that were found and not read (`kernelpot.data.label_names.unread_labels`).
+    version, date : str
+        Of kernelpot, and the day (UTC), when the model was fitted or updated last.
+    author, licence : str
+        Of the model, if they were given.
     """
 
     n_structures: int
@@ -55,6 +61,33 @@ class TrainingRecord:
     updates: Sequence[Mapping[str, int]] = field(default_factory=tuple)
     shortcomings: Sequence[str] = ()
     unread: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    version: str = ""
+    date: str = ""
+    author: str = ""
+    licence: str = ""
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 of the frames fitted, whatever their order: structures, labels and noise."""
+        return digest(sorted(self.fingerprints))
+
+    def about(self) -> dict[str, str | None]:
+        """Where the model is from, for those who use it.
+
+        Returns
+        -------
+        dict
+            ``version`` of kernelpot and ``date`` of the fit, ``data_hash``, ``author`` and
+            ``licence``; None for what is not known.
+        """
+        names = ("version", "date", "author", "licence")
+        known = {name: getattr(self, name) or None for name in names}
+        return {**known, "data_hash": self.data_hash}
+
+    def stamped(self) -> TrainingRecord:
+        """The same of today."""
+        today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        return replace(self, version=__version__, date=today)
 
     def noting(self, note: str) -> TrainingRecord:
         """The same with one more note."""

@@ -80,6 +80,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
     lines[1:1] = [f"WARNING, {text}" for text in training.get("shortcomings", ())]
     if model["self_test"] is not None and not model["self_test"]["passed"]:
         lines[1:1] = [f"WARNING, {model['self_test']['verdict']}"]
+    lines[1:1] = _about_lines(model.get("about", {}))
     for kind, sources in training["sources"].items():
         read = ", ".join(f"{count} from {name}" for name, count in sources.items())
         lines.append(f"  {kind}: {read}")
@@ -153,6 +154,20 @@ def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
                 f"{own['constant']:.3g} {units[kind]} everywhere"
             )
     return lines
+
+
+def _about_lines(about: Mapping[str, str | None]) -> list[str]:
+    """Where the model is from."""
+    parts = []
+    if about.get("date"):
+        parts.append(f"fitted {about['date']} with kernelpot {about['version']}")
+    if about.get("author"):
+        parts.append(f"by {about['author']}")
+    if about.get("licence"):
+        parts.append(f"licence {about['licence']}")
+    if about.get("data_hash"):
+        parts.append(f"data {str(about['data_hash'])[:12]}")
+    return [", ".join(parts)] if parts else []
 
 
 def _self_test_lines(found: Mapping[str, Any] | None) -> list[str]:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import pathlib
+import re
 import subprocess
 import sys
 import sysconfig
@@ -17,11 +19,14 @@ from ase import Atoms
 from ase.units import GPa
 
 import kernelpot as kp
-from kernelpot.cli.arguments import build_parser
+from kernelpot.cli.arguments import EXAMPLES, build_parser
 from kernelpot.cli.console import peak_memory_bytes, read_config
 from kernelpot.cli.verbs import main
+from kernelpot.md.dynamics import COLUMNS
 from tests.conftest import label, rattled_alloy
 from tests.data.test_reading import BAD, spoil
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 CONFIG = """
 sigma_forces = 0.08
@@ -278,7 +283,7 @@ def test_md_runs_and_logs(fitted, folder, tmp_path, capsys):
     assert result["n_atoms"] == 16
     assert result["time_ps"] == pytest.approx(0.02)
     rows = np.loadtxt(log, delimiter=",", skiprows=1)
-    assert rows.shape == (5, 10)
+    assert rows.shape == (5, len(COLUMNS))
     assert len(ase.io.read(trajectory, ":")) == 5
 
 
@@ -507,3 +512,88 @@ def test_evaluate_writes_predictions_beside_labels(folder, fitted, tmp_path, cap
     assert {e["name"] for e in worst["forces"]} == {f.name for f in labels}
     if ending == "xyz":  # and is read again, by its labels
         assert kp.read_dataset(path)[0].energy == pytest.approx(labels[0].energy)
+
+
+@pytest.mark.parametrize("verb", list(EXAMPLES))
+def test_help_has_defaults_units_and_an_example(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"example: {EXAMPLES[verb]}" in text
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+    build_parser().parse_args(EXAMPLES[verb].split()[1:])
+    expected = {
+        "md": ["time step [fs] (default: 1.0)", "[GPa], npt only (default: 0.0)",
+               "[K] (default: 300.0)", "(default: 1000)", "(default: 1 1 1)", "(default: 0)"],
+        "fit": ["[eV/atom] (default: chosen)", "[eV/Å^3]", "(default: loo)",
+                "[eV] (default: REF_energy"],
+        "search": ["(default: 20)"],
+        "quickstart": ["(default: .)"],
+    }  # fmt: skip
+    for words in expected.get(verb, ()):
+        assert words in text
+    verb_parser = build_parser()._subparsers._group_actions[0].choices[verb]
+    assert all(action.help for action in verb_parser._actions)
+    assert f"kernelpot {verb} " in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_at_constant_pressure_prints_volume_and_pressure(folder, fitted, tmp_path, capsys):
+    command = ["md", str(fitted), str(folder / "start.xyz"), "--ensemble", "npt", "--steps", "20",
+               "--interval", "5", "--no-timestep-check", "--quiet", "--timestep", "0.5",
+               "--supercell", "2", "2", "2", "--json", str(tmp_path / "a.json"),
+               "--log", str(tmp_path / "a.csv")]  # fmt: skip
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "V [Å^3]  P [GPa]" in out
+    found = json.loads((tmp_path / "a.json").read_text())
+    rows = np.genfromtxt(tmp_path / "a.csv", delimiter=",", names=True)
+    half = rows[len(rows) // 2 :]
+    assert found["mean_temperature_k"] == pytest.approx(half["temperature_k"].mean(), rel=1e-6)
+    assert found["mean_volume_ang3"] == pytest.approx(half["volume_ang3"].mean(), rel=1e-6)
+    assert found["mean_pressure_gpa"] == pytest.approx(half["pressure_gpa"].mean(), rel=1e-6)
+    assert found["averages_from_ps"] == pytest.approx(half["time_ps"][0])
+    assert f"over the second half of the run (from {half['time_ps'][0]:.3g} ps)" in out
+    assert f"pressure {found['mean_pressure_gpa']:.3f} GPa" in out
+
+
+def test_a_model_says_where_it_is_from(fitted, labelled, tmp_path, capsys):
+    out = tmp_path / "mine.kpot"
+    about = ["--author", "A. Nobel", "--license", "CC-BY-4.0"]
+    assert main(["export", str(fitted), "-o", str(out), *about]) == 0
+    assert main(["info", str(out), "--json", str(tmp_path / "a.json")]) == 0
+    about = json.loads((tmp_path / "a.json").read_text())["about"]
+    assert about["version"] == kp.__version__
+    assert about["author"] == "A. Nobel"
+    assert about["licence"] == "CC-BY-4.0"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
+    assert re.fullmatch("[0-9a-f]{64}", about["data_hash"])
+    said = capsys.readouterr().out
+    assert f"fitted {about['date']} with kernelpot {kp.__version__}, by A. Nobel, licence" in said
+    # the same data in another order, and other data
+    terms = [kp.SOAPTerm(r_cut=3.6, n_max=2, l_max=2, n_sparse=10)]
+    hashes = [
+        kp.KernelPotential(terms, baseline=[]).fit(data, optimize=None, calibrate=False)
+        .describe()["about"]["data_hash"]
+        for data in (labelled[:6], labelled[:6][::-1], labelled[:7])
+    ]  # fmt: skip
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert kp.load(fitted).describe()["about"]["author"] is None
+
+
+def test_a_fit_announces_its_time_and_where_it_continues(labelled, tmp_path, caplog, monkeypatch):
+    from kernelpot.fit.checkpoint import Checkpoint
+
+    terms = [kp.SOAPTerm(r_cut=3.6, n_max=2, l_max=2, n_sparse=10)]
+    path = tmp_path / "fit.state"
+    monkeypatch.setattr(Checkpoint, "remove", lambda self: None)
+    pot = kp.KernelPotential(terms, baseline=[])
+    with caplog.at_level("INFO", logger="kernelpot"):
+        pot.fit(labelled[:6], optimize=None, checkpoint=path, checkpoint_interval=0.0)
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert re.search(r"the fit takes about \d+ (s|min) on \d+ threads", said)
+    assert "continues" not in said
+    with caplog.at_level("INFO", logger="kernelpot"):
+        pot.fit(labelled[:6], optimize=None, checkpoint=path)
+    said = caplog.records[-1].getMessage()
+    assert re.search(r"continues from .*fit.state of \d{4}-.*: sparse points chosen, \d+ ba", said)
