@@ -29,6 +29,10 @@ QUANTILE = 0.999
 # are not, structures are left out in turn, and the atoms of half a structure may lie beyond: a
 # structure that is like no other must not decide what counts as known.
 MARGIN, ENOUGH_ATOMS, ODD_STRUCTURES = 1.5, 100, 0.5
+# Few structures may differ so much that each is a surprise to the others. Then environments
+# of the data themselves count as known, and others whose energy is less uncertain than this
+# [eV], about thermal energy at 1,000 K: whatever counts as known may sink by as much.
+LARGEST_OF_FEW = 0.1
 # Of the prior std, environments count as known at most up to this share, so that there is
 # something left to go by, and at least to this, or rounding would count.
 LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
@@ -209,6 +213,8 @@ def learn_safety_net(
         ]
     )
     prior_std = typical_prior_std(local, species, structures)
+    amplitude = _amplitude(factor)
+    own = _of_species(structures, [_std(local, a, n_threads) for a in structures], species)
     limits = np.empty(len(species))
     notes = []
     for z, number in enumerate(species):
@@ -221,12 +227,15 @@ def learn_safety_net(
                 quantile, how = QUANTILE, "held out"
             limits[z], note = _known(float(of_data[z]), float(prior_std[z]), is_enough[z])
             note = f"{100 * quantile:.3g} % of its atoms, {how}, {note}"
+            few = max(LARGEST_OF_FEW / amplitude, float(own[z].max(initial=0.0)))
+            if not is_enough[z] and limits[z] > few:
+                limits[z] = few
+                note += f"; these are few, and differ: {few:.3g} eV counts"
         notes.append(f"{chemical_symbols[number]}: {note}")
     width = RELATIVE_WIDTH * limits
     average, largest = _local_energies(local, structures, n_threads)
     # above all local energies of the data, and what is possible beyond them
     contact = largest + KAPPA * prior_std
-    amplitude = _amplitude(factor)
     notes.append(f"stds beyond the data count {amplitude:.2g} times, as the weights found say")
     return SafetyNet(
         limits,
