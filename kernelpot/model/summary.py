@@ -75,12 +75,12 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         f"Fitted to {training['n_structures']} structures, {training['n_atoms']} atoms, "
         f"{training['n_rows']} labels:",
     ]
+    lines[1:1] = _about_lines(model.get("about", {}))
     if model.get("slim"):
         lines.insert(1, "Slim: without the factor of the training, for prediction alone")
     lines[1:1] = [f"WARNING, {text}" for text in training.get("shortcomings", ())]
     if model["self_test"] is not None and not model["self_test"]["passed"]:
         lines[1:1] = [f"WARNING, {model['self_test']['verdict']}"]
-    lines[1:1] = _about_lines(model.get("about", {}))
     for kind, sources in training["sources"].items():
         read = ", ".join(f"{count} from {name}" for name, count in sources.items())
         lines.append(f"  {kind}: {read}")
