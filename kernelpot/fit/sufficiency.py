@@ -13,6 +13,9 @@ from kernelpot.safety.thresholds import LARGEST_SHARE_OF_PRIOR, SafetyNet
 
 # Fewer labels of a species are too few, and forces below this are zero by symmetry [eV/Å].
 MINIMUM_LABELS, ZERO_FORCE = 100, 1e-6
+# Crystals have less volume per atom than this [Å^3], molecules in boxes more; volumes that
+# differ by a smaller share than this are one.
+CRYSTAL, ONE_VOLUME = 60.0, 0.01
 
 
 class FewDataWarning(UserWarning):
@@ -36,6 +39,7 @@ def shortcomings(problem: Problem, net: SafetyNet) -> list[str]:
     return [
         *_undetermined(problem),
         *_few_labels(problem.species, problem.dataset),
+        *_one_volume(problem.dataset),
         *_little_known(problem.species, net),
     ]
 
@@ -89,6 +93,24 @@ def _few_labels(species: Sequence[int], data: Sequence[Frame]) -> list[str]:
     return [
         f"few labels: {found} (at least {MINIMUM_LABELS} of each species are wanted: an energy, "
         "six stresses of a structure, and three forces of each atom). Add structures with forces"
+    ]
+
+
+def _one_volume(data: Sequence[Frame]) -> list[str]:
+    """Crystals of one volume without stresses: forces on atoms tell no pressure."""
+    volumes = [
+        frame.atoms.get_volume() / len(frame)
+        for frame in data
+        if len(frame) > 1 and frame.atoms.pbc.all()
+    ]
+    if not volumes or max(volumes) > CRYSTAL or any(frame.virial is not None for frame in data):
+        return []
+    if max(volumes) > (1.0 + ONE_VOLUME) * min(volumes):
+        return []
+    return [
+        f"no pressure: all cells have {np.mean(volumes):.3g} Å^3 per atom, and no stresses; how "
+        "energy depends on the volume is extrapolated, and cells that relax or dynamics at "
+        "constant pressure mean little. Add stresses, or cells of other volumes"
     ]
 
 

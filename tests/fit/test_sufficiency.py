@@ -9,7 +9,12 @@ from ase.calculators.emt import EMT
 import kernelpot as kp
 from kernelpot.baseline.free_atoms import atomic_energies
 from kernelpot.data.dataset import Frame
-from kernelpot.fit.sufficiency import FewDataWarning, _little_known, effective_labels
+from kernelpot.fit.sufficiency import (
+    FewDataWarning,
+    _little_known,
+    _one_volume,
+    effective_labels,
+)
 from kernelpot.safety.thresholds import LARGEST_SHARE_OF_PRIOR, SafetyNet
 
 
@@ -42,6 +47,21 @@ def test_effective_labels_are_those_that_say_something():
         frame("AlNi", energy=None, virial=np.eye(3)),
     ]
     assert effective_labels((13, 28, 29), data) == {13: 1 + 3 + 6, 28: 6, 29: 1 + 3}
+
+
+def test_cells_of_one_volume_without_stresses_tell_no_pressure():
+    def cells(factors, virial=None):
+        return [
+            Frame(bulk("Cu", a=3.6 * f) * (2, 1, 1), -1.0, np.ones((2, 3)), virial, name="bulk")
+            for f in factors
+        ]
+
+    (text,) = _one_volume(cells([1.0, 1.001]))
+    assert "all cells have 11.7 Å^3 per atom, and no stresses" in text
+    assert _one_volume(cells([1.0, 1.02])) == []
+    assert _one_volume(cells([1.0, 1.0], np.eye(3))) == []
+    assert _one_volume(cells([2.0, 2.0])) == []  # a box
+    assert _one_volume([frame("Cu2Al")]) == []
 
 
 def test_little_known_species_are_named():
