@@ -88,7 +88,8 @@ def test_a_pair_of_species_never_seen_is_as_uncertain_as_the_prior(pot):
     known = pot.model.safety.std_known[aluminium]
     beyond, width = 0.5 * delta - known, pot.model.safety.width[aluminium]
     np.testing.assert_allclose(gated.std_bound, 0.5 * delta, rtol=1e-12)
-    bound = BOND_ENERGY * np.log1p(3.0 * beyond**3 / (beyond + width) ** 2 / BOND_ENERGY)
+    kappa = 3.0 * pot.model.safety.amplitude
+    bound = BOND_ENERGY * np.log1p(kappa * beyond**3 / (beyond + width) ** 2 / BOND_ENERGY)
     lift = floor(gated.std_bound, np.zeros(2), known, width, pot.model.safety.average[aluminium])[0]
     np.testing.assert_allclose(gated.penalty, bound + lift, rtol=1e-10)
     assert np.all(pot.predict(known_pair, gate=True).penalty == 0)
