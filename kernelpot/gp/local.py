@@ -351,5 +351,5 @@ def local_features(design: Design, system: System) -> tuple[FloatArray, FloatArr
             if not term.descriptor.one_per_atom:
                 prior += part.prior(None, system.n_atoms)
             k = part.weighted(term.kernel(part.u, block.points))
-            phi[:, block.columns] = part.summed(k, at, system.n_atoms) @ block.T
+            phi[:, block.columns] = block.whitened(part.summed(k, at, system.n_atoms))
     return phi, prior

@@ -97,7 +97,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
         weights = np.empty((int(n), model.design.n_sparse))
         for block in model.design.blocks:
             mean = model.local.weights[block.sparse]
-            weights[:, block.sparse] = mean + deviations[:, block.columns] @ block.T.T
+            weights[:, block.sparse] = mean + block.of_points(deviations[:, block.columns].T).T
         return cls(model, wrap, weights)
 
     def __len__(self) -> int:
@@ -252,6 +252,7 @@ def _add_term(
             by_similarity = slopes * member[block.sparse]
             along = np.einsum("em,em->e", by_similarity, own)
             by_weight = values @ member[block.sparse]
-            run.set_gradient(members, by_similarity @ block.points, along, by_weight)
+            by_u = term.kernel.contract(by_similarity, run.u[members], block.points)
+            run.set_gradient(members, by_u, along, by_weight)
         if parts:
             run.pull(result)

@@ -327,7 +327,7 @@ class FittedModel:
                     "description": bound.term.describe(),
                     "n_features": bound.descriptor.n_features,
                     "n_sparse": {key_name(block.key): len(block.points) for block in own},
-                    "rank": {key_name(block.key): block.T.shape[1] for block in own},
+                    "rank": {key_name(block.key): block.rank for block in own},
                 }
             )
         return {
