@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,16 +21,19 @@ from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
+from kernelpot.fit.monomials import available_monomials, choose_monomials
 from kernelpot.fit.problem import with_isolated_atoms
 from kernelpot.fit.solution import solution_of, training_errors
 from kernelpot.fit.sparse_points import all_environments
-from kernelpot.gp.blocks import Points
+from kernelpot.gp.blocks import Block, BoundTerm, Points
 from kernelpot.gp.design import Design
 from kernelpot.gp.known_sites import some_structures, with_known_sites
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
 from kernelpot.safety.thresholds import learn_safety_net
+from kernelpot.terms.compression import CompressedDescriptor
+from kernelpot.terms.polynomial import PolynomialKernel
 
 # Squared distances in single precision, relative to those that matter to the kernel, mean
 # nothing below this.
@@ -170,11 +174,38 @@ def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
     return notes
 
 
+def _with_more_monomials(
+    bound: BoundTerm, blocks: Sequence[Block], n: int
+) -> tuple[list[Points], str]:
+    """Add the `n` monomials of next largest prior scale; they do not depend on the data."""
+    descriptor, kernel = bound.descriptor, bound.kernel
+    assert isinstance(descriptor, CompressedDescriptor)
+    assert isinstance(kernel, PolynomialKernel)
+    before = sum(len(block.points) for block in blocks)
+    available = int(available_monomials(descriptor.scales, kernel.degree).sum())
+    wanted = min(before + n, available)
+    chosen = choose_monomials(descriptor.scales, descriptor.abundance, kernel.degree, wanted)
+    of_key = dict(zip(descriptor.keys, chosen, strict=True))
+    points = [
+        Points(block.term, block.key, of_key[block.key], block.sites)
+        for block in blocks
+        if block.sites is not None
+    ]
+    fewer = f" instead of {n}: there are no more" if wanted < before + n else ""
+    return points, f"{wanted - before} monomials added{fewer}"
+
+
 def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, list[str]]:
     """Add to each term the `n` new environments farthest from its sparse points."""
     extended: list[Points] = []
     notes = []
     for t, bound in enumerate(design.terms):
+        if bound.kernel.explicit:
+            blocks = [block for block in design.blocks if block.term == t]
+            more, note = _with_more_monomials(bound, blocks, n)
+            extended += more
+            notes.append(f"term {t}: {note}")
+            continue
         found = [all_environments(bound, frame.atoms) for frame in new]
         keys = np.concatenate([f.key for f in found])
         u = bound.kernel.embed(np.concatenate([f.x for f in found]))[0]
