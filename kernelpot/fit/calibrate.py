@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ def calibrated(
     unseen: Sequence[int],
     scale: FloatArray | None = None,
     *,
+    residuals: Mapping[int, FloatArray] | None = None,
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FittedModel:
@@ -52,6 +53,9 @@ def calibrated(
         Frames that no sparse point was chosen from.
     scale : ndarray of shape (n_columns,), optional
         Of the columns of these rows to those of the model.
+    residuals : mapping of int to ndarray, optional
+        Errors of a mean that the factor does not know (`kernelpot.fit.full_mean`), by frame;
+        of these structures only is then learned.
     n_threads : int, optional
     progress : callable, optional
 
@@ -60,6 +64,8 @@ def calibrated(
     FittedModel
         With its `calibration`; unchanged where there are fewer than ten structures.
     """
+    if residuals is not None:
+        structures = [rows for rows in structures if rows.index in residuals]
     if len(structures) < MINIMUM_STRUCTURES:
         return model
     frames = [problem.frames[rows.index] for rows in structures]
@@ -78,6 +84,7 @@ def calibrated(
     parts: dict[str, list[tuple[Any, ...]]] = {kind: [] for kind in KINDS}
     for done, (frame, left, found) in enumerate(zip(frames, left_out, novelties, strict=True)):
         assert left.variance is not None
+        residual = left.residual if residuals is None else residuals[left.rows.index]
         for kind in KINDS:
             own = left.rows.kind == KINDS.index(kind)
             if not own.any() or (kind == "stress" and not frame.atoms.pbc.all()):
@@ -85,7 +92,7 @@ def calibrated(
             of_forces = np.repeat(frame.atoms.numbers, 3)
             parts[kind].append(
                 (
-                    left.residual[own],
+                    residual[own],
                     np.sqrt(left.variance[own]),
                     found[own],
                     of_forces if kind == "forces" else np.zeros(own.sum(), dtype=np.int64),
@@ -95,10 +102,10 @@ def calibrated(
         if progress is not None:
             progress("calibration", done + 1, len(frames))
     columns = {kind: list(zip(*found, strict=True)) for kind, found in parts.items() if found}
-    residuals, open_, novel, numbers, is_new = (
+    errors, open_, novel, numbers, is_new = (
         {kind: np.concatenate(column[k]) for kind, column in columns.items()} for k in range(5)
     )
-    calibration = Calibration.of(residuals, open_, novel, numbers, len(frames), unseen=is_new)
+    calibration = Calibration.of(errors, open_, novel, numbers, len(frames), unseen=is_new)
     return replace(model, calibration=calibration)
 
 

@@ -12,6 +12,8 @@ import psutil
 from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import expected_pairs
 from kernelpot.fit.accumulation import BATCH_ATOMS, BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
+from kernelpot.fit.full_mean import MAX_BYTES as MAX_MEAN_BYTES
+from kernelpot.fit.full_mean import MAX_ITERATIONS
 from kernelpot.fit.left_out import MAX_BYTES, MAX_ROWS
 from kernelpot.fit.noise_search import expected_work
 from kernelpot.fit.problem import Problem
@@ -20,6 +22,7 @@ from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES, MAX_CANDIDATES
 from kernelpot.gp.labels import Noise, group_rows
 from kernelpot.regression.leave_one_out import CHUNK_ROWS
 from kernelpot.terms.base import Descriptor, Term
+from kernelpot.terms.compression import MAX_DIRECTIONS
 
 # What a process grows by when compiled loops and descriptors are loaded [bytes].
 _LIBRARIES = 0.4e8
@@ -186,6 +189,13 @@ class Plan:
         model = 8.0 * w.n_sparse * (w.n_features + w.n_sparse / (w.n_terms * w.n_species))
         return w.occupied + _LIBRARIES + model + max(self.parts.values())
 
+    @property
+    def spare_bytes(self) -> float:
+        """What the budget leaves for things that can be made anew."""
+        if self.budget is None:
+            return MAX_MEAN_BYTES
+        return min(MAX_MEAN_BYTES, max(0.0, self.budget - self.needed))
+
     def within(self, budget: float) -> Plan:
         """Save where it costs little until the budget holds.
 
@@ -309,6 +319,13 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
             flops += 6.0 * expected_pairs(frame.atoms, r_cut) * n * share
         flops += frame.n_rows * w.n_sparse**2 * (2.0 + 2.0 / (w.n_terms * w.n_species))
     gflops = 3e10
+    # two passes over the derivatives of features of all pairs in each iteration
+    forms = 0.0
+    for term, descriptor in zip(problem.terms, problem.descriptors, strict=True):
+        if getattr(term, "full", False):
+            n = min(descriptor.n_features, MAX_DIRECTIONS)
+            pairs = sum(expected_pairs(frame.atoms, descriptor.r_cut) for frame in problem.frames)
+            forms += 12.0 * MAX_ITERATIONS * pairs * n
     n_rows = sum(w.group_rows)
     left_out = min(n_rows, MAX_ROWS)
     search = expected_work(w.n_sparse, w.group_rows, left_out) if w.searched else 0.0
@@ -317,6 +334,7 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
         "sparse points": n_atoms * n_features * (4e-7 + 5e-10 * share),
         "labels": labels,
         "hyper-parameters": search / gflops,
+        "whole forms": forms / gflops * 10.0,
         "calibration": 1.5 * labels * left_out / max(n_rows, 1),
         "solution": 6.0 * w.n_sparse**3 / gflops,
         "training errors": n_atoms * n_features * 2e-7 / plan.n_threads,

@@ -21,6 +21,7 @@ from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
+from kernelpot.fit.full_mean import completed
 from kernelpot.fit.monomials import available_monomials, choose_monomials
 from kernelpot.fit.problem import with_isolated_atoms
 from kernelpot.fit.solution import solution_of, training_errors
@@ -28,6 +29,7 @@ from kernelpot.fit.sparse_points import all_environments
 from kernelpot.gp.blocks import Block, BoundTerm, Points
 from kernelpot.gp.design import Design
 from kernelpot.gp.known_sites import some_structures, with_known_sites
+from kernelpot.gp.quadratic import Forms
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
@@ -88,7 +90,9 @@ def update(
     else:
         factor = model.factor.copy()
         everything = [f for f in new if not (f.is_isolated_atom and model.e0.absolute)]
-    frames = [model.reference.remainder(frame) for frame in canonical_order(everything)]
+    # with more points what stands beside them changes, and is found anew
+    less = model.reference.remainder if add_sparse else model.remainder
+    frames = [less(frame) for frame in canonical_order(everything)]
     labels = Labels(design, frames, model.noise, continued=not add_sparse)
     grouped = accumulate(labels, n_threads=n_threads, progress=progress)
     structures = [frame.atoms for frame in frames]
@@ -100,7 +104,12 @@ def update(
         sites_known = model.known.copy()
         grouped.add_to(sites_known, model.noise.sigma)
         sites_known = with_known_sites(sites_known, design, sites)
-    local, offset = solution_of(factor, sites_known, design)
+    tails = model.local.tails
+    if tails and data is not None:
+        factor, tails = _whole_forms(model, design, factor, Dataset([*data, *new]), n_threads)
+    elif tails:
+        notes.append("what whole forms have beside the columns of the regression stayed as it was")
+    local, offset = solution_of(factor, sites_known, design, tails)
     if add_sparse:
         safety = learn_safety_net(
             local, sites_known, sites, [], model.safety.d_min, n_threads=n_threads
@@ -127,6 +136,19 @@ def update(
         time.perf_counter() - started,
     )
     return replace(updated, training=training)
+
+
+def _whole_forms(
+    model: FittedModel, design: Design, factor: TriangularFactor, data: Dataset, n_threads: int
+) -> tuple[TriangularFactor, dict[int, FloatArray]]:
+    """Whole quadratic forms for all data, from those of the model."""
+    forms = Forms.of(design, np.ones(design.n_columns))
+    frames = [
+        model.reference.remainder(frame)
+        for frame in canonical_order(with_isolated_atoms(data, model.e0))
+    ]
+    start = forms.with_tails(factor.solve(), model.local.tails)
+    return completed(forms, frames, model.noise, factor, start, n_threads=n_threads)
 
 
 def _check_species(model: FittedModel, new: Dataset) -> None:

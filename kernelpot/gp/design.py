@@ -180,7 +180,7 @@ class Design:
         observed = observe(frames, noise)
         unit = observed.unit
         phi = np.zeros((len(unit), self.n_columns), order="F")
-        phi[:, -1] = self._offset_column(frames)[observed.rows] / unit
+        phi[:, -1] = self.offset_column(frames)[observed.rows] / unit
         for index, K in covariance_rows(self.terms, self.blocks, system, derivatives=derivatives):
             block = self.blocks[index]
             K = K[observed.rows]
@@ -223,7 +223,8 @@ class Design:
         ) / len(self.species)
         return total + 2.0 * share * (len(frame) + 3.0 * n_pairs * has_forces)
 
-    def _offset_column(self, frames: Sequence[Frame]) -> FloatArray:
+    def offset_column(self, frames: Sequence[Frame]) -> FloatArray:
+        """The last column, of all energies, forces and virials of some frames."""
         sizes = np.array([len(f) for f in frames])
         column = np.zeros(len(frames) + 3 * sizes.sum() + 6 * len(frames))
         first = len(frames) + 3 * sizes.sum()

@@ -21,6 +21,7 @@ from kernelpot.gp.design import Design
 from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
 from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
+from kernelpot.terms.polynomial import LeadingQuadratic
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
@@ -78,6 +79,9 @@ class LocalModel:
         environment is known. Default: `variances`.
     fast : bool, default=True
         Use closed forms of the mean where they cost less. False: the kernel always.
+    tails : mapping of int to ndarray of shape (n, n), optional
+        Of blocks (by their index) whose mean is a whole quadratic form in leading features
+        (`kernelpot.gp.quadratic`): what the points do not have of it [eV].
     """
 
     design: Design
@@ -85,6 +89,7 @@ class LocalModel:
     variances: Mapping[int, LocalVariance]
     gauge_fixed: Mapping[int, LocalVariance] | None = None
     fast: bool = True
+    tails: Mapping[int, FloatArray] = field(default_factory=dict)
     compiled: dict[tuple[int, int], Compiled] = field(default_factory=dict, init=False, repr=False)
 
     @single_blas_thread()  # the same bits after a fit and after loading
@@ -97,18 +102,32 @@ class LocalModel:
                 columns = np.flatnonzero((posterior.order >= start) & (posterior.order < stop))
                 used = posterior.order[columns] - start
                 sorting = np.concatenate([used, np.setdiff1d(np.arange(stop - start), used)])
-                self.compiled[z, index] = self._compile(block, sorting, columns)
+                self.compiled[z, index] = self._compile(
+                    block, sorting, columns, self.tails.get(index)
+                )
                 start = stop
         for index, block in enumerate(self.design.blocks):
             if not self.terms[block.term].descriptor.has_centers:
                 all_points = np.arange(len(block.points))
                 self.compiled[WHOLE, index] = self._compile(block, all_points, all_points[:0])
 
-    def _compile(self, block: Block, sorting: IntArray, columns: IntArray) -> Compiled:
+    def _compile(
+        self,
+        block: Block,
+        sorting: IntArray,
+        columns: IntArray,
+        tail: FloatArray | None = None,
+    ) -> Compiled:
         points = block.points[sorting]
         weights = self.weights[block.sparse][sorting]
         kernel = self.terms[block.term].kernel
-        mean = kernel.fast_mean(points, weights) if self.fast else None
+        mean = None
+        if tail is not None:
+            mean = kernel.fast_mean(points, weights)
+            assert isinstance(mean, LeadingQuadratic)
+            mean = mean.plus(tail)
+        elif self.fast:
+            mean = kernel.fast_mean(points, weights)
         return Compiled(points, weights, columns, mean)
 
     @property

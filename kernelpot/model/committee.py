@@ -13,10 +13,10 @@ from kernelpot.common.parallel import map_in_order, single_blas_thread, thread_c
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.system import Contribution, System, voigt
-from kernelpot.gp.design import Design
 from kernelpot.gp.local import BATCH, LocalModel
 from kernelpot.gp.parts import TermRun
 from kernelpot.model.fitted import FittedModel
+from kernelpot.terms.polynomial import LeadingQuadratic
 
 Potential = TypeVar("Potential")
 
@@ -121,6 +121,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
             self._weights[number].copy(),
             model.local.variances,
             model.local.gauge_fixed,
+            tails=model.local.tails,
         )
         note = f"weights are sample {number + 1} of {len(self)} from the posterior"
         training = model.training.noting(note)
@@ -158,7 +159,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
         if model.safety.damping(system.numbers, system.pairs, system.distances) is not None:
             return self._one_by_one(atoms, system.pairs, n_threads)
         energies, forces, virials = _evaluate(
-            model.design, self._weights, system, thread_count(n_threads)
+            model.local, self._weights, system, thread_count(n_threads)
         )
         known = Contribution.zero(system)
         model.reference.add_to(system, known)
@@ -187,7 +188,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
 
 
 def _evaluate(
-    design: Design, weights: FloatArray, system: System, n_threads: int
+    local: LocalModel, weights: FloatArray, system: System, n_threads: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Energies (n,), forces (n, n_atoms, 3), virials (n, 3, 3) of the kernels."""
     energies = np.zeros(len(weights))
@@ -196,7 +197,7 @@ def _evaluate(
 
     def work(start: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         atoms = slice(start, min(start + BATCH, system.n_atoms))
-        return _of_run(design, weights, system.run(atoms), atoms, has_centers=True)
+        return _of_run(local, weights, system.run(atoms), atoms, has_centers=True)
 
     def add(part: tuple[FloatArray, FloatArray, FloatArray]) -> None:
         for total, own in zip((energies, forces, virials), part, strict=True):
@@ -206,28 +207,28 @@ def _evaluate(
     with single_blas_thread():
         for part in map_in_order(work, starts, min(n_threads, len(starts))):
             add(part)
-        if not all(term.descriptor.has_centers for term in design.terms):
+        if not all(term.descriptor.has_centers for term in local.terms):
             everything = slice(0, system.n_atoms)
-            add(_of_run(design, weights, system, everything, has_centers=False))
+            add(_of_run(local, weights, system, everything, has_centers=False))
     return energies, forces, virials
 
 
 def _of_run(
-    design: Design, weights: FloatArray, system: System, atoms: slice, *, has_centers: bool
+    local: LocalModel, weights: FloatArray, system: System, atoms: slice, *, has_centers: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Contribution of a run of atoms: of the terms with centers, or of those without."""
     energies = np.zeros(len(weights))
     found = [Contribution.zero(system) for _ in weights]
-    for t, term in enumerate(design.terms):
+    for t, term in enumerate(local.terms):
         if term.descriptor.has_centers == has_centers:
-            _add_term(design, t, weights, TermRun(term, system, atoms), energies, found)
+            _add_term(local, t, weights, TermRun(term, system, atoms), energies, found)
     forces = np.array([system.forces(result) for result in found])
     virials = np.array([system.virials(result)[0] for result in found])
     return energies, forces, virials
 
 
 def _add_term(
-    design: Design,
+    local: LocalModel,
     t: int,
     weights: FloatArray,
     run: TermRun,
@@ -235,9 +236,10 @@ def _add_term(
     found: Sequence[Contribution],
 ) -> None:
     """Add one term of all members: summed energies (n,), and what moves them."""
-    term = design.terms[t]
+    design, term = local.design, local.terms[t]
     parts = []
-    for block in design.blocks:
+    common = {}
+    for index, block in enumerate(design.blocks):
         if block.term != t:
             continue
         members = np.flatnonzero(run.found.key == term.descriptor.keys.index(block.key))
@@ -246,13 +248,21 @@ def _add_term(
             similarity = term.kernel.similarity(run.u[members], block.points)
             values, slopes = term.kernel.values(similarity), term.kernel.slopes(similarity)
             energies += weights[:, block.sparse] @ (weight * values).sum(axis=0)
-            parts.append((block, members, values, weight * slopes, term.kernel.own(similarity)))
+            parts.append((index, members, values, weight * slopes, term.kernel.own(similarity)))
+            if index in local.tails:  # of every member alike
+                form = LeadingQuadratic(local.tails[index])(run.u[members])
+                energies += form[0].sum()
+                common[index] = form
     for member, result in zip(weights, found, strict=True):
-        for block, members, values, slopes, own in parts:
+        for index, members, values, slopes, own in parts:
+            block = design.blocks[index]
             by_similarity = slopes * member[block.sparse]
             along = np.einsum("em,em->e", by_similarity, own)
             by_weight = values @ member[block.sparse]
             by_u = term.kernel.contract(by_similarity, run.u[members], block.points)
+            if index in common:
+                by_u += common[index][1]
+                along += common[index][2]
             run.set_gradient(members, by_u, along, by_weight)
         if parts:
             run.pull(result)

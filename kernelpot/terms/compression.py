@@ -30,7 +30,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -390,25 +390,55 @@ class CompressedDescriptor:
         """Add to rows of forces and virials; see `Descriptor.add_rows`."""
         if not len(chosen):
             return
+        if isinstance(gradient, MonomialGradient):
+            for pairs, rows, jacobian in self.jacobians(system, environments, chosen):
+                gradient.add_pairs(system, pairs, rows, jacobian, force_rows, virial_rows)
+            return
+        points_t = gradient.points.T.copy()
+        for pairs, rows, jacobian in self.jacobians(
+            system, environments, chosen, 24.0 * points_t.shape[1]
+        ):
+            add_pair_rows(
+                system, pairs, rows, jacobian, gradient, None, points_t, force_rows, virial_rows
+            )
+
+    def jacobians(
+        self,
+        system: System,
+        environments: Environments,
+        chosen: IntArray,
+        bytes_per_pair: float = 0.0,
+    ) -> Iterator[tuple[IntArray, IntArray, FloatArray]]:
+        """Derivatives of features of some environments by the displacements of their pairs.
+
+        Those of a center together, a few megabytes at a time.
+
+        Parameters
+        ----------
+        system : System
+        environments : Environments
+            Of this descriptor.
+        chosen : ndarray of shape (n,)
+            The environments that are wanted, all of one key.
+        bytes_per_pair : float
+            What the caller needs beside the derivatives.
+
+        Yields
+        ------
+        pairs : ndarray of shape (n_pairs,)
+            In the system.
+        rows : ndarray of shape (n_pairs,)
+            Place of their centers' environments in `chosen`.
+        jacobian : ndarray of shape (n_pairs, 3, n_features)
+        """
         inner = environments.state
         key = int(environments.key[chosen[0]])
-        points_t = None if isinstance(gradient, MonomialGradient) else gradient.points.T.copy()
-        # with compressed features, and the derivatives of the kernel where these are kept
-        bytes_per_pair = 24.0 * self.n_features
-        if points_t is not None:
-            bytes_per_pair += 24.0 * points_t.shape[1]
         for pairs, rows, columns, jacobian in self.inner.jacobians(
-            system, inner, chosen, bytes_per_pair
+            system, inner, chosen, 24.0 * self.n_features + bytes_per_pair
         ):
             own = chosen[rows]
-            mapped = self._jacobian(key, inner.x[own], environments.x[own], columns, jacobian)
-            if isinstance(gradient, MonomialGradient):
-                gradient.add_pairs(system, pairs, rows, mapped, force_rows, virial_rows)
-            else:
-                assert points_t is not None
-                add_pair_rows(
-                    system, pairs, rows, mapped, gradient, None, points_t, force_rows, virial_rows
-                )
+            x = environments.x[own]
+            yield pairs, rows, self._jacobian(key, inner.x[own], x, columns, jacobian)
 
     def tangents(self, system: System, environments: Environments) -> CenterTangents:
         """How coordinates move the environments; see `Descriptor.tangents`."""

@@ -299,6 +299,12 @@ class LeadingQuadratic:
 
     matrix: FloatArray
 
+    def plus(self, other: FloatArray) -> LeadingQuadratic:
+        """The sum with another form, of as many features or more."""
+        total = other.copy()
+        total[: len(self.matrix), : len(self.matrix)] += self.matrix
+        return LeadingQuadratic(total)
+
     def __call__(self, u: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean, derivative and its part along u; see `FastMean`."""
         n = len(self.matrix)

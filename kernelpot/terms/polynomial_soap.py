@@ -71,6 +71,9 @@ class PolynomialSOAP(TermBase):
     n_sparse : int or None, default=None
         Monomials, all species together. None: three for each sparse point that a term of
         another kind would have, or as many as there are.
+    full : bool, default=False
+        Of degree 2: let the mean have all monomials of the directions, those without a column
+        of the regression too (`kernelpot.fit.full_mean`). Variances stay those of the columns.
     cutoff_power : float, default=2
         As in `SOAPTerm`.
     central_weight : float, default=1.0
@@ -104,6 +107,7 @@ class PolynomialSOAP(TermBase):
     mean_weight: float = 2.0
     delta: float = 1.0
     n_sparse: int | None = None
+    full: bool = False
     cutoff_power: float = 2.0
     central_weight: float = 1.0
     compression: str = "off"
@@ -118,6 +122,8 @@ class PolynomialSOAP(TermBase):
         require_number("degree", self.degree)
         require(self.degree in DEGREES, "degree", "1, 2 or 3", self.degree)
         object.__setattr__(self, "degree", int(self.degree))
+        require(isinstance(self.full, bool), "full", "True or False", self.full)
+        require(self.degree == 2 or not self.full, "full", "False unless degree is 2", self.full)
         require_number("whitening", self.whitening)
         require(0 <= self.whitening <= 1, "whitening", "from 0 to 1", self.whitening)
         require_number("mean_weight", self.mean_weight)
