@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 from ase import Atoms
 
 from kernelpot.common.types import Array, FloatArray, IntArray
@@ -43,6 +42,7 @@ from kernelpot.data.system import Contribution, System
 from kernelpot.terms.base import Environments, Key, RowGradient, key_name
 from kernelpot.terms.over_pairs import CenterTangents, add_pair_rows
 from kernelpot.terms.polynomial import MonomialGradient
+from kernelpot.terms.second_moment import SecondMoment, second_moment
 from kernelpot.terms.soap import SOAPDescriptor
 
 # w: the square of a displacement [Å^2].
@@ -98,7 +98,8 @@ def learn_directions(
 ) -> list[Directions]:
     """Leading directions of the features of some structures, in one pass over them.
 
-    Memory is that of one matrix of features by features per class, and of one structure.
+    Memory is that of two matrices of features by features (of more than a thousand features, by
+    directions) per class, and of one structure.
 
     Parameters
     ----------
@@ -113,8 +114,9 @@ def learn_directions(
         One for each key, all of one shape; without any environment all zero.
     """
     n, n_keys = descriptor.n_features, len(descriptor.keys)
-    moments, counts = np.zeros((n_keys, n, n)), np.zeros(n_keys, dtype=np.int64)
-    slopes, slope_counts = np.zeros((n_keys, n, n)), np.zeros(n_keys, dtype=np.int64)
+    limit = min(n, MAX_DIRECTIONS if n_directions is None else n_directions)
+    values, slopes = ([second_moment(n, limit) for _ in range(n_keys)] for _ in range(2))
+    counts, slope_counts = (np.zeros(n_keys, dtype=np.int64) for _ in range(2))
     n_atoms = sum(map(len, structures))
     every = max(1, round(n_atoms / GRADIENT_ATOMS))
     for index, atoms in enumerate(structures):
@@ -124,55 +126,51 @@ def learn_directions(
         unit = found.x / norm[:, None]
         for k in np.unique(found.key):
             members = np.flatnonzero(found.key == k)
-            moments[k] += unit[members].T @ unit[members]
+            values[k].add(unit[members])
             counts[k] += len(members)
             if index % every == 0:
-                slopes[k] += _moment_of_slopes(descriptor, system, found, members, unit, norm)
+                _add_slopes(slopes[k], descriptor, system, found, members, unit, norm)
                 slope_counts[k] += len(members)
-    limit = min(n, MAX_DIRECTIONS if n_directions is None else n_directions)
     learned = []
     for k in range(n_keys):
         if not counts[k]:
             learned.append(Directions(np.zeros((n, 0)), np.zeros(0), 0, 0.0))
             continue
-        total = moments[k] / counts[k]
-        total += GRADIENT_WEIGHT / max(slope_counts[k], 1) * slopes[k]
-        learned.append(_leading(total, limit, int(counts[k])))
+        weight = GRADIENT_WEIGHT / max(slope_counts[k], 1)
+        learned.append(
+            _leading(values[k].plus(1.0 / counts[k], slopes[k], weight), limit, int(counts[k]))
+        )
     most = max((len(found.scales) for found in learned), default=0)
     return [found.padded(most) for found in learned]
 
 
-def _leading(moment: FloatArray, limit: int, count: int) -> Directions:
-    n = len(moment)
-    values, vectors = scipy.linalg.eigh(moment, subset_by_index=(n - limit, n - 1))
-    values, vectors = values[::-1], vectors[:, ::-1]
+def _leading(moment: SecondMoment, limit: int, count: int) -> Directions:
+    values, vectors = moment.leading(limit)
     keep = int(np.count_nonzero(values > TRUNCATION * values[0]))
     values, vectors = values[:keep], vectors[:, :keep]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(keep)])
-    lost = max(0.0, 1.0 - float(values.sum() / np.trace(moment)))
+    lost = max(0.0, 1.0 - float(values.sum() / moment.trace))
     return Directions(vectors * signs, np.sqrt(values), count, lost)  # repeatable
 
 
-def _moment_of_slopes(
+def _add_slopes(
+    total: SecondMoment,
     descriptor: SOAPDescriptor,
     system: System,
     found: Environments,
     members: IntArray,
     unit: FloatArray,
     norm: FloatArray,
-) -> FloatArray:
-    """Sum of J J^T of unit features by all displacements of some environments."""
+) -> None:
+    """Add J J^T of unit features by all displacements of some environments."""
     n = descriptor.n_features
-    total = np.zeros((n, n))
     for _, rows, columns, jacobian in descriptor.jacobians(system, found, members):
         full = np.zeros((len(rows), 3, n))
         full[:, :, columns] = jacobian
         own = unit[members[rows]]
         full -= np.einsum("pcf,pf->pc", full, own, optimize=True)[:, :, None] * own[:, None]
         full /= norm[members[rows], None, None]
-        flat = full.reshape(-1, n)
-        total += flat.T @ flat
-    return total
+        total.add(full.reshape(-1, n))
 
 
 def gains_of(scales: FloatArray, whitening: float, mean_weight: float) -> FloatArray:
