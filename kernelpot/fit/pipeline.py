@@ -20,12 +20,13 @@ from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
-from kernelpot.fit.full_mean import residuals_without
+from kernelpot.fit.full_mean import residuals_without, with_less_noise
 from kernelpot.fit.left_out import choose_some, structures_to_leave_out
 from kernelpot.fit.noise import (
     METHODS,
     MINIMUM_STRUCTURES,
     choose_hyperparameters,
+    free_parameters,
     is_searched,
 )
 from kernelpot.fit.plan import Plan, expected_seconds, plan_memory
@@ -131,6 +132,8 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         n_threads=n_threads,
         progress=progress,
     )
+    free = free_parameters(settings, grouped.groups, len(problem.terms))
+    tuned = with_less_noise(tuned, state.design, free.groups)
     model = solve(
         problem,
         state,

@@ -24,6 +24,8 @@ from tests.conftest import rattled_alloy, structures
 TERM = kp.PolynomialSOAP(
     r_cut=4.0, n_max=3, l_max=2, n_directions=10, n_sparse=50, full=True, delta=0.8
 )
+# given, so that whole forms do not lower it
+NOISE = {"baseline": [], "sigma_forces": 0.1, "sigma_energy": 0.01, "sigma_stress": 0.005}
 ALL = 110  # monomials of ten directions of two species
 SOAP = kp.SOAPTerm(r_cut=3.5, n_max=2, l_max=1, n_sparse=6)
 
@@ -118,22 +120,18 @@ def test_memory_and_threads_change_no_bit(two_terms, rng):
 def test_iterations_end_at_the_solution_of_all_monomials(terms, labelled, monkeypatch):
     monkeypatch.setattr(full_mean, "TOLERANCE", 1e-7)
     monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
-    pot = kp.KernelPotential(terms, baseline=[], sigma_forces=0.1, sigma_energy=0.01)
+    pot = kp.KernelPotential(terms, **NOISE)
     pot.fit(labelled, optimize=None, calibrate=False)
-    design, w = dense(terms, labelled, sigma_forces=0.1, sigma_energy=0.01)
+    design, w = dense(terms, labelled, **{k: v for k, v in NOISE.items() if k != "baseline"})
     reference = kp.KernelPotential(
         [t.changed(n_sparse=ALL, full=False) if t is TERM else t for t in terms],
-        baseline=[],
-        sigma_forces=0.1,
-        sigma_energy=0.01,
+        **NOISE,
     ).fit(labelled, optimize=None, calibrate=False)
     assert pot.model.design.n_sparse < design.n_sparse == reference.model.design.n_sparse
     np.testing.assert_allclose(reference.model.factor.solve(), w, atol=1e-8)
     part = kp.KernelPotential(
         [t.changed(full=False) if t is TERM else t for t in terms],
-        baseline=[],
-        sigma_forces=0.1,
-        sigma_energy=0.01,
+        **NOISE,
     ).fit(labelled, optimize=None, calibrate=False)
     for name in ("crystal", "cluster"):
         atoms = structures()[name]
@@ -148,7 +146,7 @@ def test_iterations_end_at_the_solution_of_all_monomials(terms, labelled, monkey
 
 def test_the_variance_is_that_of_the_columns_and_other_monomials_are_prior(labelled):
     """More novelty than with every monomial, and less that the data leave open."""
-    settings = {"baseline": [], "sigma_forces": 0.1, "sigma_energy": 0.01}
+    settings = NOISE
     full, part, whole = (
         kp.KernelPotential([t], **settings).fit(labelled, optimize=None, calibrate=False)
         for t in (TERM, TERM.changed(full=False), TERM.changed(n_sparse=ALL, full=False))
@@ -195,6 +193,19 @@ def test_files_and_committees_have_the_whole_form(pot, tmp_path):
     # the mean of so many is off by std / 20; 5 sigma
     std = together.energies.std()
     assert together.energies.mean() == pytest.approx(one.energy, abs=5 * std / 20)
+
+
+def test_noise_that_is_not_given_is_less_than_that_of_the_columns(labelled):
+    full, part = (
+        kp.KernelPotential([t], baseline=[], sigma_energy=0.01).fit(labelled, optimize=None)
+        for t in (TERM, TERM.changed(full=False))
+    )
+    one, two = full.model.noise, part.model.noise
+    assert one.sigma_energy == two.sigma_energy == 0.01
+    assert one.sigma_forces == pytest.approx(0.25 * two.sigma_forces)
+    assert one.sigma_stress == pytest.approx(0.25 * two.sigma_stress)
+    notes = "; ".join(full.model.training.notes)
+    assert "noise of forces, stress is 0.25 of what was chosen" in notes
 
 
 def test_a_factor_with_another_solution(two_terms, rng):
@@ -256,7 +267,7 @@ def test_an_update_continues_from_the_form_that_is_there(labelled, monkeypatch):
     monkeypatch.setattr(full_mean, "TOLERANCE", 1e-6)
     monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
     old, new = labelled[:19], labelled[19:]
-    settings = {"baseline": [], "sigma_forces": 0.1, "sigma_energy": 0.01}
+    settings = NOISE
 
     def before():
         pot = kp.KernelPotential([TERM], **settings)
