@@ -134,6 +134,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     )
     free = free_parameters(settings, grouped.groups, len(problem.terms))
     tuned = with_less_noise(tuned, state.design, free.groups)
+    notes = list(state.notes)
     model = solve(
         problem,
         state,
@@ -143,6 +144,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         max_bytes=plan.spare_bytes,
         keeper=saver,
         progress=progress,
+        notes=notes,
     )
     if options.calibrate:
         scale = tuned.scale(state.design)
@@ -169,9 +171,9 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
             n_threads=n_threads,
             progress=progress,
         )
-    training = record(
-        model, problem, tuned, state.notes, n_threads=n_threads, progress=progress
-    ).noting(f"the fit {plan}")
+    training = record(model, problem, tuned, notes, n_threads=n_threads, progress=progress).noting(
+        f"the fit {plan}"
+    )
     training = replace(training, wall_seconds=time.perf_counter() - started)
     if saver is not None:
         saver.remove()

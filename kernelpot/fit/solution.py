@@ -39,6 +39,7 @@ def solve(
     max_bytes: float = MAX_BYTES,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
+    notes: list[str] | None = None,
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
@@ -55,6 +56,8 @@ def solve(
         Keeps the state of their iterations.
     progress : callable, optional
         Told of these.
+    notes : list of str, optional
+        Receives what the user should know of these.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def solve(
     tails: dict[int, FloatArray] = {}
     forms = Forms.of(state.design, scale)
     if forms.forms:
-        factor, tails = completed(
+        factor, tails, note = completed(
             forms,
             problem.frames,
             tuned.noise,
@@ -79,6 +82,8 @@ def solve(
             keeper=keeper,
             progress=progress,
         )
+        if notes is not None:
+            notes.append(note)
     design = state.design.rescaled(tuned.delta)
     structures = [frame.atoms for frame in problem.frames]
     unseen = set(state.unseen)

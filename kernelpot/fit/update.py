@@ -106,7 +106,8 @@ def update(
         sites_known = with_known_sites(sites_known, design, sites)
     tails = model.local.tails
     if tails and data is not None:
-        factor, tails = _whole_forms(model, design, factor, Dataset([*data, *new]), n_threads)
+        factor, tails, note = _whole_forms(model, design, factor, Dataset([*data, *new]), n_threads)
+        notes.append(note)
     elif tails:
         notes.append("what whole forms have beside the columns of the regression stayed as it was")
     local, offset = solution_of(factor, sites_known, design, tails)
@@ -140,7 +141,7 @@ def update(
 
 def _whole_forms(
     model: FittedModel, design: Design, factor: TriangularFactor, data: Dataset, n_threads: int
-) -> tuple[TriangularFactor, dict[int, FloatArray]]:
+) -> tuple[TriangularFactor, dict[int, FloatArray], str]:
     """Whole quadratic forms for all data, from those of the model."""
     forms = Forms.of(design, np.ones(design.n_columns))
     frames = [

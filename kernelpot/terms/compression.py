@@ -98,6 +98,9 @@ def learn_directions(
 ) -> list[Directions]:
     """Leading directions of the features of some structures, in one pass over them.
 
+    Free atoms count only where a class has nothing else: one of them is far from all that is
+    bound, and so would take a leading direction of its own, and many monomials with it.
+
     Memory is that of two matrices of features by features (of more than a thousand features, by
     directions) per class, and of one structure.
 
@@ -117,6 +120,10 @@ def learn_directions(
     limit = min(n, MAX_DIRECTIONS if n_directions is None else n_directions)
     values, slopes = ([second_moment(n, limit) for _ in range(n_keys)] for _ in range(2))
     counts, slope_counts = (np.zeros(n_keys, dtype=np.int64) for _ in range(2))
+    bound = {int(z) for atoms in structures if len(atoms) > 1 for z in atoms.numbers}
+    structures = [
+        atoms for atoms in structures if len(atoms) > 1 or int(atoms.numbers[0]) not in bound
+    ]
     n_atoms = sum(map(len, structures))
     every = max(1, round(n_atoms / GRADIENT_ATOMS))
     for index, atoms in enumerate(structures):

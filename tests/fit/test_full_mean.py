@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
+from kernelpot.data.neighbors import neighbor_list
 from kernelpot.fit import full_mean
 from kernelpot.fit.full_mean import (
     NormalEquations,
@@ -13,6 +14,7 @@ from kernelpot.fit.full_mean import (
     with_solution,
 )
 from kernelpot.fit.pipeline import accumulate, select
+from kernelpot.fit.plan import plan_memory
 from kernelpot.fit.problem import prepare
 from kernelpot.fit.settings import Settings
 from kernelpot.gp.quadratic import Forms, QuadraticRows
@@ -179,6 +181,7 @@ def test_forces_and_stress_are_derivatives(pot):
 
 def test_files_and_committees_have_the_whole_form(pot, tmp_path):
     assert pot.model.local.tails
+    assert "mean of all 110 monomials of the second degree, of which 50 have" in pot.summary()
     pot.save(tmp_path / "model.kpot")
     again = kp.load(tmp_path / "model.kpot")
     atoms = rattled_alloy(33, (1, 1, 1), 0.2)
@@ -235,7 +238,7 @@ def test_errors_of_structures_left_out_are_those_of_a_fit_without_them(labelled,
     monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
     problem, state, factor, forms = setup([TERM], labelled)
     start = forms.unknowns(factor.solve())
-    factor, tails = completed(forms, problem.frames, problem.noise, factor, start)
+    factor, tails, _ = completed(forms, problem.frames, problem.noise, factor, start)
     chosen = [3, 11, 20]
     found = residuals_without(
         forms,
@@ -293,6 +296,21 @@ def test_an_update_continues_from_the_form_that_is_there(labelled, monkeypatch):
     ]
     assert errors[2] < errors[0]
     assert errors[1] < errors[0]
+
+
+def test_the_plan_counts_derivatives_that_are_kept(labelled):
+    """Within a budget they have what is left."""
+    plans = []
+    for full, memory in ((False, None), (True, None), (True, "2GB"), (True, "0.5GB")):
+        settings = Settings(terms=[TERM.changed(full=full)], baseline=[])
+        problem = prepare(kp.read_dataset(labelled), settings)
+        plans.append(plan_memory(problem, settings, 1, memory))
+    without, free, roomy, tight = plans
+    pairs = sum(len(neighbor_list([f.atoms], 4.0).neighbors) for f in problem.frames)
+    kept = 12 * pairs * (free.workload.n_features - 1)  # of all features: not yet compressed
+    assert free.parts["solution"] - without.parts["solution"] == pytest.approx(kept, rel=0.3)
+    assert roomy.spare_bytes == full_mean.MAX_BYTES
+    assert tight.spare_bytes < 0.3e9
 
 
 # ---- iterations --------------------------------------------------------------------

@@ -63,6 +63,19 @@ def test_directions_are_those_of_features_and_of_their_finite_differences():
         assert known.n_environments == count
 
 
+def test_free_atoms_take_no_direction_of_what_is_bound(labelled):
+    descriptor = SOAP.descriptor(SPECIES)
+    one, two = (
+        learn_directions(descriptor, frames, n_directions=8)
+        for frames in (labelled, [Atoms("Cu"), *labelled, Atoms("Al")])
+    )
+    for known, again in zip(one, two, strict=True):
+        np.testing.assert_array_equal(known.vectors, again.vectors)
+    # where there is nothing else
+    alone = learn_directions(descriptor, [Atoms("Al"), bulk("Cu", cubic=True)])
+    assert np.count_nonzero(alone[0].scales) == 1
+
+
 def test_what_lies_outside_is_one_more_feature(labelled):
     descriptor = SOAP.descriptor(SPECIES)
     directions = learn_directions(descriptor, labelled, n_directions=8)
