@@ -8,8 +8,12 @@ intervals. Times are those of the processor.
 """
 
 import argparse
+import os
+import sys
 import time
 import warnings
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
 from _sets import load
 from _tables import show

@@ -300,7 +300,7 @@ class _State:
             key = term.descriptor.keys.index(block.key)
             own = embedded[block.term][found[block.term].key == key]
             points, T = block.points, block.T
-            if term.kernel.explicit:  # monomials are what they are
+            if term.kernel.explicit:  # no environment becomes a monomial: only labels count
                 extended.append((Points(block.term, block.key, points, block.sites), T))
                 continue
             if len(own) > MAX_ENVIRONMENTS:  # the covariance of all of them would be large

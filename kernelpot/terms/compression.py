@@ -156,8 +156,10 @@ def _leading(moment: SecondMoment, limit: int, count: int) -> Directions:
     keep = int(np.count_nonzero(values > TRUNCATION * values[0]))
     values, vectors = values[:keep], vectors[:, :keep]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(keep)])
+    vectors = vectors * signs  # repeatable
+    vectors[~moment.used] = 0.0  # without the rounding of the eigenvectors
     lost = max(0.0, 1.0 - float(values.sum() / moment.trace))
-    return Directions(vectors * signs, np.sqrt(values), count, lost)  # repeatable
+    return Directions(vectors, np.sqrt(values), count, lost)
 
 
 def _add_slopes(
@@ -201,6 +203,11 @@ def gains_of(scales: FloatArray, whitening: float, mean_weight: float) -> FloatA
         gains[used] = (scales[used] / scales[0]) ** -whitening
         gains[0] = mean_weight
     return gains
+
+
+def _rows_of(x: FloatArray, rows: IntArray) -> FloatArray:
+    """Some rows, ascending; a view of all."""
+    return x if len(rows) == len(x) else x[rows]
 
 
 @dataclass(frozen=True)
@@ -289,6 +296,21 @@ class CompressedDescriptor:
         ]
 
     @cached_property
+    def _used(self) -> list[IntArray | slice]:
+        """Inner features that directions have a part of: not those of absent species."""
+        used = [np.flatnonzero(matrix.any(axis=1)) for matrix in self._maps]
+        n = self.inner.n_features
+        return [slice(None) if len(columns) == n else columns for columns in used]
+
+    @cached_property
+    def _used_maps(self) -> list[FloatArray]:
+        """Directions times their gains, of these features alone."""
+        return [
+            np.ascontiguousarray(matrix[used])
+            for matrix, used in zip(self._maps, self._used, strict=True)
+        ]
+
+    @cached_property
     def _shares(self) -> FloatArray:
         r"""(g_r / g_a)^2, by which squares of features leave what is left; zero without gain."""
         gains = self._gains
@@ -318,9 +340,8 @@ class CompressedDescriptor:
         x = np.empty((len(inner), self.n_features))
         squares = np.einsum("ef,ef->e", inner.x, inner.x)
         for k in np.unique(inner.key):
-            own = inner.key == k
-            whole = bool(own.all())
-            mapped = (inner.x if whole else inner.x[own]) @ self._maps[k]
+            own = np.flatnonzero(inner.key == k)
+            mapped = _rows_of(inner.x, own)[:, self._used[k]] @ self._used_maps[k]
             left = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * squares[own]
             left -= np.square(mapped) @ self._shares[k]
             x[own, :-1] = mapped
@@ -340,11 +361,11 @@ class CompressedDescriptor:
         by_inner = np.empty_like(inner.x)
         by_left = by_x[:, -1] / x[:, -1]
         for k in np.unique(environments.key):
-            own = environments.key == k
+            own = np.flatnonzero(environments.key == k)
             by_mapped = by_x[own, :-1] - by_left[own, None] * self._shares[k] * x[own, :-1]
-            back = by_mapped @ self._maps[k].T
             factor = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * by_left[own]
-            back += factor[:, None] * inner.x[own]
+            back = factor[:, None] * _rows_of(inner.x, own)
+            back[:, self._used[k]] += by_mapped @ self._used_maps[k].T
             by_inner[own] = back
         self.inner.pull(system, inner, by_inner, None, out)
 

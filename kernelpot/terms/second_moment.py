@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import scipy.linalg
 
-from kernelpot.common.types import FloatArray
+from kernelpot.common.types import BoolArray, FloatArray
 
 # Up to so many columns the matrix is formed; of more a sketch of it, of so many more vectors
 # than eigenvectors are wanted.
@@ -21,6 +21,10 @@ class SecondMoment(Protocol):
     @property
     def trace(self) -> float:
         """Sum of all squares."""
+
+    @property
+    def used(self) -> BoolArray:
+        """Columns in which some row was not zero, shape (n_columns,)."""
 
     def add(self, rows: FloatArray) -> None:
         """Add rows, shape (n, n_columns)."""
@@ -68,6 +72,12 @@ class DenseMoment:
         """Sum of all squares."""
         return float(np.trace(self.matrix))
 
+    @property
+    def used(self) -> BoolArray:
+        """Columns that are not zero."""
+        found: BoolArray = self.matrix.diagonal() > 0
+        return found
+
     def add(self, rows: FloatArray) -> None:
         """Add rows."""
         self.matrix += rows.T @ rows
@@ -109,6 +119,12 @@ class SketchedMoment:
     def trace(self) -> float:
         """Sum of all squares."""
         return self._trace
+
+    @property
+    def used(self) -> BoolArray:
+        """Columns that are not zero."""
+        found: BoolArray = np.any(self.sketch != 0.0, axis=1)
+        return found
 
     def add(self, rows: FloatArray) -> None:
         """Add rows."""

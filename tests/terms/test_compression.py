@@ -157,6 +157,25 @@ def unknown(term, frames, structures):
     }
 
 
+def test_features_of_absent_species_cost_nothing_and_count_as_unknown(labelled):
+    """Directions have no part of them; what is left has."""
+    copper = [bulk("Cu", cubic=True) for _ in range(3)]
+    for seed, atoms in enumerate(copper):
+        atoms.rattle(0.1, seed=seed)
+    term = kp.PolynomialSOAP.example(SPECIES)
+    found = term.descriptor(SPECIES, term.learned(SPECIES, copper)[0])
+    n = found.inner.n_features
+    assert len(found._used[1]) < n / 2
+    assert found._used_maps[1].shape == (len(found._used[1]), found.n_directions)
+    alloy = rattled_alloy(2, (1, 1, 1), 0.1)
+    left = []
+    for atoms in (copper[0], alloy):
+        system = System.of([atoms], term.r_cut)
+        x = normalize(found.environments(system, slice(0, len(atoms))).x)[0]
+        left.append(x[atoms.numbers == 29, -1] ** 2)
+    assert left[1].min() > 100 * left[0].max()
+
+
 @pytest.mark.parametrize("central_weight", [0.2, 1.0])
 def test_new_kinds_look_no_less_unknown_than_without_compression(labelled, central_weight):
     shape = {"r_cut": 4.0, "n_max": 4, "l_max": 3, "central_weight": central_weight}
