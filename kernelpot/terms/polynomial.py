@@ -201,7 +201,8 @@ class PolynomialKernel(SimilarityKernel):
     def similarity(self, u: FloatArray, points: Array) -> FloatArray:
         """Monomials, shape (n, n_points)."""
         out = np.empty((len(u), len(points)))
-        _polynomial.values(u, points, factors(points), out)
+        if len(points):  # those of a class without any have no degree
+            _polynomial.values(u, points, factors(points), out)
         return out
 
     def own(self, similarity: FloatArray) -> FloatArray:
@@ -211,13 +212,15 @@ class PolynomialKernel(SimilarityKernel):
     def contract(self, cotangent: FloatArray, u: FloatArray, points: Array) -> FloatArray:
         """Derivative of a weighted sum of monomials, but for the part along u."""
         out = np.zeros_like(u)
-        _polynomial.contract(cotangent, u, points, factors(points), out)
+        if len(points):
+            _polynomial.contract(cotangent, u, points, factors(points), out)
         return out
 
     def directional(self, by_u: FloatArray, u: FloatArray, points: Array) -> FloatArray:
         """Derivative of monomials; `by_u` has no part along `u`."""
         out = np.empty((len(u), len(points)))
-        _polynomial.directional(u, by_u, points, factors(points), out)
+        if len(points):
+            _polynomial.directional(u, by_u, points, factors(points), out)
         return out
 
     def row_gradient(

@@ -91,6 +91,18 @@ def test_the_closed_form_of_the_mean_is_the_sum(u, degree, rng):
     assert kernel.fast_mean(index[:0], weights[:0]) is None
 
 
+def test_a_class_without_monomials(u):
+    """As a design has it for a class that the data do not have."""
+    kernel, nothing = PolynomialKernel(2, 1.0), np.zeros((0, 6))
+    assert kernel.similarity(u, nothing).shape == (7, 0)
+    assert kernel.directional(u, u, nothing).shape == (7, 0)
+    assert not kernel.contract(np.zeros((7, 0)), u, nothing).any()
+    mean, slopes, own = kernel.mean_and_slopes(kernel.similarity(u, nothing), np.zeros(0))
+    assert slopes.shape == (7, 0)
+    assert not mean.any()
+    assert not own.any()
+
+
 @pytest.mark.parametrize("degree", DEGREES)
 def test_monomials_come_by_prior_scale(degree):
     scales = np.array([1.0, 0.7, 0.2, 0.05, 0.0])
