@@ -77,7 +77,9 @@ class PolynomialSOAP(TermBase):
     cutoff_power : float, default=2
         As in `SOAPTerm`.
     central_weight : float, default=1.0
-        Weight of the central atom in its own density; positive.
+        Weight of the central atom in its own density; positive. At 1 forces of molecules are
+        best (ethanol, 200 frames: 13.6 meV/Å against 16.8 at 0.2), but free atoms are much like
+        stretched dimers; a smaller weight tells them apart.
     compression : {"off", "mu1nu1", "mu2", "crossover"}, default="off"
         How features are shared between neighbor species before they are compressed.
     species_weighting : mapping of symbol to float, optional
