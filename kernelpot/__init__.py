@@ -27,6 +27,7 @@ _HOMES = {
     "Prediction": "model.prediction",
     "LinearMap": "terms.linear_map",
     "PairTerm": "terms.pair",
+    "PolynomialSOAP": "terms.polynomial_soap",
     "SOAP": "terms.power_spectrum",
     "SOAPTerm": "terms.soap",
     "VarianceGate": "safety.gate",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from kernelpot.safety.gate import VarianceGate
     from kernelpot.terms.linear_map import LinearMap
     from kernelpot.terms.pair import PairTerm
+    from kernelpot.terms.polynomial_soap import PolynomialSOAP
     from kernelpot.terms.power_spectrum import SOAP
     from kernelpot.terms.soap import SOAPTerm
 

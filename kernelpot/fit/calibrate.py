@@ -31,6 +31,7 @@ def calibrated(
     structures: Sequence[StructureRows],
     scale: FloatArray | None = None,
     *,
+    residuals: Mapping[int, FloatArray] | None = None,
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> FittedModel:
@@ -48,6 +49,9 @@ def calibrated(
         Rows of frames of `problem`.
     scale : ndarray of shape (n_columns,), optional
         Of the columns of these rows to those of the model.
+    residuals : mapping of int to ndarray, optional
+        Errors of a mean that the factor does not know (`kernelpot.fit.full_mean`), by frame;
+        of these structures only is then learned.
     n_threads : int, optional
     progress : callable, optional
 
@@ -56,10 +60,12 @@ def calibrated(
     FittedModel
         With its `calibration`; unchanged where there are fewer than ten structures.
     """
+    if residuals is not None:
+        structures = [rows for rows in structures if rows.index in residuals]
     if len(structures) < MINIMUM_STRUCTURES:
         return model
     rng = np.random.default_rng(0)
-    residuals: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
+    errors: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
     open_: dict[str, list[FloatArray]] = {kind: [] for kind in KINDS}
     numbers: dict[str, list[IntArray]] = {kind: [] for kind in KINDS}
     found = leave_one_out(
@@ -73,6 +79,7 @@ def calibrated(
     for done, left in enumerate(found):
         atoms = problem.frames[left.rows.index].atoms
         volume = volume_of(atoms)
+        residual = left.residual if residuals is None else residuals[left.rows.index]
         for kind in KINDS:
             own = left.rows.kind == KINDS.index(kind)
             if not own.any() or (kind == "stress" and volume is None):
@@ -85,7 +92,7 @@ def calibrated(
             assert left.variance is not None
             n = np.count_nonzero(own)
             scatter = np.sqrt(rng.chisquare(N_MEMBERS, n) / N_MEMBERS)
-            residuals[kind].append(unit * left.residual[own])
+            errors[kind].append(unit * residual[own])
             open_[kind].append(unit * scatter * np.sqrt(left.variance[own]))
             numbers[kind].append(
                 np.repeat(atoms.numbers, 3) if kind == "forces" else np.zeros(n, dtype=np.int64)
@@ -93,7 +100,7 @@ def calibrated(
         if progress is not None:
             progress("calibration", done + 1, len(structures))
     calibration = Calibration.of(
-        _joined(residuals),
+        _joined(errors),
         _joined(open_),
         _joined(numbers),
         len(structures),

@@ -22,6 +22,7 @@ from kernelpot.fit.problem import Problem
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.state import State
 from kernelpot.gp.design import Design
+from kernelpot.regression.conjugate_gradients import Iteration
 from kernelpot.regression.factors import GroupedFactor, TriangularFactor
 
 FORMAT = "kernelpot checkpoint"
@@ -128,10 +129,47 @@ class Checkpoint:
         if time.monotonic() - self._written >= max(self.interval, self._cost / _SHARE):
             self.save(state)
 
+    # ---- iterations of a later stage -----------------------------------------------
+
+    @property
+    def _second(self) -> str:
+        return f"{os.fspath(self.path)}.iteration"
+
+    def load_iteration(self) -> Iteration | None:
+        """State of the iterations of an interrupted fit; None without a file.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged.
+        """
+        if not os.path.exists(self._second):
+            return None
+        header, arrays = archive.read(self._second, format=FORMAT)
+        if header["fingerprint"] != self.fingerprint:
+            return None
+        x, residual, direction = (arrays[name] for name in ("x", "residual", "direction"))
+        return Iteration(x, residual, direction, header["square"], header["start"], header["n"])
+
+    def save_iteration_if_due(self, state: Iteration) -> None:
+        """Write the state of iterations, beside the file, if the last one is old enough."""
+        started = time.monotonic()
+        if started - self._written < max(self.interval, self._cost / _SHARE):
+            return
+        header = {
+            "fingerprint": self.fingerprint,
+            **{name: getattr(state, name) for name in ("square", "start", "n")},
+        }
+        arrays = {name: getattr(state, name) for name in ("x", "residual", "direction")}
+        archive.write(self._second, header, arrays, format=FORMAT)
+        self._written = time.monotonic()
+        self._cost = self._written - started
+
     def remove(self) -> None:
-        """Delete the file: the fit is complete."""
-        if os.path.exists(self.path):
-            os.unlink(self.path)
+        """Delete the files: the fit is complete."""
+        for path in (self.path, self._second):
+            if os.path.exists(path):
+                os.unlink(path)
 
 
 def _packed(tree: FactorTree) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -89,6 +89,30 @@ def build_rows(
         return list(map_in_order(build, chosen, n_threads))
 
 
+def choose_some(structures: Sequence[StructureRows], unseen: Sequence[int], n: int) -> list[int]:
+    """Frames of some structures, those first that no sparse point was chosen from.
+
+    Parameters
+    ----------
+    structures : sequence of StructureRows
+    unseen : sequence of int
+        Frames that no sparse point was chosen from.
+    n : int
+        At least so many, if there are.
+
+    Returns
+    -------
+    list of int
+        Ascending.
+    """
+    indices = [rows.index for rows in structures]
+    first = [index for index in indices if index in set(unseen)]
+    others = [index for index in indices if index not in set(unseen)]
+    more = max(0, min(n - len(first), len(others)))
+    chosen = [others[k * len(others) // more] for k in range(more)]
+    return sorted([*first, *chosen])
+
+
 def structures_to_leave_out(
     problem: Problem,
     state: State,

@@ -20,8 +20,15 @@ from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
-from kernelpot.fit.left_out import structures_to_leave_out
-from kernelpot.fit.noise import METHODS, choose_hyperparameters, is_searched
+from kernelpot.fit.full_mean import residuals_without, with_less_noise
+from kernelpot.fit.left_out import choose_some, structures_to_leave_out
+from kernelpot.fit.noise import (
+    METHODS,
+    MINIMUM_STRUCTURES,
+    choose_hyperparameters,
+    free_parameters,
+    is_searched,
+)
 from kernelpot.fit.plan import Plan, expected_seconds, plan_memory
 from kernelpot.fit.problem import Problem, prepare
 from kernelpot.fit.progress import Overall
@@ -29,6 +36,7 @@ from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import record, solve
 from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES
 from kernelpot.fit.state import State
+from kernelpot.gp.quadratic import Forms
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import GroupedFactor
 
@@ -124,13 +132,47 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         n_threads=n_threads,
         progress=progress,
     )
-    model = solve(problem, state, grouped, tuned, n_threads=n_threads)
+    free = free_parameters(settings, grouped.groups, len(problem.terms))
+    tuned = with_less_noise(tuned, state.design, free.groups)
+    notes = list(state.notes)
+    model = solve(
+        problem,
+        state,
+        grouped,
+        tuned,
+        n_threads=n_threads,
+        max_bytes=plan.spare_bytes,
+        keeper=saver,
+        progress=progress,
+        notes=notes,
+    )
     if options.calibrate:
         scale = tuned.scale(state.design)
-        model = calibrated(model, problem, left_out, scale, n_threads=n_threads, progress=progress)
-    training = record(
-        model, problem, tuned, state.notes, n_threads=n_threads, progress=progress
-    ).noting(f"the fit {plan}")
+        residuals = None
+        if model.local.tails:
+            forms = Forms.of(state.design, scale)
+            residuals = residuals_without(
+                forms,
+                problem.frames,
+                choose_some(left_out, state.unseen, MINIMUM_STRUCTURES),
+                tuned.noise,
+                model.factor,
+                forms.with_tails(model.factor.solve(), model.local.tails),
+                max_bytes=plan.spare_bytes,
+                n_threads=n_threads,
+            )
+        model = calibrated(
+            model,
+            problem,
+            left_out,
+            scale,
+            residuals=residuals,
+            n_threads=n_threads,
+            progress=progress,
+        )
+    training = record(model, problem, tuned, notes, n_threads=n_threads, progress=progress).noting(
+        f"the fit {plan}"
+    )
     training = replace(training, wall_seconds=time.perf_counter() - started)
     if saver is not None:
         saver.remove()

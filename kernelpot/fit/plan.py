@@ -12,14 +12,21 @@ import psutil
 from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import expected_pairs
 from kernelpot.fit.accumulation import BATCH_ATOMS, BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
+from kernelpot.fit.full_mean import MAX_BYTES as MAX_MEAN_BYTES
+from kernelpot.fit.full_mean import MAX_ITERATIONS
 from kernelpot.fit.left_out import MAX_BYTES, MAX_ROWS
 from kernelpot.fit.noise_search import expected_work
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.settings import Settings
-from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES, MAX_CANDIDATES
+from kernelpot.fit.sparse_points import (
+    LABELS_PER_ENVIRONMENT,
+    MAX_CANDIDATE_BYTES,
+    MAX_CANDIDATES,
+)
 from kernelpot.gp.labels import Noise, group_rows
 from kernelpot.regression.leave_one_out import CHUNK_ROWS
 from kernelpot.terms.base import Descriptor, Term
+from kernelpot.terms.compression import MAX_DIRECTIONS
 
 # What a process grows by when compiled loops and descriptors are loaded [bytes].
 _LIBRARIES = 0.4e8
@@ -59,6 +66,16 @@ def resident_bytes() -> float:
     return float(psutil.Process().memory_info().rss)
 
 
+def n_pairs(frames: Sequence[Frame], r_cut: float) -> float:
+    """Pairs of all frames within a distance, about."""
+    return float(sum(expected_pairs(frame.atoms, r_cut) for frame in frames))
+
+
+def n_directions(descriptor: Descriptor) -> int:
+    """Directions that features will be compressed to, at most."""
+    return min(descriptor.n_features, MAX_DIRECTIONS)
+
+
 @dataclass(frozen=True)
 class Workload:
     """Sizes that decide what a fit needs.
@@ -78,6 +95,8 @@ class Workload:
         Memory of the process before the fit [bytes].
     searched : bool
         Whether noise is chosen by leaving structures out.
+    form_bytes : float
+        Derivatives of features of all pairs, where the mean is a whole quadratic form.
     """
 
     n_sparse: int
@@ -88,6 +107,7 @@ class Workload:
     group_rows: tuple[int, ...]
     occupied: float
     searched: bool = False
+    form_bytes: float = 0.0
 
     @classmethod
     def of(
@@ -106,10 +126,13 @@ class Workload:
             term.n_sparse or term.default_n_sparse(default_n_sparse, len(descriptor.keys))
             for term, descriptor in zip(terms, descriptors, strict=True)
         ]
+        most = [
+            (LABELS_PER_ENVIRONMENT if term.kernel().explicit else 1) * n_atoms for term in terms
+        ]
         return cls(
             sum(
-                min(n, n_atoms) if term.n_sparse is None and descriptor.one_per_atom else n
-                for n, term, descriptor in zip(points, terms, descriptors, strict=True)
+                min(n, limit) if term.n_sparse is None and descriptor.one_per_atom else n
+                for n, limit, term, descriptor in zip(points, most, terms, descriptors, strict=True)
             ),
             max(descriptor.n_features for descriptor in descriptors),
             n_atoms,
@@ -118,6 +141,11 @@ class Workload:
             tuple(group_rows(frames, noise).values()),
             resident_bytes(),
             searched,
+            sum(
+                12.0 * n_pairs(frames, descriptor.r_cut) * n_directions(descriptor)
+                for term, descriptor in zip(terms, descriptors, strict=True)
+                if getattr(term, "full", False)
+            ),
         )
 
 
@@ -176,7 +204,11 @@ class Plan:
             # rows in single precision besides those kept
             "search": (groups + square * (len(w.group_rows) + 4.0) + 1.5 * left_out) * w.searched,
             # with the factor of known sites, and the variances of both
-            "solution": groups + square * (3.0 + 5.0 / w.n_species) + left_out,
+            "solution": groups
+            + square * (3.0 + 5.0 / w.n_species)
+            + left_out
+            # within a budget only what it leaves
+            + (min(w.form_bytes, MAX_MEAN_BYTES) if self.budget is None else 0.0),
         }
 
     @property
@@ -185,6 +217,13 @@ class Plan:
         w = self.workload
         model = 8.0 * w.n_sparse * (w.n_features + w.n_sparse / (w.n_terms * w.n_species))
         return w.occupied + _LIBRARIES + model + max(self.parts.values())
+
+    @property
+    def spare_bytes(self) -> float:
+        """What the budget leaves for things that can be made anew."""
+        if self.budget is None:
+            return MAX_MEAN_BYTES
+        return min(MAX_MEAN_BYTES, max(0.0, self.budget - self.needed))
 
     def within(self, budget: float) -> Plan:
         """Save where it costs little until the budget holds.
@@ -325,6 +364,8 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
             flops += 6.0 * expected_pairs(frame.atoms, r_cut) * n * share
         flops += frame.n_rows * w.n_sparse**2 * (2.0 + 2.0 / (w.n_terms * w.n_species))
     gflops = 3e10
+    # two passes over the derivatives of features of all pairs in each iteration
+    forms = MAX_ITERATIONS * w.form_bytes
     n_rows = sum(w.group_rows)
     left_out = min(n_rows, MAX_ROWS)
     search = expected_work(w.n_sparse, w.group_rows, left_out) if w.searched else 0.0
@@ -333,6 +374,7 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
         "sparse points": n_atoms * n_features * (4e-7 + 5e-10 * share),
         "labels": labels,
         "hyper-parameters": search / gflops,
+        "whole forms": forms / gflops * 10.0,
         "calibration": 1.5 * labels * left_out / max(n_rows, 1),
         "solution": 6.0 * w.n_sparse**3 / gflops,
         "training errors": n_atoms * n_features * 2e-7 / plan.n_threads,

@@ -9,10 +9,11 @@ from ase.units import GPa
 
 from kernelpot.baseline.reference import Reference
 from kernelpot.baseline.wall import Wall
-from kernelpot.common.types import Pair, Progress
+from kernelpot.common.types import FloatArray, Pair, Progress
 from kernelpot.data.dataset import Dataset, label_sources
 from kernelpot.data.doctor import virial_test
 from kernelpot.data.label_names import unread_labels
+from kernelpot.fit.full_mean import MAX_BYTES, Keeper, completed
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
@@ -20,6 +21,7 @@ from kernelpot.fit.sufficiency import shortcomings
 from kernelpot.gp.design import Design
 from kernelpot.gp.known_sites import some_structures, with_known_sites
 from kernelpot.gp.local import LocalModel
+from kernelpot.gp.quadratic import Forms
 from kernelpot.gp.variance import posterior_variances
 from kernelpot.model.errors import evaluate
 from kernelpot.model.fitted import FittedModel
@@ -36,6 +38,10 @@ def solve(
     tuned: Tuned | None = None,
     *,
     n_threads: int = 1,
+    max_bytes: float = MAX_BYTES,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
+    notes: list[str] | None = None,
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
@@ -46,6 +52,14 @@ def solve(
     tuned : Tuned, optional
         Noise and prior scales to use instead of those the labels were streamed with.
     n_threads : int
+    max_bytes : float
+        Memory for derivatives of features, where a term asks for whole forms.
+    keeper : Keeper, optional
+        Keeps the state of their iterations.
+    progress : callable, optional
+        Told of these.
+    notes : list of str, optional
+        Receives what the user should know of these.
 
     Returns
     -------
@@ -54,7 +68,24 @@ def solve(
     """
     if tuned is None:
         tuned = Tuned.unchanged(problem.noise, len(problem.terms))
-    factor = grouped.posterior(tuned.noise.sigma, tuned.scale(state.design))
+    scale = tuned.scale(state.design)
+    factor = grouped.posterior(tuned.noise.sigma, scale)
+    tails: dict[int, FloatArray] = {}
+    forms = Forms.of(state.design, scale)
+    if forms.forms:
+        factor, tails, note = completed(
+            forms,
+            problem.frames,
+            tuned.noise,
+            factor,
+            forms.unknowns(factor.solve()),
+            max_bytes=max_bytes,
+            n_threads=n_threads,
+            keeper=keeper,
+            progress=progress,
+        )
+        if notes is not None:
+            notes.append(note)
     design = state.design.rescaled(tuned.delta)
     structures = [frame.atoms for frame in problem.frames]
     unseen = set(state.unseen)
@@ -66,7 +97,7 @@ def solve(
         )
     )
     known = with_known_sites(factor, design, sites)
-    local, offset = solution_of(factor, known, design)
+    local, offset = solution_of(factor, known, design, tails)
     safety = learn_safety_net(
         local,
         factor,
@@ -83,7 +114,10 @@ def solve(
 
 
 def solution_of(
-    factor: TriangularFactor, known: TriangularFactor, design: Design
+    factor: TriangularFactor,
+    known: TriangularFactor,
+    design: Design,
+    tails: Mapping[int, FloatArray] | None = None,
 ) -> tuple[LocalModel, float]:
     """Posterior mean and variances, and the virial offset [eV/atom].
 
@@ -92,6 +126,8 @@ def solution_of(
     factor, known : TriangularFactor
         Of the labels, and with the local energies of the data taken as known.
     design : Design
+    tails : mapping of int to ndarray, optional
+        What the mean has beside the columns (`LocalModel`).
     """
     solution = factor.solve()
     local = LocalModel(
@@ -99,6 +135,7 @@ def solution_of(
         design.weights(solution),
         posterior_variances(design, factor),
         posterior_variances(design, known),
+        tails=tails or {},
     )
     return local, design.virial_offset(solution)
 

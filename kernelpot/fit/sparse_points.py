@@ -13,7 +13,9 @@ from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import FloatArray, IntArray, Progress
 from kernelpot.data.dataset import Frame
 from kernelpot.data.system import System
+from kernelpot.fit.monomials import available_monomials, choose_monomials
 from kernelpot.gp.blocks import BoundTerm, Points
+from kernelpot.gp.sharing import ALIKE_POINTS
 from kernelpot.regression.selection import (
     MINIMUM_PER_CLASS,
     environment_keys,
@@ -22,11 +24,17 @@ from kernelpot.regression.selection import (
     select,
 )
 from kernelpot.terms.base import Environments, key_name
+from kernelpot.terms.compression import CompressedDescriptor
+from kernelpot.terms.polynomial import PolynomialKernel
 
 # Selection sees at most so many environments of each class, and so many bytes of features
 # of all classes together.
 MAX_CANDIDATES = 50_000
 MAX_CANDIDATE_BYTES = 600e6
+# More monomials than labels tell nothing: an environment has an energy's share and a force.
+LABELS_PER_ENVIRONMENT = 4
+# Environments of each class that some are chosen among to share energy alike.
+MAX_SITES = 2000
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,15 @@ def choose_sparse_points(
     """
     term, descriptor = bound.term, bound.descriptor
     keys = descriptor.keys
+    if bound.kernel.explicit:
+        if given is not None:
+            raise ValueError(
+                f"`sparse_points` of term {index}: a term of kind {term.kind!r} has monomials in "
+                "place of sparse points; give None for it"
+            )
+        return _monomials(
+            bound, index, frames, held_out, default_n_sparse, seed, candidate_bytes, progress
+        )
     if given is not None:
         points = _given(bound, index, given)
         missing = {key_name(k) for k in keys} - {key_name(p.key) for p in points}
@@ -148,6 +165,54 @@ def choose_sparse_points(
         if progress is not None:
             progress("sparse points", 1 + (k + 1) / len(keys), 2)
     return Chosen(points, notes, from_all)
+
+
+def _monomials(
+    bound: BoundTerm,
+    index: int,
+    frames: Sequence[Frame],
+    held_out: Sequence[int],
+    default_n_sparse: int,
+    seed: int,
+    candidate_bytes: float,
+    progress: Progress | None,
+) -> Chosen:
+    """Monomials of a term that is a polynomial, and some environments of each class."""
+    term, descriptor, kernel = bound.term, bound.descriptor, bound.kernel
+    assert isinstance(descriptor, CompressedDescriptor)
+    assert isinstance(kernel, PolynomialKernel)
+    scales, abundance = descriptor.scales, descriptor.abundance
+    available = int(available_monomials(scales, kernel.degree).sum())
+    notes: list[str] = []
+    wanted = term.n_sparse
+    if wanted is None:
+        usual = term.default_n_sparse(default_n_sparse, len(descriptor.keys))
+        labels = LABELS_PER_ENVIRONMENT * int(abundance.sum())
+        wanted = min(usual, available, labels)
+        if wanted < usual:
+            why = "there are no more" if wanted == available else "the data have no more labels"
+            notes.append(f"{wanted} monomials instead of {usual}: {why}")
+    elif wanted > available:
+        raise ValueError(
+            f"`n_sparse` = {wanted} exceeds the {available} monomials of degree {kernel.degree} of "
+            "the directions found in the data; ask for fewer or leave it out"
+        )
+    unseen = set(held_out)
+    seen = [k for k in range(len(frames)) if k not in unseen]
+    limit = 8.0 * descriptor.n_features * MAX_SITES * len(descriptor.keys)
+    sites = _distinct_environments(bound, frames, seen, seed, min(limit, candidate_bytes), progress)
+    points = []
+    for k, monomials in enumerate(choose_monomials(scales, abundance, kernel.degree, wanted)):
+        found = sites[k]
+        n_sites = min(ALIKE_POINTS, len(found))
+        if len(monomials) and n_sites:
+            with single_blas_thread():
+                picked = select(found.u, n_sites, term.sparse_method, seed=seed)
+            chosen = _made_anew(bound, frames, found.places[picked])
+            points.append(Points(index, descriptor.keys[k], monomials, chosen))
+    if progress is not None:
+        progress("sparse points", 1, 1)
+    return Chosen(points, notes, not unseen)
 
 
 def _given(bound: BoundTerm, index: int, given: Sequence[tuple[Atoms, int]]) -> list[Points]:

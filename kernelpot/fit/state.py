@@ -79,12 +79,18 @@ class State:
             If more points are asked for than there are environments, there are none, or
             given ones leave out a species.
         """
-        bound = [BoundTerm.of(term, species) for term in terms]
         points, notes, unseen = [], [], held_out
-        for index, term in enumerate(bound):
+        bound = []
+        hidden = set(held_out)
+        seen = [frame.atoms for index, frame in enumerate(frames) if index not in hidden]
+        for index, term in enumerate(terms):
+            constants, found = term.learned(species, seen)
+            bound.append(BoundTerm.of(term, species, constants or None))
+            notes += [f"term {index}: {note}" for note in found]
+        for index, known in enumerate(bound):
             given = None if settings.sparse_points is None else settings.sparse_points[index]
             chosen = choose_sparse_points(
-                term,
+                known,
                 index,
                 frames,
                 held_out=held_out,

@@ -9,6 +9,7 @@ points are another matter: a new column of the regression needs the rows of all 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,16 +21,21 @@ from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
+from kernelpot.fit.full_mean import completed
+from kernelpot.fit.monomials import available_monomials, choose_monomials
 from kernelpot.fit.problem import with_isolated_atoms
 from kernelpot.fit.solution import solution_of, training_errors
 from kernelpot.fit.sparse_points import all_environments
-from kernelpot.gp.blocks import Points
+from kernelpot.gp.blocks import Block, BoundTerm, Points
 from kernelpot.gp.design import Design
 from kernelpot.gp.known_sites import some_structures, with_known_sites
+from kernelpot.gp.quadratic import Forms
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
 from kernelpot.safety.thresholds import learn_safety_net
+from kernelpot.terms.compression import CompressedDescriptor
+from kernelpot.terms.polynomial import PolynomialKernel
 
 # Squared distances in single precision, relative to those that matter to the kernel, mean
 # nothing below this.
@@ -84,7 +90,9 @@ def update(
     else:
         factor = model.factor.copy()
         everything = [f for f in new if not (f.is_isolated_atom and model.e0.absolute)]
-    frames = [model.reference.remainder(frame) for frame in canonical_order(everything)]
+    # with more points what stands beside them changes, and is found anew
+    less = model.reference.remainder if add_sparse else model.remainder
+    frames = [less(frame) for frame in canonical_order(everything)]
     labels = Labels(design, frames, model.noise, continued=not add_sparse)
     grouped = accumulate(labels, n_threads=n_threads, progress=progress)
     structures = [frame.atoms for frame in frames]
@@ -96,7 +104,13 @@ def update(
         sites_known = model.known.copy()
         grouped.add_to(sites_known, model.noise.sigma)
         sites_known = with_known_sites(sites_known, design, sites)
-    local, offset = solution_of(factor, sites_known, design)
+    tails = model.local.tails
+    if tails and data is not None:
+        factor, tails, note = _whole_forms(model, design, factor, Dataset([*data, *new]), n_threads)
+        notes.append(note)
+    elif tails:
+        notes.append("what whole forms have beside the columns of the regression stayed as it was")
+    local, offset = solution_of(factor, sites_known, design, tails)
     if add_sparse:
         safety = learn_safety_net(
             local, factor, sites_known, sites, [], model.safety.d_min, n_threads=n_threads
@@ -123,6 +137,19 @@ def update(
         time.perf_counter() - started,
     )
     return replace(updated, training=training.stamped())
+
+
+def _whole_forms(
+    model: FittedModel, design: Design, factor: TriangularFactor, data: Dataset, n_threads: int
+) -> tuple[TriangularFactor, dict[int, FloatArray], str]:
+    """Whole quadratic forms for all data, from those of the model."""
+    forms = Forms.of(design, np.ones(design.n_columns))
+    frames = [
+        model.reference.remainder(frame)
+        for frame in canonical_order(with_isolated_atoms(data, model.e0))
+    ]
+    start = forms.with_tails(factor.solve(), model.local.tails)
+    return completed(forms, frames, model.noise, factor, start, n_threads=n_threads)
 
 
 def _check_species(model: FittedModel, new: Dataset) -> None:
@@ -170,11 +197,38 @@ def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
     return notes
 
 
+def _with_more_monomials(
+    bound: BoundTerm, blocks: Sequence[Block], n: int
+) -> tuple[list[Points], str]:
+    """Add the `n` monomials of next largest prior scale; they do not depend on the data."""
+    descriptor, kernel = bound.descriptor, bound.kernel
+    assert isinstance(descriptor, CompressedDescriptor)
+    assert isinstance(kernel, PolynomialKernel)
+    before = sum(len(block.points) for block in blocks)
+    available = int(available_monomials(descriptor.scales, kernel.degree).sum())
+    wanted = min(before + n, available)
+    chosen = choose_monomials(descriptor.scales, descriptor.abundance, kernel.degree, wanted)
+    of_key = dict(zip(descriptor.keys, chosen, strict=True))
+    points = [
+        Points(block.term, block.key, of_key[block.key], block.sites)
+        for block in blocks
+        if block.sites is not None
+    ]
+    fewer = f" instead of {n}: there are no more" if wanted < before + n else ""
+    return points, f"{wanted - before} monomials added{fewer}"
+
+
 def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, list[str]]:
     """Add to each term the `n` new environments farthest from its sparse points."""
     extended: list[Points] = []
     notes = []
     for t, bound in enumerate(design.terms):
+        if bound.kernel.explicit:
+            blocks = [block for block in design.blocks if block.term == t]
+            more, note = _with_more_monomials(bound, blocks, n)
+            extended += more
+            notes.append(f"term {t}: {note}")
+            continue
         found = [all_environments(bound, frame.atoms) for frame in new]
         keys = np.concatenate([f.key for f in found])
         u = bound.kernel.embed(np.concatenate([f.x for f in found]))[0]

@@ -13,7 +13,7 @@ import numpy as np
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import System
 from kernelpot.gp.blocks import BoundTerm, Points
-from kernelpot.terms.base import Environments, RowGradient
+from kernelpot.terms.base import Environments
 
 # Environments are compared with the points so many bytes of kernel at a time, at least so
 # many environments: an atom has one in SOAP, but dozens in pairs.
@@ -103,10 +103,9 @@ def _add_members(
     weighted = values if weight is None else weight * values
     rows[owners] += np.add.reduceat(weighted, runs, axis=0)
     if len(rows) > n_structures:
-        slope = term.kernel.slopes(similarity) / norm[members, None]
-        if weight is not None:
-            slope *= weight
-        gradient = RowGradient(block.points, own, slope, term.kernel.own(similarity), values)
+        gradient = term.kernel.row_gradient(
+            own, norm[members], weight, block.points, similarity, values
+        )
         first_virial = n_structures + 3 * n_atoms
         term.descriptor.add_rows(
             system,

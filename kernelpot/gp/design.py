@@ -56,15 +56,14 @@ class Design:
         At a delta of one: it scales columns, and what they span does not depend on it.
         """
         unit = [term.term.changed(delta=1.0).kernel() for term in terms]
-        return cls.known(
-            species,
-            terms,
-            [
-                (p, whitening(unit[p.term].gram(p.points)) / terms[p.term].kernel.delta)
-                for p in points
-                if len(p.points)
-            ],
-        )
+
+        def whiten(p: Points) -> FloatArray:
+            delta = terms[p.term].kernel.delta
+            if unit[p.term].explicit:
+                return np.full(len(p.points), 1.0 / delta)
+            return whitening(unit[p.term].gram(p.points)) / delta
+
+        return cls.known(species, terms, [(p, whiten(p)) for p in points if len(p.points)])
 
     @classmethod
     def known(
@@ -181,12 +180,12 @@ class Design:
         observed = observe(frames, noise)
         unit = observed.unit
         phi = np.zeros((len(unit), self.n_columns), order="F")
-        phi[:, -1] = self._offset_column(frames)[observed.rows] / unit
+        phi[:, -1] = self.offset_column(frames)[observed.rows] / unit
         for index, K in covariance_rows(self.terms, self.blocks, system, derivatives=derivatives):
             block = self.blocks[index]
             K = K[observed.rows]
             K /= unit[:, None]
-            phi[:, block.columns] = K @ block.T
+            phi[:, block.columns] = block.whitened(K)
         return Rows(phi, observed.y / unit, unit, observed.kind, observed.groups, observed.group)
 
     def structure_rows(self, index: int, frame: Frame, noise: Noise) -> StructureRows:
@@ -224,7 +223,8 @@ class Design:
         ) / len(self.species)
         return total + 2.0 * share * (len(frame) + 3.0 * n_pairs * has_forces)
 
-    def _offset_column(self, frames: Sequence[Frame]) -> FloatArray:
+    def offset_column(self, frames: Sequence[Frame]) -> FloatArray:
+        """The last column, of all energies, forces and virials of some frames."""
         sizes = np.array([len(f) for f in frames])
         column = np.zeros(len(frames) + 3 * sizes.sum() + 6 * len(frames))
         first = len(frames) + 3 * sizes.sum()
@@ -240,7 +240,7 @@ class Design:
         """Weight of each sparse point from the whitened solution, shape (n_sparse,) [1/eV]."""
         found = np.empty(self.n_sparse)
         for block in self.blocks:
-            found[block.sparse] = block.T @ whitened_weights[block.columns]
+            found[block.sparse] = block.of_points(whitened_weights[block.columns])
         return found
 
     # ---- in files ------------------------------------------------------------------
@@ -256,6 +256,8 @@ class Design:
         arrays: dict[str, Array] = {}
         for index, block in enumerate(self.blocks):
             arrays[f"points_{index}"], arrays[f"whitening_{index}"] = block.points, block.T
+            if block.sites is not None:
+                arrays[f"sites_{index}"] = block.sites
         constants = []
         for t, bound in enumerate(self.terms):
             found = bound.descriptor.to_arrays()
@@ -288,7 +290,10 @@ class Design:
             constants = {name: arrays[f"constant_{t}_{name}"] for name in names}
             terms.append(BoundTerm.of(term_from_dict(entry), species, constants))
         points = [
-            (Points(t, tuple(key), arrays[f"points_{index}"]), arrays[f"whitening_{index}"])
+            (
+                Points(t, tuple(key), arrays[f"points_{index}"], arrays.get(f"sites_{index}")),
+                arrays[f"whitening_{index}"],
+            )
             for index, (t, key) in enumerate(header["blocks"])
         ]
         return cls.known(species, terms, points)

@@ -108,7 +108,7 @@ def left_out_std(
 
 @single_blas_thread()
 def _left_out(known: TriangularFactor, phi: FloatArray, prior: FloatArray) -> FloatArray:
-    half = scipy.linalg.solve_triangular(known.R, phi.T, trans=1)
+    half = known.solve_transposed(phi)
     values, vectors = scipy.linalg.eigh(half.T @ half)
     # those known by their own row alone have the variance of the prior, not an infinite one
     share = np.minimum(np.maximum(values, 0.0) / SIGMA_SITE**2, 1.0 - 1e-9)

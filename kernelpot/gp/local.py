@@ -22,6 +22,7 @@ from kernelpot.gp.design import Design
 from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
 from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
+from kernelpot.terms.polynomial import LeadingQuadratic
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
@@ -79,6 +80,9 @@ class LocalModel:
         environment is known. Default: `variances`.
     fast : bool, default=True
         Use closed forms of the mean where they cost less. False: the kernel always.
+    tails : mapping of int to ndarray of shape (n, n), optional
+        Of blocks (by their index) whose mean is a whole quadratic form in leading features
+        (`kernelpot.gp.quadratic`): what the points do not have of it [eV].
     """
 
     design: Design
@@ -86,6 +90,7 @@ class LocalModel:
     variances: Mapping[int, LocalVariance]
     gauge_fixed: Mapping[int, LocalVariance] | None = None
     fast: bool = True
+    tails: Mapping[int, FloatArray] = field(default_factory=dict)
     compiled: dict[tuple[int, int], Compiled] = field(default_factory=dict, init=False, repr=False)
 
     @single_blas_thread()  # the same bits after a fit and after loading
@@ -98,7 +103,9 @@ class LocalModel:
                 columns = np.flatnonzero((posterior.order >= start) & (posterior.order < stop))
                 used = posterior.order[columns] - start
                 sorting = np.concatenate([used, np.setdiff1d(np.arange(stop - start), used)])
-                self.compiled[z, index] = self._compile(block, sorting, columns)
+                self.compiled[z, index] = self._compile(
+                    block, sorting, columns, self.tails.get(index)
+                )
                 start = stop
         for index, block in enumerate(self.design.blocks):
             if not self.terms[block.term].descriptor.has_centers:
@@ -114,11 +121,23 @@ class LocalModel:
         vars(self).update(state, compiled={})
         self.__post_init__()
 
-    def _compile(self, block: Block, sorting: IntArray, columns: IntArray) -> Compiled:
+    def _compile(
+        self,
+        block: Block,
+        sorting: IntArray,
+        columns: IntArray,
+        tail: FloatArray | None = None,
+    ) -> Compiled:
         points = block.points[sorting]
         weights = self.weights[block.sparse][sorting]
         kernel = self.terms[block.term].kernel
-        mean = kernel.fast_mean(points, weights) if self.fast else None
+        mean = None
+        if tail is not None:
+            mean = kernel.fast_mean(points, weights)
+            assert isinstance(mean, LeadingQuadratic)
+            mean = mean.plus(tail)
+        elif self.fast:
+            mean = kernel.fast_mean(points, weights)
         return Compiled(points, weights, columns, mean)
 
     @property
@@ -361,5 +380,5 @@ def local_features(design: Design, system: System) -> tuple[FloatArray, FloatArr
             if not term.descriptor.one_per_atom:
                 prior += part.prior(None, system.n_atoms)
             k = part.weighted(term.kernel(part.u, block.points))
-            phi[:, block.columns] = part.summed(k, at, system.n_atoms) @ block.T
+            phi[:, block.columns] = block.whitened(part.summed(k, at, system.n_atoms))
     return phi, prior

@@ -6,7 +6,8 @@ not depend on weights: neighbors, features, kernels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +21,7 @@ from kernelpot.gp.local import BATCH
 from kernelpot.gp.parts import TermRun
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.terms.base import FastMean, Kernel
+from kernelpot.terms.polynomial import LeadingQuadratic
 
 # Members whose products with the sparse points are formed together, and bytes of closed forms
 # of the mean that are kept.
@@ -49,7 +51,7 @@ def drawn(design: Design, factor: TriangularFactor, n: int, rng: np.random.Gener
     whitened = factor.deviations(n, rng)
     weights = np.empty((n, design.n_sparse))
     for block in design.blocks:
-        weights[:, block.sparse] = whitened[:, block.columns] @ block.T.T
+        weights[:, block.sparse] = block.of_points(whitened[:, block.columns].T).T
     return weights
 
 
@@ -62,10 +64,14 @@ class Members:
     design : Design
     weights : ndarray of shape (n_members, n_sparse)
         [1/eV].
+    tails : mapping of int to ndarray
+        What the energy of every member has beside its points, as in `LocalModel` [eV]; none
+        for deviations from a mean.
     """
 
     design: Design
     weights: FloatArray
+    tails: Mapping[int, FloatArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of members."""
@@ -78,13 +84,13 @@ class Members:
         found = {}
         left = MAX_BYTES
         for index, block in enumerate(self.design.blocks):
-            kernel = self.design.terms[block.term].kernel
-            left -= 8 * len(self) * block.points.shape[1] ** 2
+            term = self.design.terms[block.term]
+            left -= 8 * len(self) * term.descriptor.n_features**2
             if left < 0 or not len(block.points):
                 continue
             means = []
             for weights in self.weights[:, block.sparse]:
-                mean = kernel.fast_mean(block.points, weights)
+                mean = term.kernel.fast_mean(block.points, weights)
                 if mean is None:
                     break
                 means.append(mean)
@@ -157,7 +163,7 @@ class Members:
                     parts.append(self._part(index, block, term.kernel, run, members))
         for start in range(0, len(self), TOGETHER):
             some = range(start, min(start + TOGETHER, len(self)))
-            slopes = [part.slopes(some) for part in parts]
+            slopes = [part.by_features(some) for part in parts]
             for k, member in enumerate(some):
                 for part, by_u in zip(parts, slopes, strict=True):
                     energies[member] += part.values[member].sum()
@@ -177,9 +183,15 @@ class Members:
         u = run.u if len(members) == len(run.u) else run.u[members]
         weight = None if run.found.weight is None else run.found.weight[members]
         means = self._means.get(index)
+        part: _Part
         if means is not None:
-            return _Closed(members, u, weight, means)
-        return _ByKernel(members, u, weight, kernel, block.points, self.weights[:, block.sparse])
+            part = _Closed(members, u, weight, means)
+        else:
+            weights = self.weights[:, block.sparse]
+            part = _ByKernel(members, u, weight, kernel, block.points, weights)
+        if index in self.tails:
+            part.add_to_all(LeadingQuadratic(self.tails[index]), u, weight)
+        return part
 
 
 class _Part:
@@ -193,16 +205,36 @@ class _Part:
     own : ndarray of shape (n_members, n_env)
         Their derivatives' part along the environments' own features.
     by_weight : ndarray of shape (n_members, n_env) or None
+    common : ndarray of shape (n_env, n_features) or None
+        What all members' derivatives by features have beside `slopes`.
     """
 
     members: IntArray
     values: FloatArray
     own: FloatArray
     by_weight: FloatArray | None
+    common: FloatArray | None = None
 
     def slopes(self, some: range) -> FloatArray:
         """Derivatives by features of some members, (n, n_env, n_features), but for `own`."""
         raise NotImplementedError
+
+    def by_features(self, some: range) -> FloatArray:
+        """The same with what all members have in common."""
+        found = self.slopes(some)
+        if self.common is not None:
+            found += self.common
+        return found
+
+    def add_to_all(self, mean: FastMean, u: FloatArray, weight: FloatArray | None) -> None:
+        """Add an energy that all members have."""
+        values, by_u, own = mean(u)
+        if weight is not None and self.by_weight is not None:
+            self.by_weight += values
+            values, by_u, own = weight * values, weight[:, None] * by_u, weight * own
+        self.values += values
+        self.own += own
+        self.common = by_u
 
 
 class _Closed(_Part):
@@ -241,6 +273,7 @@ class _ByKernel(_Part):
         weights: FloatArray,
     ) -> None:
         self.members = members
+        self._kernel, self._u = kernel, u
         self._points, self._weights = points, weights
         similarity = kernel.similarity(u, points)
         values = weights @ kernel.values(similarity).T
@@ -253,5 +286,8 @@ class _ByKernel(_Part):
 
     def slopes(self, some: range) -> FloatArray:
         by_similarity = self._slopes * self._weights[some.start : some.stop, None, :]
+        if self._kernel.explicit:
+            contract = self._kernel.contract
+            return np.array([contract(own, self._u, self._points) for own in by_similarity])
         n, n_env, n_points = by_similarity.shape
         return (by_similarity.reshape(n * n_env, n_points) @ self._points).reshape(n, n_env, -1)

@@ -173,7 +173,9 @@ class Part:
 
     def by_features(self) -> FloatArray:
         """Derivative of the energies by embedded features, but for the part along them."""
-        return self.by_u if self.compiled.mean is not None else self.by_u @ self.compiled.points
+        if self.compiled.mean is not None:
+            return self.by_u
+        return self.kernel.contract(self.by_u, self.u, self.compiled.points)
 
     def pull_mean(self) -> None:
         """Hand the derivative of the summed energies to the term."""

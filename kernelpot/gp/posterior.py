@@ -189,11 +189,11 @@ class Posterior:
                         part = motion.take(chosen)
                         if phi is not None:
                             rows[index][own] = -covariance_of_derivative(kernel, part, block.points)
-                        prior[own] += derivative_prior(kernel, part)
-                        scale[own] += largest_prior(kernel, part)
+                        prior[own] += derivative_prior(kernel.between, part)
+                        scale[own] += largest_prior(kernel.between, part)
             for K, (_, block) in zip(rows, blocks, strict=False):
                 assert phi is not None
-                phi[:, block.columns] = K @ block.T
+                phi[:, block.columns] = block.whitened(K)
         return prior, scale
 
     def _whole(
@@ -213,18 +213,18 @@ class Posterior:
                     continue
                 u, weight = of_term.u[members], of_term.weight(members)
                 motion = of_term.strained(members, n_threads) if n_rows > 1 else None
-                prior[0] += energy_prior(kernel, u, weight)
+                prior[0] += energy_prior(kernel.between, u, weight)
                 scale[0] += kernel.diagonal() * len(u) ** 2
                 if motion is not None:
-                    prior[1:] += derivative_prior(kernel, motion)
-                    scale[1:] += largest_prior(kernel, motion)
+                    prior[1:] += derivative_prior(kernel.between, motion)
+                    scale[1:] += largest_prior(kernel.between, motion)
                 if phi is not None:
                     K = sum_of_kernels(kernel, u, block.points, weight)[None]
                     if motion is not None:
                         K = np.concatenate(
                             [K, -covariance_of_derivative(kernel, motion, block.points)]
                         )
-                    phi[:, block.columns] = K @ block.T
+                    phi[:, block.columns] = block.whitened(K)
         return prior, scale
 
     def variances(self, phi: FloatArray, prior: FloatArray, scale: FloatArray) -> FloatArray:

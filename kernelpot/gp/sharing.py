@@ -47,7 +47,7 @@ def rows_of_alike_sites(design: Design) -> FloatArray:
     blocks = _of_single_species(design)
     if len({block.key for block in blocks}) > 1:
         for block in sorted(blocks, key=lambda b: b.term):
-            points = _sparse_rows(block.T)
+            points = _site_rows(design, block)
             chosen = np.linspace(0, len(points) - 1, min(ALIKE_POINTS, len(points)))
             own = np.zeros((len(chosen), design.n_columns))
             own[:, block.columns] = (points - points.mean(axis=0))[chosen.astype(int)]
@@ -64,6 +64,12 @@ def _of_single_species(design: Design) -> list[Block]:
     ]
 
 
-def _sparse_rows(T: FloatArray) -> FloatArray:
-    """Whitened rows of the sparse points: ``K_MM T``, T being scaled eigenvectors of it."""
-    return T / np.einsum("mr,mr->r", T, T)
+def _site_rows(design: Design, block: Block) -> FloatArray:
+    """Whitened rows of some environments: the sparse points, where these are environments.
+
+    ``K_MM T`` then, T being scaled eigenvectors of K_MM.
+    """
+    if block.sites is not None:
+        kernel = design.terms[block.term].kernel
+        return block.whitened(kernel(block.sites, block.points))
+    return block.T / np.einsum("mr,mr->r", block.T, block.T)

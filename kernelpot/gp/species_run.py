@@ -156,7 +156,7 @@ class SpeciesRun:
         phi = [np.zeros((len(self.rows), 0))]
         for part in self.parts:
             k = part.kernel(part.u, part.block.points)
-            phi.append(part.summed(part.weighted(k), part.at, len(self.rows)) @ part.block.T)
+            phi.append(part.block.whitened(part.summed(part.weighted(k), part.at, len(self.rows))))
         return novelty(np.concatenate(phi, axis=1), self.prior)
 
     # ---- derivatives ---------------------------------------------------------------
@@ -214,7 +214,7 @@ class SpeciesRun:
         if part.compiled.mean is None:
             part.by_u[which, :n] += cotangent
         else:
-            part.by_u[which] += cotangent @ points[:n]
+            part.by_u[which] += part.kernel.contract(cotangent, part.u[which], points[:n])
 
     def _variance_of(self, blend: Blend) -> LocalVariance | None:
         return self._gauge_fixed if blend.gauge_fixed else self._posterior

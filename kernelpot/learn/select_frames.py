@@ -300,6 +300,9 @@ class _State:
             key = term.descriptor.keys.index(block.key)
             own = embedded[block.term][found[block.term].key == key]
             points, T = block.points, block.T
+            if term.kernel.explicit:  # no environment becomes a monomial: only labels count
+                extended.append((Points(block.term, block.key, points, block.sites), T))
+                continue
             if len(own) > MAX_ENVIRONMENTS:  # the covariance of all of them would be large
                 squares, known = term.kernel.squares(own), term.kernel.squares(points)
                 own = own[farthest_from(own, points, MAX_ENVIRONMENTS, squares, known)[0]]

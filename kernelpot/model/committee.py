@@ -100,7 +100,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
 
     @cached_property
     def _members(self) -> Members:
-        return Members(self._model.design, self._weights)
+        return Members(self._model.design, self._weights, self._model.local.tails)
 
     def __len__(self) -> int:
         """Return the number of members."""
@@ -123,6 +123,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
             self._weights[number].copy(),
             model.local.variances,
             model.local.gauge_fixed,
+            tails=model.local.tails,
         )
         note = f"weights are sample {number + 1} of {len(self)} from the posterior"
         training = model.training.noting(note)

@@ -59,6 +59,8 @@ def save(
     local = model.local
     design_header, arrays = model.design.to_arrays()
     arrays["weights"] = local.weights
+    for index, tail in local.tails.items():
+        arrays[f"tail_{index}"] = archive.pack_triangle(tail)
     for z, variance in local.variances.items():
         arrays[f"variance_order_{z}"] = variance.order
         arrays[f"variance_{z}"] = archive.pack_triangle(variance.reduction.T)
@@ -166,6 +168,7 @@ def _restore(
         arrays["weights"],
         variances("variance"),
         variances("gauge_fixed") if any(k.startswith("gauge_fixed_") for k in arrays) else None,
+        tails=_tails(arrays),
     )
     tested = header.get("self_test")
     noise = dict(header["noise"])
@@ -206,6 +209,16 @@ def _calibration(header: Mapping[str, Any] | None) -> Calibration | None:
     if header is None or "factors" in header:
         return None
     return Calibration.from_dict(header)
+
+
+def _tails(arrays: Mapping[str, Array]) -> dict[int, FloatArray]:
+    """Symmetric matrices of whole quadratic forms, by block."""
+    found = {}
+    for name, array in arrays.items():
+        if name.startswith("tail_"):
+            upper = np.triu(archive.unpack_triangle(array))
+            found[int(name.removeprefix("tail_"))] = upper + np.triu(upper, 1).T
+    return found
 
 
 def _from_version_2(

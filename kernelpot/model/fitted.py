@@ -17,6 +17,7 @@ from kernelpot.baseline.reference import BaselineTerm, Reference
 from kernelpot.common.archive import plain
 from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray
+from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
 from kernelpot.data.system import Contribution, System, species_index, voigt, volume_of
@@ -264,6 +265,38 @@ class FittedModel:
         """What rows of the regression are made of, as they are in `factor`."""
         return self.local.design
 
+    def remainder(self, frame: Frame) -> Frame:
+        """Labels of a frame less what the columns of the regression need not explain.
+
+        That is `reference`, and of whole quadratic forms what is beside the columns.
+
+        Parameters
+        ----------
+        frame : Frame
+
+        Returns
+        -------
+        Frame
+        """
+        left = self.reference.remainder(frame)
+        if not self.local.tails:
+            return left
+        system = System.of([frame.atoms], self.local.r_cut)
+        found = self._beside.evaluate(system).result
+        return replace(
+            left,
+            energy=None if left.energy is None else left.energy - float(found.energies.sum()),
+            forces=None if left.forces is None else left.forces - system.forces(found),
+            virial=None if left.virial is None else left.virial - voigt(system.virials(found)[0]),
+        )
+
+    @cached_property
+    def _beside(self) -> LocalModel:
+        """The mean without what the columns have of it."""
+        weights = np.zeros_like(self.local.weights)
+        local = self.local
+        return LocalModel(local.design, weights, local.variances, tails=local.tails)
+
     @cached_property
     def posterior(self) -> Posterior:
         """Posterior of total energies, forces and virials."""
@@ -495,7 +528,7 @@ class FittedModel:
                     "description": bound.term.describe(),
                     "n_features": bound.descriptor.n_features,
                     "n_sparse": {key_name(block.key): len(block.points) for block in own},
-                    "rank": {key_name(block.key): block.T.shape[1] for block in own},
+                    "rank": {key_name(block.key): block.rank for block in own},
                 }
             )
         return {

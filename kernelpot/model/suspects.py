@@ -173,7 +173,7 @@ def find_suspects(
     design = model.design
 
     def build(index: int) -> StructureRows:
-        return design.structure_rows(index, model.reference.remainder(data[index]), model.noise)
+        return design.structure_rows(index, model.remainder(data[index]), model.noise)
 
     found: list[Suspect] = []
     left_out = leave_one_out(

@@ -129,12 +129,27 @@ class TriangularFactor:
         -------
         ndarray of shape (n,)
         """
+        solved = self.solve_transposed(phi)
+        return np.einsum("mn,mn->n", solved, solved)
+
+    def solve_transposed(self, phi: FloatArray) -> FloatArray:
+        r"""Columns :math:`R^{-\top} \phi`.
+
+        Parameters
+        ----------
+        phi : ndarray of shape (n, n_columns)
+            As in `open_variance`.
+
+        Returns
+        -------
+        ndarray of shape (n_features, n)
+        """
         # Forward substitution never looks ahead: with the targets' column of `matrix`
         # as well, the leading unknowns are the same and nothing is copied.
         padded = np.zeros((len(phi), len(self.matrix)))
         padded[:, : phi.shape[1]] = phi
         solved = scipy.linalg.blas.dtrsm(1.0, self.matrix, padded.T, trans_a=1, overwrite_b=1)
-        return np.einsum("mn,mn->n", solved[:-1], solved[:-1])
+        return solved[:-1]
 
     def deviations(self, n: int, rng: np.random.Generator) -> FloatArray:
         r"""Draw :math:`R^{-1} z`: posterior samples of the weights minus their mean.

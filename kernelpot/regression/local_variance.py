@@ -58,19 +58,23 @@ class LocalVariance:
 
         Parameters
         ----------
-        whitening : sequence of ndarray of shape (n_sparse, rank)
-            T of each block; the species' T is block diagonal.
+        whitening : sequence of ndarray of shape (n_sparse, rank) or (n_sparse,)
+            T of each block, or its diagonal; the species' T is block diagonal.
         posterior_factor : ndarray of shape (rank, rank)
             S of `TriangularFactor.posterior_factor`.
         """
         if not posterior_factor.size:  # no sparse points: the prior is all there is
             return cls(np.empty(0, dtype=np.int64), np.zeros((0, 0), order="F"))
         # coordinates of the sparse points in the whitened basis: P P^T = K_MM
-        T = scipy.linalg.block_diag(*whitening)
-        P = T / np.einsum("mr,mr->r", T, T)
-        pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
-        order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
-        basis, corner = scipy.linalg.qr(P[order].T)
+        if all(T.ndim == 1 for T in whitening):  # no correlation: they come in a good order
+            order = np.arange(len(posterior_factor))
+            basis, corner = np.eye(len(order)), np.diag(1.0 / np.concatenate(whitening))
+        else:
+            T = scipy.linalg.block_diag(*(np.diag(T) if T.ndim == 1 else T for T in whitening))
+            P = T / np.einsum("mr,mr->r", T, T)
+            pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
+            order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
+            basis, corner = scipy.linalg.qr(P[order].T)
         # (1 - S^T S) in that basis as F^T F, F lower triangular
         shrink, vectors = scipy.linalg.eigh(posterior_factor.T @ posterior_factor)
         if shrink[-1] > 1.0 + SHRINK_ROUNDING:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.common.types import Array, FloatArray, IntArray
@@ -69,6 +70,7 @@ class RowGradient:
     """Derivative of kernels by features, as rows of the regression take it.
 
     Of the environment e and the point m it is ``slope[e, m] (point[m] - own[e, m] at[e])``.
+    Kernels of another form have a subclass, for descriptors that know it.
 
     Attributes
     ----------
@@ -257,11 +259,23 @@ class Kernel(Protocol):
     has the derivative :math:`\partial s(u, q) / \partial u = q - o(s)\, u` (`own`). Unit
     vectors with their dot product are of this kind (o = s: the part along u does nothing),
     and so are distances (:math:`s = -|u - q|^2 / 2`, o = 1).
+
+    What environments are compared with need not be environments: the points of a kernel that
+    is `explicit` are features of which the kernel is the sum, and the similarity is their
+    value; its derivative is `contract` and `directional` less `own` times u.
     """
 
     @property
     def delta(self) -> float:
         """Prior standard deviation [eV]."""
+
+    @property
+    def explicit(self) -> bool:
+        """Whether points are features, of which the prior has no correlation."""
+
+    @property
+    def between(self) -> Kernel:
+        """The kernel that compares environments with each other: itself unless `explicit`."""
 
     def embed(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Embedded features, and what their derivative is divided by, shape (n,)."""
@@ -277,6 +291,43 @@ class Kernel(Protocol):
 
     def own(self, similarity: FloatArray) -> FloatArray:
         """Share of an environment's own features in the derivative, same shape."""
+
+    def contract(self, cotangent: FloatArray, u: FloatArray, points: FloatArray) -> FloatArray:
+        """Derivative by u, but for the part along it, of a weighted sum of similarities.
+
+        Parameters
+        ----------
+        cotangent : ndarray of shape (n, n_points)
+            Weight of each similarity.
+        u : ndarray of shape (n, n_features)
+        points : ndarray of shape (n_points, ...)
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
+        """
+
+    def row_gradient(
+        self,
+        u: FloatArray,
+        norm: FloatArray,
+        weight: FloatArray | None,
+        points: FloatArray,
+        similarity: FloatArray,
+        values: FloatArray,
+    ) -> RowGradient:
+        """Derivative of the kernel by features, for rows of forces and virials.
+
+        Parameters
+        ----------
+        u : ndarray of shape (n, n_features)
+        norm : ndarray of shape (n,)
+            From `embed`.
+        weight : ndarray of shape (n, 1) or None
+            Factor of each environment's energy.
+        points : ndarray of shape (n_points, ...)
+        similarity, values : ndarray of shape (n, n_points)
+        """
 
     def __call__(self, u: FloatArray, points: FloatArray) -> FloatArray:
         """Covariance of environments and points [eV^2], shape (n, n_points)."""
@@ -368,6 +419,11 @@ class Term(Protocol):
     @property
     def searched(self) -> Mapping[str, Range]:
         """Parameters that a search over kernels may change."""
+
+    def learned(
+        self, species: tuple[int, ...], structures: Sequence[Atoms]
+    ) -> tuple[dict[str, Array], list[str]]:
+        """Constants of the descriptor that are learned from structures, and notes on them."""
 
     def default_n_sparse(self, usual: int, n_keys: int) -> int:
         """Sparse points where `n_sparse` is None, from the usual number of a term."""

@@ -9,6 +9,7 @@ import numpy as np
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.terms import _dot_product
 from kernelpot.terms.base import FastMean
+from kernelpot.terms.similarity import SimilarityKernel
 
 
 def normalize(features: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -29,7 +30,7 @@ def normalize(features: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 @dataclass(frozen=True)
-class DotProductKernel:
+class DotProductKernel(SimilarityKernel):
     r"""Kernel :math:`\delta^2 (\hat p \cdot \hat q)^\zeta` [1]_.
 
     A `kernelpot.terms.base.Kernel`: features are embedded as unit vectors, their dot
@@ -87,10 +88,6 @@ class DotProductKernel:
         return by_u @ points.T
 
     # ---- kernel --------------------------------------------------------------------
-
-    def __call__(self, u: FloatArray, points: FloatArray) -> FloatArray:
-        """Covariance of environments and points [eV^2], shape (n, n_points)."""
-        return self.values(self.similarity(u, points))
 
     def diagonal(self) -> float:
         """Prior variance of any local energy [eV^2]."""

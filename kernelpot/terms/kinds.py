@@ -8,12 +8,14 @@ from typing import Any
 from kernelpot.terms.base import Term
 from kernelpot.terms.linear_map import LinearMap
 from kernelpot.terms.pair import PairTerm
+from kernelpot.terms.polynomial_soap import PolynomialSOAP
 from kernelpot.terms.soap import SOAPTerm
 
 KINDS = (
     SOAPTerm,
     PairTerm,
     LinearMap,
+    PolynomialSOAP,
 )
 TERMS: dict[str, type[Any]] = {term.kind: term for term in KINDS}
 # Of a term that names none.

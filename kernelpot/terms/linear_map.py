@@ -64,6 +64,11 @@ class LinearMap(TermBase):
         """Check the matrices; take copies that nobody changes."""
         if isinstance(self.term, type) or not hasattr(self.term, "descriptor"):
             raise TypeError(f"`term` must be a term such as SOAPTerm(...), got {self.term!r}")
+        if self.term.kernel().explicit:
+            raise TypeError(
+                f"`term` must be one that compares environments, got {self.term!r}: it maps its "
+                "features itself"
+            )
         given = self.matrix if isinstance(self.matrix, Mapping) else {"": self.matrix}
         matrices = {}
         for name, value in given.items():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from ase import Atoms
+
+from kernelpot.common.types import Array
 
 Self = TypeVar("Self", bound="TermBase")
 
@@ -109,6 +112,26 @@ class TermBase:
         int
         """
         return usual
+
+    def learned(
+        self, species: tuple[int, ...], structures: Sequence[Atoms]
+    ) -> tuple[dict[str, Array], list[str]]:
+        """Return constants of the descriptor that are learned from data: none.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers, ascending.
+        structures : sequence of ase.Atoms
+
+        Returns
+        -------
+        constants : dict of str to ndarray
+            For `descriptor`.
+        notes : list of str
+            On what was learned, for the user.
+        """
+        return {}, []
 
     def value(self, name: str) -> Any:
         """Return the value of a parameter.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernelpot.common.types import FloatArray, IntArray
-from kernelpot.terms.base import FastMean, Kernel
+from kernelpot.terms.base import FastMean, Kernel, RowGradient
 
 
 class SimilarityKernel:
@@ -18,6 +18,35 @@ class SimilarityKernel:
     def tangent(self, u: FloatArray, norm: FloatArray, by_x: FloatArray) -> FloatArray:
         """Derivatives as they are."""
         return np.ascontiguousarray(by_x.transpose(1, 0, 2))
+
+    @property
+    def explicit(self) -> bool:
+        """Points are environments."""
+        return False
+
+    @property
+    def between(self: Kernel) -> Kernel:
+        """Itself."""
+        return self
+
+    def contract(self, cotangent: FloatArray, u: FloatArray, points: FloatArray) -> FloatArray:
+        """Derivative of a weighted sum of similarities, but for the part along u."""
+        return cotangent @ points
+
+    def row_gradient(
+        self: Kernel,
+        u: FloatArray,
+        norm: FloatArray,
+        weight: FloatArray | None,
+        points: FloatArray,
+        similarity: FloatArray,
+        values: FloatArray,
+    ) -> RowGradient:
+        """Derivative of the kernel by features; see `Kernel.row_gradient`."""
+        slope = self.slopes(similarity) / norm[:, None]
+        if weight is not None:
+            slope *= weight
+        return RowGradient(points, u, slope, self.own(similarity), values)
 
     def __call__(self: Kernel, u: FloatArray, points: FloatArray) -> FloatArray:
         """Covariance of environments and points [eV^2], shape (n, n_points)."""

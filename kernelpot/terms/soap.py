@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -319,6 +319,56 @@ class SOAPDescriptor:
         A neighbor changes only those features that its own species enters: pairs are
         taken channel by channel.
         """
+        points = len(gradient.points)
+        last, points_t = None, np.empty((0, 0))
+        for pairs, rows, columns, jacobian in self.jacobians(
+            system, environments, chosen, 24.0 * points
+        ):
+            if columns is not last:
+                last, points_t = columns, gradient.points.T[columns]
+            add_pair_rows(
+                system,
+                pairs,
+                rows,
+                jacobian,
+                gradient,
+                columns,
+                points_t,
+                force_rows,
+                virial_rows,
+            )
+
+    def jacobians(
+        self,
+        system: System,
+        environments: Environments,
+        chosen: IntArray,
+        bytes_per_pair: float = 0.0,
+    ) -> Iterator[tuple[IntArray, IntArray, IntArray, FloatArray]]:
+        """Derivatives of features of some environments by the displacements of their pairs.
+
+        Channel by channel, those of a center together, a few megabytes at a time.
+
+        Parameters
+        ----------
+        system : System
+        environments : Environments
+            Of this descriptor.
+        chosen : ndarray of shape (n,)
+            The environments that are wanted.
+        bytes_per_pair : float
+            What the caller needs beside the derivatives.
+
+        Yields
+        ------
+        pairs : ndarray of shape (n_pairs,)
+            In the system.
+        rows : ndarray of shape (n_pairs,)
+            Place of their centers' environments in `chosen`.
+        columns : ndarray of shape (n_some,)
+            Features that a neighbor of this channel enters.
+        jacobian : ndarray of shape (n_pairs, 3, n_some)
+        """
         soap, state = self.soap, environments.state
         batch = state.batch
         row_of = np.full(len(environments), -1)
@@ -328,33 +378,40 @@ class SOAPDescriptor:
         mine = np.flatnonzero((system.distances[run] < self.r_cut) & (row_of[center] >= 0))
         for channel in np.unique(batch.channels[mine]):
             touched = soap.touched_features(int(channel))
-            points_t = gradient.points.T[touched]
             found = mine[batch.channels[mine] == channel]
-            for p in chunks_of(found, 24 * (len(touched) + len(gradient.points))):
+            for p in chunks_of(found, 24 * len(touched) + bytes_per_pair):
                 jacobian = soap.jacobian(
                     batch, p, center[p], state.coefficients, channel=int(channel)
                 )
-                add_pair_rows(
-                    system,
-                    p + run.start,
-                    row_of[center[p]],
-                    jacobian,
-                    gradient,
-                    touched,
-                    points_t,
-                    force_rows,
-                    virial_rows,
-                )
+                yield p + run.start, row_of[center[p]], touched, jacobian
 
-    def tangents(self, system: System, environments: Environments) -> CenterTangents:
-        """How coordinates move the environments; see `Descriptor.tangents`."""
+    def pair_jacobian(
+        self, system: System, environments: Environments
+    ) -> Callable[[IntArray], FloatArray]:
+        """Function that gives the derivatives of all features by displacements of some pairs.
+
+        Parameters
+        ----------
+        system : System
+        environments : Environments
+            Of all atoms of the system.
+
+        Returns
+        -------
+        callable
+            From pairs, shape (n,), to (n, 3, n_features).
+        """
         state = environments.state
         centers = system.pairs.centers
 
         def jacobian(pairs: IntArray) -> FloatArray:
             return self.soap.jacobian(state.batch, pairs, centers[pairs], state.coefficients)
 
-        return CenterTangents(system, self.r_cut, jacobian)
+        return jacobian
+
+    def tangents(self, system: System, environments: Environments) -> CenterTangents:
+        """How coordinates move the environments; see `Descriptor.tangents`."""
+        return CenterTangents(system, self.r_cut, self.pair_jacobian(system, environments))
 
     def to_arrays(self) -> dict[str, Array]:
         """Constants of the radial basis, which differ between machines in the last digits."""

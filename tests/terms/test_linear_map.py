@@ -66,6 +66,7 @@ def test_a_map_that_leaves_nothing_of_an_environment_is_refused(labelled):
     [
         ({"kind": "pair"}, np.eye(2), TypeError, "`term` must be a term"),
         (kp.SOAPTerm, np.eye(2), TypeError, "`term` must be a term"),
+        (kp.PolynomialSOAP(r_cut=4.0), np.eye(2), TypeError, "maps its features itself"),
         (SOAP, np.ones(3), ValueError, "two-dimensional"),
         (SOAP, [[np.nan]], ValueError, "finite"),
         (SOAP, {"Al": np.eye(3), "Cu": np.eye(4)}, ValueError, "of one shape"),

@@ -1,0 +1,426 @@
+"""Whole quadratic forms: the mean by conjugate gradients against dense solutions."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import kernelpot as kp
+from kernelpot.data.neighbors import neighbor_list
+from kernelpot.fit import full_mean
+from kernelpot.fit.full_mean import (
+    NormalEquations,
+    completed,
+    residuals_without,
+    whole_mean,
+    with_solution,
+)
+from kernelpot.fit.pipeline import accumulate, select
+from kernelpot.fit.plan import plan_memory
+from kernelpot.fit.problem import prepare
+from kernelpot.fit.settings import Settings
+from kernelpot.gp.quadratic import Forms, QuadraticRows
+from kernelpot.gp.sharing import rows_of_alike_sites
+from kernelpot.regression import conjugate_gradients as cg
+from kernelpot.testing import numerical_forces, numerical_stress
+from tests.conftest import rattled_alloy, structures
+
+TERM = kp.PolynomialSOAP(
+    r_cut=4.0, n_max=3, l_max=2, n_directions=10, n_sparse=50, full=True, delta=0.8
+)
+# given, so that whole forms do not lower it
+NOISE = {"baseline": [], "sigma_forces": 0.1, "sigma_energy": 0.01, "sigma_stress": 0.005}
+ALL = 110  # monomials of ten directions of two species
+SOAP = kp.SOAPTerm(r_cut=3.5, n_max=2, l_max=1, n_sparse=6)
+
+
+def setup(terms, labelled, scale=1.0, **settings):
+    """Forms of a fit, with its problem and factors; delta of all terms times `scale`."""
+    settings = Settings(terms=terms, baseline=[], **settings)
+    problem = prepare(kp.read_dataset(labelled), settings)
+    state = select(problem, settings)
+    grouped = accumulate(problem, state)
+    columns = np.full(state.design.n_columns, scale)
+    columns[-1] = 1.0
+    factor = grouped.posterior(problem.noise.sigma, columns)
+    return problem, state, factor, Forms.of(state.design, columns)
+
+
+@pytest.fixture(scope="module")
+def two_terms(labelled):
+    return setup([TERM, SOAP], labelled, 1.3)
+
+
+def dense(terms, labelled, **settings):
+    """Solution with every monomial as a column, and the design."""
+    full = [t.changed(n_sparse=ALL) if isinstance(t, kp.PolynomialSOAP) else t for t in terms]
+    _, state, factor, _ = setup(full, labelled, **settings)
+    return state.design, factor.solve()
+
+
+def test_rows_times_weights_are_those_of_the_design(two_terms, rng):
+    problem, state, _, forms = two_terms
+    frames = problem.frames[:5]
+    rows = QuadraticRows.of(forms, frames, problem.noise)
+    w = rng.normal(size=state.design.n_columns)
+    built = state.design.rows(frames, problem.noise)
+    sigma = built.noise(problem.noise.sigma)
+    expected = built.phi @ (forms.scale * w) / sigma
+    found = rows.times(*forms.split(forms.unknowns(w)))
+    # derivatives are kept in single precision
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(rows.y, built.y / sigma, rtol=1e-13)
+
+
+def test_back_is_the_adjoint(two_terms, rng):
+    problem, _, _, forms = two_terms
+    rows = QuadraticRows.of(forms, problem.frames[3:9], problem.noise)
+    x = rng.normal(size=forms.size)
+    others, matrices = forms.split(x)
+    for matrix in matrices:
+        matrix += matrix.T.copy()
+    residual = rng.normal(size=len(rows.y))
+    found_others, found = rows.back(residual)
+    for matrix in found:
+        np.testing.assert_allclose(matrix, matrix.T, rtol=1e-12, atol=1e-9)
+    backwards = others @ found_others + sum(
+        np.vdot(a, b) for a, b in zip(matrices, found, strict=True)
+    )
+    assert residual @ rows.times(others, matrices) == pytest.approx(backwards, rel=1e-9)
+
+
+def test_the_operator_is_the_normal_matrix(two_terms, rng):
+    """In the columns of the design it is R^T R, its own prior rows included."""
+    problem, state, factor, forms = two_terms
+    equations = NormalEquations(forms, problem.frames, problem.noise, factor)
+    w = rng.normal(size=state.design.n_columns)
+    found = forms.weights(equations(forms.unknowns(w)))
+    expected = factor.R.T @ (factor.R @ w)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    right = factor.R.T @ factor.matrix[:-1, -1]
+    np.testing.assert_allclose(
+        forms.weights(equations.right), right, atol=1e-4 * np.abs(right).max()
+    )
+    # the preconditioner inverts it there
+    back = forms.weights(equations.precondition(forms.unknowns(expected)))
+    np.testing.assert_allclose(back, w, atol=1e-6 * np.abs(w).max())
+    assert len(rows_of_alike_sites(state.design))
+
+
+def test_memory_and_threads_change_no_bit(two_terms, rng):
+    problem, _, factor, forms = two_terms
+    x = rng.normal(size=forms.size)
+    results = []
+    for options in ({}, {"max_bytes": 0.0}, {"n_threads": 2}):
+        equations = NormalEquations(forms, problem.frames, problem.noise, factor, **options)
+        assert (len(equations._kept) == 0) == ("max_bytes" in options)
+        results.append((equations(x), equations.right, equations.precondition(x)))
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("terms", [[TERM], [SOAP, TERM]])
+def test_iterations_end_at_the_solution_of_all_monomials(terms, labelled, monkeypatch):
+    monkeypatch.setattr(full_mean, "TOLERANCE", 1e-7)
+    monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
+    pot = kp.KernelPotential(terms, **NOISE)
+    pot.fit(labelled, optimize=None, calibrate=False)
+    design, w = dense(terms, labelled, **{k: v for k, v in NOISE.items() if k != "baseline"})
+    reference = kp.KernelPotential(
+        [t.changed(n_sparse=ALL, full=False) if t is TERM else t for t in terms],
+        **NOISE,
+    ).fit(labelled, optimize=None, calibrate=False)
+    assert pot.model.design.n_sparse < design.n_sparse == reference.model.design.n_sparse
+    np.testing.assert_allclose(reference.model.factor.solve(), w, atol=1e-8)
+    part = kp.KernelPotential(
+        [t.changed(full=False) if t is TERM else t for t in terms],
+        **NOISE,
+    ).fit(labelled, optimize=None, calibrate=False)
+    for name in ("crystal", "cluster"):
+        atoms = structures()[name]
+        one, two, three = (p.predict(atoms) for p in (pot, reference, part))
+        scale = np.abs(two.forces).max()
+        # derivatives in single precision, and the tolerance
+        np.testing.assert_allclose(one.forces, two.forces, atol=2e-4 * scale)
+        assert one.energy == pytest.approx(two.energy, abs=1e-3)
+        assert np.abs(three.forces - two.forces).max() > 50 * np.abs(one.forces - two.forces).max()
+    assert pot.model.virial_offset == pytest.approx(reference.model.virial_offset, abs=1e-4)
+
+
+def test_the_variance_is_that_of_the_columns_and_other_monomials_are_prior(labelled):
+    """More novelty than with every monomial, and less that the data leave open."""
+    settings = NOISE
+    full, part, whole = (
+        kp.KernelPotential([t], **settings).fit(labelled, optimize=None, calibrate=False)
+        for t in (TERM, TERM.changed(full=False), TERM.changed(n_sparse=ALL, full=False))
+    )
+    for name in ("crystal", "cluster"):
+        one, two, three = (
+            p.predict(structures()[name], return_std=True).posterior for p in (full, part, whole)
+        )
+        np.testing.assert_allclose(one.forces_std, two.forces_std, rtol=1e-12)
+        np.testing.assert_allclose(one.energies_std, two.energies_std, rtol=1e-12)
+        assert np.all(one.forces_novelty > three.forces_novelty)
+        left = one.forces_std**2 - one.forces_novelty**2
+        assert np.all(left < three.forces_std**2 - three.forces_novelty**2)
+        np.testing.assert_allclose(one.forces_std, three.forces_std, rtol=0.5)
+
+
+@pytest.fixture(scope="module")
+def pot(labelled):
+    return kp.KernelPotential([TERM], baseline=[kp.Wall()]).fit(labelled, optimize=None)
+
+
+def test_forces_and_stress_are_derivatives(pot):
+    atoms = structures()["crystal"]
+    found = pot.predict(atoms)
+    numerical = numerical_forces(pot, atoms)
+    np.testing.assert_allclose(found.forces, numerical, atol=1e-6 * np.abs(numerical).max())
+    numerical = numerical_stress(pot, atoms)
+    np.testing.assert_allclose(found.stress, numerical, atol=1e-6 * np.abs(numerical).max())
+
+
+def test_files_and_committees_have_the_whole_form(pot, tmp_path):
+    assert pot.model.local.tails
+    assert "mean of all 110 monomials of the second degree, of which 50 have" in pot.summary()
+    pot.save(tmp_path / "model.kpot")
+    again = kp.load(tmp_path / "model.kpot")
+    atoms = rattled_alloy(33, (1, 1, 1), 0.2)
+    one, two = pot.predict(atoms, return_std=True), again.predict(atoms, return_std=True)
+    np.testing.assert_array_equal(one.forces, two.forces)
+    np.testing.assert_array_equal(one.forces_std, two.forces_std)
+    committee = pot.sample(400, 2)
+    together = committee.predict(atoms)
+    member = committee[3].predict(atoms)
+    assert together.energies[3] == pytest.approx(member.energy, abs=1e-8)
+    np.testing.assert_allclose(together.forces[3], member.forces, atol=1e-8)
+    # the mean of so many is off by std / 20; 5 sigma
+    std = together.energies.std()
+    assert together.energies.mean() == pytest.approx(one.energy, abs=5 * std / 20)
+
+
+def test_calibrated_standard_deviations_are_those_of_deviations_in_the_columns(pot):
+    model, atoms = pot.model, structures()["crystal"]
+    found = pot.predict(atoms, return_std=True)
+    bare = replace(model, local=replace(model.local, weights=0 * model.local.weights))
+    nothing = bare.predict(atoms)  # but what is beside the columns
+    deviations = []
+    for own in model.members.weights:
+        member = replace(model, local=replace(model.local, weights=own)).predict(atoms)
+        deviations.append((member.energy - nothing.energy, member.forces - nothing.forces))
+    system = model.system(atoms)
+    excess = model.calibration.excess(
+        model.spilling(system), model.local.prior(system), atoms.numbers
+    )
+    for kind, values in zip(("energy", "forces"), zip(*deviations, strict=True), strict=True):
+        spread = np.sqrt(np.mean(np.square(values), axis=0))
+        expected = model.calibration.std(kind, spread, atoms.numbers, excess)
+        np.testing.assert_allclose(getattr(found, f"{kind}_std"), expected, rtol=1e-5)
+    assert np.all(found.forces_std > 0)
+    assert found.stress_std.shape == (6,)
+
+
+def test_a_slim_file_of_a_whole_form_predicts_the_same(pot, tmp_path):
+    pot.save(tmp_path / "slim.kpot", slim=True)
+    slim = kp.load(tmp_path / "slim.kpot")
+    assert slim.model.is_slim
+    assert slim.model.local.tails.keys() == pot.model.local.tails.keys()
+    again = pickle.loads(pickle.dumps(slim.model))  # noqa: S301
+    for name in ("crystal", "cluster"):
+        atoms = structures()[name]
+        one = pot.predict(atoms, return_std=True)
+        assert one == slim.predict(atoms, return_std=True)
+        assert one == again.predict(atoms, return_std=True)
+
+
+def test_noise_that_is_not_given_is_less_than_that_of_the_columns(labelled):
+    full, part = (
+        kp.KernelPotential([t], baseline=[], sigma_energy=0.01).fit(labelled, optimize=None)
+        for t in (TERM, TERM.changed(full=False))
+    )
+    one, two = full.model.noise, part.model.noise
+    assert one.sigma_energy == two.sigma_energy == 0.01
+    assert one.sigma_forces == pytest.approx(0.25 * two.sigma_forces)
+    assert one.sigma_stress == pytest.approx(0.25 * two.sigma_stress)
+    notes = "; ".join(full.model.training.notes)
+    assert "noise of forces, stress is 0.25 of what was chosen" in notes
+
+
+def test_a_factor_with_another_solution(two_terms, rng):
+    _, state, factor, _ = two_terms
+    w = rng.normal(size=state.design.n_columns)
+    changed = with_solution(factor, w)
+    np.testing.assert_allclose(changed.solve(), w, atol=1e-6)
+    np.testing.assert_array_equal(changed.R, factor.R)
+
+
+def test_labels_less_what_is_beside_the_columns(pot, labelled):
+    """Their rows and the factor's solution leave the errors of the model."""
+    model = pot.model
+    data = kp.read_dataset(labelled)
+    for index in (0, 16, 22):
+        rows = model.design.structure_rows(index, model.remainder(data[index]), model.noise)
+        found = (rows.y - rows.phi @ model.factor.solve()) * rows.unit
+        predicted = pot.predict(data[index].atoms)
+        assert found[0] == pytest.approx(data[index].energy - predicted.energy, abs=1e-8)
+        n = 3 * len(data[index])
+        errors = data[index].forces - predicted.forces
+        np.testing.assert_allclose(found[1 : 1 + n], errors.ravel(), atol=1e-8)
+
+
+def test_errors_of_structures_left_out_are_those_of_a_fit_without_them(labelled, monkeypatch):
+    monkeypatch.setattr(full_mean, "TOLERANCE", 1e-7)
+    monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
+    problem, state, factor, forms = setup([TERM], labelled)
+    start = forms.unknowns(factor.solve())
+    factor, tails, _ = completed(forms, problem.frames, problem.noise, factor, start)
+    chosen = [3, 11, 20]
+    found = residuals_without(
+        forms,
+        problem.frames,
+        chosen,
+        problem.noise,
+        factor,
+        forms.with_tails(factor.solve(), tails),
+    )
+    assert sorted(found) == chosen
+    rest = [f for index, f in enumerate(problem.frames) if index not in chosen]
+    equations = NormalEquations(forms, rest, problem.noise, factor)
+    x = whole_mean(equations, forms.unknowns(np.zeros(state.design.n_columns))).x
+    for index in chosen:
+        rows = QuadraticRows.of(forms, [problem.frames[index]], problem.noise)
+        expected = (rows.y - rows.times(*forms.split(x))) * rows.noise
+        np.testing.assert_allclose(found[index], expected, atol=2e-3)
+
+
+def test_calibration_learns_of_structures_left_out(labelled):
+    """Not of residuals, which a form of so many coefficients makes small."""
+    pot = kp.KernelPotential([TERM], baseline=[kp.Wall()]).fit(labelled, optimize=None)
+    calibration = pot.model.calibration
+    assert calibration is not None
+    assert calibration.n_structures == 10
+
+
+def test_an_update_continues_from_the_form_that_is_there(labelled, monkeypatch):
+    monkeypatch.setattr(full_mean, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
+    old, new = labelled[:19], labelled[19:]
+    settings = NOISE
+
+    def before():
+        pot = kp.KernelPotential([TERM], **settings)
+        return pot.fit(old, optimize=None, calibrate=False)
+
+    atoms = structures()["cluster"]
+    one = before()
+    first = one.predict(atoms)
+    one.update(new)  # the columns learn, the rest stays
+    for index, tail in before().model.local.tails.items():
+        np.testing.assert_array_equal(one.model.local.tails[index], tail)
+    assert "beside the columns" in "; ".join(one.model.training.notes)
+    two, three = before(), before()
+    two.update(new, data=old)  # everything learns
+    three.update(new, data=old, add_sparse=4)
+    assert three.model.design.n_sparse == two.model.design.n_sparse + 4
+    # the same equations, whichever of their unknowns are columns
+    np.testing.assert_allclose(two.predict(atoms).forces, three.predict(atoms).forces, atol=2e-3)
+    truth = new[0].arrays["REF_forces"]
+    errors = [
+        np.abs(f - truth).max()
+        for f in (first.forces, one.predict(new[0]).forces, two.predict(new[0]).forces)
+    ]
+    assert errors[2] < errors[0]
+    assert errors[1] < errors[0]
+
+
+def test_the_plan_counts_derivatives_that_are_kept(labelled):
+    """Within a budget they have what is left."""
+    settings = [Settings(terms=[TERM.changed(full=full)], baseline=[]) for full in (False, True)]
+    of_part, problem = (prepare(kp.read_dataset(labelled), own) for own in settings)
+    without = plan_memory(of_part, settings[0], 1, None)
+    free, roomy = (plan_memory(problem, settings[1], 1, memory) for memory in (None, "8GB"))
+    # the process may grow by some megabytes from one plan to the next
+    tight = plan_memory(problem, settings[1], 1, roomy.needed + 1e8)
+    pairs = sum(len(neighbor_list([f.atoms], 4.0).neighbors) for f in problem.frames)
+    kept = 12 * pairs * (free.workload.n_features - 1)  # of all features: not yet compressed
+    assert free.parts["solution"] - without.parts["solution"] == pytest.approx(kept, rel=0.3)
+    assert roomy.spare_bytes == full_mean.MAX_BYTES
+    assert tight.spare_bytes < 0.3e9
+
+
+# ---- iterations --------------------------------------------------------------------
+
+
+def test_conjugate_gradients_solve_and_resume(rng):
+    A = rng.normal(size=(30, 30))
+    A = A @ A.T + np.eye(30)
+    b = rng.normal(size=30)
+    diagonal = A.diagonal()
+    rule = {"tolerance": 1e-10, "max_iterations": 200}
+
+    def start():
+        return cg.begin(A.__matmul__, lambda r: r / diagonal, b, np.zeros(30))
+
+    whole = cg.solve(start(), A.__matmul__, lambda r: r / diagonal, **rule)
+    np.testing.assert_allclose(whole.x, np.linalg.solve(A, b), rtol=1e-6)
+    assert 0 < whole.relative <= 1e-10
+    part = cg.solve(
+        start(), A.__matmul__, lambda r: r / diagonal, tolerance=1e-10, max_iterations=7
+    )
+    assert part.n == 7
+    resumed = cg.solve(part, A.__matmul__, lambda r: r / diagonal, **rule)
+    assert resumed.n == whole.n
+    np.testing.assert_array_equal(resumed.x, whole.x)
+
+
+def test_an_operator_that_is_not_positive_definite_is_refused():
+    A = np.diag([1.0, -1.0])
+    state = cg.begin(A.__matmul__, lambda r: r, np.ones(2), np.zeros(2))
+    with pytest.raises(FloatingPointError, match="not positive definite"):
+        cg.solve(state, A.__matmul__, lambda r: r, tolerance=1e-9, max_iterations=9)
+
+
+def test_an_interrupted_fit_continues_to_the_same_model(labelled, tmp_path, monkeypatch):
+    plain = {"optimize": None, "calibrate": False}
+    whole = kp.KernelPotential([TERM], baseline=[]).fit(labelled, **plain)
+    path = tmp_path / "state"
+
+    class Stopped(Exception):
+        pass
+
+    original = full_mean.whole_mean
+
+    def stopping(equations, start, *, keeper=None, progress=None):
+        def stop(stage, done, total):
+            if done == 5:
+                raise Stopped
+
+        return original(equations, start, keeper=keeper, progress=stop)
+
+    monkeypatch.setattr(full_mean, "whole_mean", stopping)
+    arguments = {**plain, "checkpoint": path, "checkpoint_interval": 0.0}
+    monkeypatch.setattr("kernelpot.fit.checkpoint._SHARE", np.inf)  # each time it is asked
+    with pytest.raises(Stopped):
+        kp.KernelPotential([TERM], baseline=[]).fit(labelled, **arguments)
+    monkeypatch.undo()
+    monkeypatch.setattr("kernelpot.fit.checkpoint._SHARE", np.inf)
+    assert len(list(tmp_path.iterdir())) == 2
+    calls = []
+    begin = cg.begin
+    monkeypatch.setattr(cg, "begin", lambda *a: calls.append(1) or begin(*a))
+    again = kp.KernelPotential([TERM], baseline=[]).fit(labelled, **arguments)
+    assert not calls
+    assert not list(tmp_path.iterdir())
+    for index, tail in whole.model.local.tails.items():
+        np.testing.assert_array_equal(again.model.local.tails[index], tail)
+    one, two = (p.predict(structures()["slab"]) for p in (whole, again))
+    np.testing.assert_array_equal(one.forces, two.forces)
+
+
+def test_wrong_values_are_refused():
+    with pytest.raises(ValueError, match="`full` must be False unless degree is 2"):
+        kp.PolynomialSOAP(r_cut=4.0, degree=3, full=True)
+    with pytest.raises(ValueError, match="`full` must be True or False"):
+        kp.PolynomialSOAP(r_cut=4.0, full=1)
