@@ -151,10 +151,13 @@ class Prediction(ComparesArrays):
         Raises
         ------
         ValueError
-            Without standard deviations.
+            Without standard deviations, and of a copy.
         """
         if self.find_posterior is None:
-            raise ValueError("no standard deviations: predict with return_std=True")
+            raise ValueError(
+                "no way to the posterior: predict with return_std=True (copies in files and "
+                "other processes have lost it)"
+            )
         return self.find_posterior()
 
     def __getstate__(self) -> dict[str, Any]:

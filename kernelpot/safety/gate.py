@@ -81,7 +81,8 @@ class VarianceGate:
         for each species when the potential was fitted, from the atoms of its data.
     kappa : float, default=3
         Standard deviations by which the energy of an atom beyond is raised for each by
-        which it is less known than that.
+        which it is less known than that; standard deviations count as many times as the fit
+        found its prior too narrow (`SafetyNet.amplitude`).
     on_gate : {"warn", "stop"} or callable, optional
         What a calculator does when it finds atoms beyond the data: warn once (default),
         raise `GateClosedError`, or call ``on_gate(atoms, penalty)`` with the penalty of

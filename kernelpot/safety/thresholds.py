@@ -214,7 +214,6 @@ def learn_safety_net(
     )
     prior_std = typical_prior_std(local, species, structures)
     amplitude = _amplitude(factor)
-    own = _of_species(structures, [_std(local, a, n_threads) for a in structures], species)
     limits = np.empty(len(species))
     notes = []
     for z, number in enumerate(species):
@@ -227,10 +226,13 @@ def learn_safety_net(
                 quantile, how = QUANTILE, "held out"
             limits[z], note = _known(float(of_data[z]), float(prior_std[z]), is_enough[z])
             note = f"{100 * quantile:.3g} % of its atoms, {how}, {note}"
-            few = max(LARGEST_OF_FEW / amplitude, float(own[z].max(initial=0.0)))
+            few = LARGEST_OF_FEW / amplitude
             if not is_enough[z] and limits[z] > few:
-                limits[z] = few
-                note += f"; these are few, and differ: {few:.3g} eV counts"
+                own = _of_species(
+                    structures, [_std(local, a, n_threads) for a in structures], [number]
+                )
+                limits[z] = min(limits[z], max(few, float(own[0].max(initial=0.0))))
+                note += f"; these are few, and differ: {limits[z]:.3g} eV counts"
         notes.append(f"{chemical_symbols[number]}: {note}")
     width = RELATIVE_WIDTH * limits
     average, largest = _local_energies(local, structures, n_threads)
