@@ -1,8 +1,8 @@
 """LAMMPS as the engine: fitted potentials in stock LAMMPS, on any number of processes.
 
 LAMMPS divides the atoms among processes and hands each the surroundings of its own; here the
-energies of a process's atoms are evaluated (`kernelpot.model.fitted.FittedModel.predict_region`), and
-the forces on atoms of others are sent to their owners.
+energies of a process's atoms are evaluated (`predict_region` of
+`kernelpot.model.fitted.FittedModel`), and the forces on atoms of others are sent to their owners.
 
 - `library`: LAMMPS found, opened, and asked what it is set up to do
 - `refusals`: what would give wrong forces without a word

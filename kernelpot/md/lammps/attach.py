@@ -57,7 +57,7 @@ def attach(
     earlier_fixes: Collection[str] = (),
     on_error: str = "raise",
 ) -> Attachment:
-    """Let LAMMPS take its forces from a potential.
+    r"""Let LAMMPS take its forces from a potential.
 
     To be called when LAMMPS has its box and types, where a ``pair_coeff`` would stand, by all of
     its processes. Without a pair style one is set; beside others, ``pair_style hybrid/overlay``
@@ -128,7 +128,7 @@ def attach(
     >>> lmp = open_lammps(["-log", "none"])  # doctest: +SKIP
     >>> lmp.file("box.in")  # doctest: +SKIP
     >>> attach(lmp, "silicon.kpot", ["Si"], on_gate="stop")  # doctest: +SKIP
-    >>> lmp.commands_string("fix 1 all nve\\nrun 100")  # doctest: +SKIP
+    >>> lmp.commands_string("fix 1 all nve\nrun 100")  # doctest: +SKIP
     """
     if on_error not in ("raise", "exit"):
         raise ValueError(f"`on_error` must be 'raise' or 'exit', got {on_error!r}")
