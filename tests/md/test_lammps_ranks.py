@@ -96,7 +96,8 @@ def test_the_number_of_processes_does_not_matter(found, label):
         )
 
 
-def test_the_total_energy_fluctuates_with_the_square_of_the_time_step(of):
-    wide, narrow = of("order")["40"], of("order")["80"]
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_total_energy_fluctuates_with_the_square_of_the_time_step(found, n):
+    wide, narrow = found[n]["order/40"], found[n]["order/80"]
     ratio = np.std(wide) / np.std(narrow)
     assert np.log2(ratio) == pytest.approx(2.0, abs=0.1)

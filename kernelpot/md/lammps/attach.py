@@ -258,7 +258,11 @@ class Attachment:
         original = getattr(self._lmp, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
+            try:
+                result = original(*args, **kwargs)
+            except Exception:
+                self.check()  # LAMMPS' own error may be a consequence
+                raise
             self.check()
             return result
 
@@ -277,6 +281,8 @@ class Attachment:
             refusals.refuse_respa(self._lmp)
             return
         error, self._error = self._error, None
+        # LAMMPS passes over all runs after one was stopped, the rest of a file for example
+        self._originals.get("command", self._lmp.command)("timer timeout off")
         raise error
 
     def detach(self) -> None:
@@ -547,7 +553,7 @@ class _StoppedError(Exception):
 def _atoms(lmp: Any, name: str, n: int, width: int = 1) -> Any:
     """View of a property of own atoms and ghosts; empty where there are none."""
     if not n:
-        return np.zeros((0, width) if width > 1 else 0)
+        return np.zeros((0, width)) if width > 1 else np.zeros(0, dtype=np.int64)
     if width == 1:
         return lmp.numpy.extract_atom(name, nelem=n).reshape(-1)
     return lmp.numpy.extract_atom(name, nelem=n, dim=width)

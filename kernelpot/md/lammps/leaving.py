@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 EXIT_STATUS = 2
 # So long others are waited for before they are stopped by force [s].
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 
 def one_line(error: BaseException) -> str:

@@ -113,10 +113,8 @@ def pair_commands(facts: Facts, r_cut: float) -> list[str]:
         If the pair style that is there leaves no room for that.
     """
     style, sub = facts.pair_style, list(facts.sub_styles)
-    if style == "none":
+    if style in ("none", "zero"):  # one that is there may be of half a list
         return [f"pair_style zero {r_cut:.17g} full", "pair_coeff * *"]
-    if style == "zero":
-        return [f"pair_coeff * * {r_cut:.17g}"]
     if style == "hybrid/overlay" and sub.count("zero") == 1:
         return [f"pair_coeff * * zero {r_cut:.17g}"]
     if style.startswith("hybrid"):
