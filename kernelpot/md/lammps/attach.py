@@ -40,6 +40,8 @@ from kernelpot.safety.gate import (
 _ROWS, _COLUMNS = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]
 # Values of the fix: f_kp[1] ... f_kp[4].
 _VALUES = ("n_beyond", "penalty", "largest_penalty", "largest_std")
+# LAMMPS knows their functions, and they may be all that Python knows of them.
+_ATTACHED: list[Attachment] = []
 # Error type of LAMMPS' library that writes a warning into log and screen.
 _WARNING = 0
 
@@ -243,6 +245,7 @@ class Attachment:
             lmp.command(f"fix {fix}_atoms all property/atom {' '.join(names)}")
         lmp.fix_external_set_vector_length(fix, len(_VALUES))
         lmp.set_fix_external_callback(fix, self._callback, None)
+        _ATTACHED.append(self)
         if self._options.on_error == "raise":
             for name in ("command", "commands_list", "commands_string", "file"):
                 self._watch(name)
@@ -290,6 +293,8 @@ class Attachment:
         for name, original in self._originals.items():
             setattr(self._lmp, name, original)
         self._originals.clear()
+        if self in _ATTACHED:
+            _ATTACHED.remove(self)
         fix = self._options.fix
         for name in (f"{fix}_atoms", fix):
             if self._lmp.has_id("fix", name):

@@ -48,8 +48,9 @@ class Folding:
                 raise ValueError(f"atom {ghosts[others[0]]} has a ghost, but no owner")
             return
         owners = self._owners(own, ghosts[others])
-        wanted, by, self._n_sent, self._n_received = self._exchange(ghosts[others], owners)
+        wanted, by, n_sent, n_received = self._exchange(ghosts[others], owners)
         self._sent = others[by]
+        self._to, self._from = _parts(n_sent), _parts(n_received)
         place, known = _find(own[order], wanted)
         if not known.all():
             raise ValueError(f"atom {wanted[~known][0]} was asked of a process that has it not")
@@ -109,12 +110,25 @@ class Folding:
             return total
         came = np.empty((len(self._received_at), width))
         sent = np.ascontiguousarray(folded[self._sent])
-        self._comm.Alltoallv([sent, width * self._n_sent], [came, width * self._n_received])
+        # with neighbors only: an exchange of all with all would grow with the number of processes
+        requests = [self._comm.Irecv(came[own], source=rank) for rank, own in self._from]
+        requests += [self._comm.Isend(sent[own], dest=rank) for rank, own in self._to]
+        for request in requests:
+            request.Wait()
         for column in range(width):
             total[:, column] += np.bincount(
                 self._received_at, came[:, column], minlength=self._n_own
             )
         return total
+
+
+def _parts(counts: IntArray) -> list[tuple[int, slice]]:
+    """Processes with which anything is exchanged, and the rows of each."""
+    ends = np.cumsum(counts)
+    return [
+        (int(rank), slice(int(ends[rank] - counts[rank]), int(ends[rank])))
+        for rank in np.flatnonzero(counts)
+    ]
 
 
 def _find(ascending: IntArray, wanted: IntArray) -> tuple[IntArray, Any]:
