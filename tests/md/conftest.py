@@ -98,7 +98,7 @@ def workplace(tmp_path_factory, labelled):
     sheared.set_cell(
         crystal.cell.array + [[0, 0, 0], [0.9, 0, 0], [0.4, -0.7, 0]], scale_atoms=True
     )
-    tiny = bulk("Si", a=5.47, cubic=True)
+    tiny = bulk("Si", a=5.47)  # 3.2 Å high: the cutoff is 4 Å
     tiny.positions += 0.05 * np.random.default_rng(2).normal(size=tiny.positions.shape)
     slab = bulk("Si", a=5.47, cubic=True).repeat((2, 2, 1))
     slab.positions += 0.05 * np.random.default_rng(3).normal(size=slab.positions.shape)

@@ -219,7 +219,7 @@ class Attachment:
         self._pairs: PairList | None = None
         self._tags: IntArray = np.zeros(0, dtype=np.int64)
         self._folding: Folding | None = None
-        self._warned = False
+        self._warned = self._warned_of_masses = False
         self._originals: dict[str, Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
@@ -399,8 +399,6 @@ class Attachment:
         own = slice(0, n_own)
         charges = refusals.refuse_other_charges(self._lmp, types[own], self._tags[own], expected)
         return float(charges.sum())
-
-    _warned_of_masses = False
 
     def _predicted(self, positions: FloatArray, types: IntArray) -> RegionPrediction:
         """Evaluate own atoms."""
