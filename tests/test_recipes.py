@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from ase.build import bulk
 
 FOLDER = pathlib.Path(__file__).parents[1] / "recipes"
 
@@ -61,6 +62,18 @@ def test_path_integrals(recipe):
     potentials, atoms, pot = recipe("path_integrals", "ipi").main(steps=2, beads=2)
     assert np.isfinite(potentials).all()
     assert len(atoms) == 8 == len(pot.predict(atoms).energies)
+
+
+def test_path_integrals_through_a_socket(recipe):
+    beads, steps, cells = 4, 3, 2
+    table, calculator = recipe("path_integrals_socket", "ipi").main(steps, beads, cells)
+    assert len(table) == steps + 1
+    assert np.ptp(table[:, 1]) < 1e-4 * 64  # the conserved quantity [Hartree]
+    # beads start at the same place; then one calculator has all of them in turn
+    assert calculator.n_evaluations == 1 + beads * steps
+    start = bulk("Si", cubic=True, a=5.47).repeat(cells)
+    start.calc = calculator
+    assert table[0, 3] == pytest.approx(start.get_potential_energy(), rel=1e-6)
 
 
 def test_dispersion(recipe):

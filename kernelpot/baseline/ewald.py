@@ -290,7 +290,7 @@ class Ewald:
     def _sum(self, atoms: Atoms, charges: FloatArray) -> CoulombSum:
         """Coulomb sum of any charges at the places of the atoms, units of e and Å."""
         numbers, kinds = np.unique(atoms.numbers, return_inverse=True)
-        widths = np.array([[self._width(int(a), int(b)) for b in numbers] for a in numbers])
+        widths = np.array([[self.width(int(a), int(b)) for b in numbers] for a in numbers])
         kinds = kinds.astype(np.int64)
         if atoms.pbc.all():
             return periodic_sum(
@@ -298,8 +298,24 @@ class Ewald:
             )
         return finite_sum(atoms.positions, charges, kinds, widths)
 
-    def _width(self, a: int, b: int) -> float:
-        """Damping width of a pair of atomic numbers [Å]."""
+    def width(self, a: int, b: int) -> float:
+        """Damping width of a pair of species.
+
+        Parameters
+        ----------
+        a, b : int
+            Atomic numbers.
+
+        Returns
+        -------
+        float
+            [Å].
+
+        Raises
+        ------
+        ValueError
+            Before the term has widths.
+        """
         widths = self.widths
         width = widths.get((min(a, b), max(a, b))) if isinstance(widths, Mapping) else widths
         if width is None:
@@ -340,7 +356,7 @@ class Ewald:
             raise ValueError(f"no charge known for {missing[0]}: fit the term, or give charges")
         first, second = ranges[chemical_symbols[z1]], ranges[chemical_symbols[z2]]
         product = COULOMB * min(p * q for p in first for q in second)
-        width = self._width(z1, z2)
+        width = self.width(z1, z2)
         if width == 0:
             return product / r, -product / r**2
         x = r / width

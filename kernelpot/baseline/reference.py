@@ -199,7 +199,8 @@ class Reference:
         system : System
         result : Contribution
         """
-        result.energies[:] += [self.e0.e0[int(z)] for z in system.numbers]
+        own = slice(0, system.n_centers)
+        result.energies[own] += [self.e0.e0[int(z)] for z in system.numbers[own]]
         for term in self.baseline:
             term.evaluate(system, result)
 

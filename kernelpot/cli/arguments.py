@@ -16,6 +16,7 @@ EXAMPLES = {
     "evaluate": "kernelpot evaluate model.kpot test.xyz -o predictions.xyz",
     "md": "kernelpot md model.kpot start.xyz --ensemble nvt --temperature 600 --steps 5000 "
     "--trajectory run.traj",
+    "lammps": "mpiexec -n 4 kernelpot lammps in.silicon --log silicon.log",
     "report": "kernelpot report model.kpot test.xyz -o report.html",
     "search": "kernelpot search train.xyz -o better.toml --budget 30min",
     "info": "kernelpot info model.kpot --json -",
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(verbs)
     _add_evaluate(verbs)
     _add_md(verbs)
+    _add_lammps(verbs)
     _add_report(verbs)
     _add_search(verbs)
     _add_info(verbs)
@@ -218,6 +220,25 @@ def _add_md(verbs: Verbs) -> None:
         help="do not look for the fastest vibration (24 evaluations) before the first step",
     )
     _finish(md, "md", keys=False)
+
+
+def _add_lammps(verbs: Verbs) -> None:
+    lammps = verbs.add_parser("lammps", help="run an input of LAMMPS that has pair_style kernelpot")
+    lammps.description = (
+        "Run an input of LAMMPS in which `pair_style kernelpot [gate on|off] [on_gate "
+        "warn|stop|none] [std local|none] [threads N] [earlier_fixes ID,...]` and `pair_coeff * * "
+        "MODEL.kpot ELEMENT ...` stand, also within hybrid/overlay. Under mpiexec the atoms are "
+        "divided among its processes."
+    )
+    lammps.add_argument("input", metavar="INPUT", help="LAMMPS commands, units metal")
+    lammps.add_argument("--log", metavar="FILE", help="LAMMPS' log (default: log.lammps)")
+    lammps.add_argument(
+        "--var", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a variable of the input, as of lmp -var; may be given again",
+    )  # fmt: skip
+    lammps.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    lammps.add_argument("--quiet", action="store_true", help="nothing on the screen but errors")
+    lammps.set_defaults(verb="lammps")
 
 
 def _add_report(verbs: Verbs) -> None:

@@ -369,6 +369,35 @@ def _md(arguments: argparse.Namespace) -> None:
         raise stopped
 
 
+def _lammps(arguments: argparse.Namespace) -> None:
+    from kernelpot.md.lammps.run import run_input
+
+    open(arguments.input, encoding="utf-8").close()
+    found = run_input(
+        arguments.input,
+        log=arguments.log,
+        screen=not (arguments.quiet or arguments.json == "-"),
+        variables={name: values for name, *values in arguments.var},
+    )
+    if not found.pop("first"):
+        return
+    if not arguments.quiet:
+        print(_lammps_text(found), file=text_stream(arguments))
+    write_json(arguments, found)
+
+
+def _lammps_text(found: Mapping[str, Any]) -> str:
+    """What kernelpot did in a run of LAMMPS, in a line."""
+    most = found["most_beyond"]
+    beyond = "no atom was beyond the training data"
+    if most["atoms"]:
+        beyond = f"up to {most['atoms']} atoms (step {most['step']}) were beyond the training data"
+    return (
+        f"kernelpot: {found['n_atoms']} atoms on {found['processes']} processes, "
+        f"{found['evaluations']} evaluations, {found['lists']} lists of neighbors; {beyond}"
+    )
+
+
 def _read(paths: Sequence[str], keys: LabelKeys | None, out: TextIO) -> Dataset:
     """Read labelled structures, and say which labels were found and not read."""
     from kernelpot.data.label_names import LostLabelsWarning, choices, unread_labels
@@ -613,6 +642,7 @@ _VERBS = {
     "check": _check,
     "evaluate": _evaluate,
     "md": _md,
+    "lammps": _lammps,
     "report": _report,
     "search": _search,
     "info": _info,

@@ -100,3 +100,15 @@ def add(chosen_k, center_p, displacement_pc, value_k, slope_k, energy_n, gradien
         energy_n[center_p[p]] += value_k[k]
         for c in range(3):
             gradient_pc[p, c] += slope_k[k] * displacement_pc[p, c]
+
+
+@numba.njit(**_OPTIONS)
+def between(first, neighbor_p, position_nc, out_pc):
+    """Fill vectors from center to neighbor where images are atoms of their own."""
+    for n in range(first.shape[0] - 1):
+        x, y, z = position_nc[n, 0], position_nc[n, 1], position_nc[n, 2]
+        for p in range(first[n], first[n + 1]):
+            j = neighbor_p[p]
+            out_pc[p, 0] = position_nc[j, 0] - x
+            out_pc[p, 1] = position_nc[j, 1] - y
+            out_pc[p, 2] = position_nc[j, 2] - z

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
@@ -30,6 +31,9 @@ class System:
         From center to neighbor [Å].
     distances : ndarray of shape (n_pairs,)
         [Å].
+    n_ghosts : int
+        So many atoms at the end are there as neighbors only: they have no pairs, and their own
+        energies are not wanted (`region`).
     """
 
     structures: Sequence[Atoms]
@@ -37,6 +41,7 @@ class System:
     pairs: NeighborList
     displacements: FloatArray
     distances: FloatArray
+    n_ghosts: int = 0
 
     @classmethod
     def of(
@@ -46,6 +51,7 @@ class System:
         *,
         pairs: NeighborList | None = None,
         displacements: FloatArray | None = None,
+        n_ghosts: int = 0,
     ) -> System:
         """Number structures through, and find their pairs unless they are given.
 
@@ -58,6 +64,8 @@ class System:
             All pairs to at least `r_cut`.
         displacements : ndarray of shape (n_pairs, 3), optional
             Of these pairs [Å].
+        n_ghosts : int
+            Atoms at the end that are neighbors only.
         """
         if pairs is None:
             pairs = neighbor_list(structures, r_cut)
@@ -76,12 +84,58 @@ class System:
             pairs,
             displacements,
             np.sqrt(np.einsum("pc,pc->p", displacements, displacements)),
+            n_ghosts,
+        )
+
+    @classmethod
+    def region(
+        cls, numbers: IntArray, first: IntArray, neighbors: IntArray, displacements: FloatArray
+    ) -> System:
+        """Part of a structure that is not known as a whole: some atoms with their neighbors.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n_atoms,)
+            Atomic numbers: of the centers, then of ghosts that are neighbors only (images of a
+            center are ghosts of their own).
+        first : ndarray of shape (n_centers + 1,)
+            Pairs of center ``i`` are ``first[i] .. first[i + 1] - 1``.
+        neighbors : ndarray of shape (n_pairs,)
+            Any atom, center or ghost.
+        displacements : ndarray of shape (n_pairs, 3)
+            From center to neighbor [Å].
+
+        Returns
+        -------
+        System
+            Of one structure, of which nothing but the number of atoms can be asked.
+
+        Raises
+        ------
+        ValueError
+            If the list is not of these atoms, or the displacements not of this list.
+        """
+        n_ghosts = len(numbers) - (len(first) - 1)
+        first = np.concatenate([first, np.full(max(n_ghosts, 0), len(neighbors))]).astype(np.int64)
+        no_shifts = np.broadcast_to(0.0, (len(neighbors), 3))
+        pairs = NeighborList(first, np.asarray(neighbors, dtype=np.int64), no_shifts)
+        return cls.of(
+            cast("Sequence[Atoms]", [_Unseen(np.asarray(numbers))]),
+            0.0,
+            pairs=pairs,
+            displacements=np.ascontiguousarray(displacements, dtype=float),
+            n_ghosts=n_ghosts,
         )
 
     @property
     def n_atoms(self) -> int:
         """Number of atoms of all structures."""
         return len(self.numbers)
+
+    @property
+    def n_centers(self) -> int:
+        """Number of atoms whose energies are wanted: all but ghosts."""
+        return len(self.numbers) - self.n_ghosts
 
     @property
     def n_structures(self) -> int:
@@ -136,6 +190,7 @@ class System:
             pairs,
             self.displacements[start:stop],
             self.distances[start:stop],
+            self.n_ghosts,
         )
 
     @cached_property
@@ -169,9 +224,27 @@ class System:
                 share[:, component] += np.bincount(
                     atoms, products[:, component], minlength=self.n_atoms
                 )
-        sizes = np.diff(self.first_atom)
+        sizes = np.maximum(np.diff(self.first_atom), 1)  # a region may be empty
         rest = (result.virials / sizes[:, None, None])[self.structure_of]
         return share.reshape(-1, 3, 3) + rest
+
+
+class _Unseen:
+    """The structure a region is part of: only its atoms here are known."""
+
+    def __init__(self, numbers: IntArray) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ValueError(
+            f"a region knows its atoms and their pairs, not the structure it is part of: {name!r} "
+            "was asked of that (by a part of the model that needs whole structures)"
+        )
 
 
 def volume_of(atoms: Atoms) -> float | None:

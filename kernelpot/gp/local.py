@@ -190,7 +190,7 @@ class LocalModel:
         Parameters
         ----------
         system : System
-            All pairs within the largest cutoff (longer ones are skipped).
+            All pairs within the largest cutoff (longer ones are skipped). Of ghosts all is 0.
         gradient, variance, novelty : bool
             What to compute besides the energies.
         blend : Blend, optional
@@ -219,12 +219,12 @@ class LocalModel:
         size = VARIANCE_BATCH if variance else BATCH
 
         def work(start: int) -> None:
-            atoms = slice(start, min(start + size, n_atoms))
+            atoms = slice(start, min(start + size, system.n_centers))
             self._evaluate_run(system, atoms, blend, found, by_keep if gradient else None)
 
-        starts = range(0, n_atoms, size)
+        starts = range(0, system.n_centers, size)
         with single_blas_thread():
-            for _ in map_in_order(work, starts, min(n_threads, len(starts))):
+            for _ in map_in_order(work, starts, min(n_threads, max(1, len(starts)))):
                 pass
             for t, term in enumerate(self.terms):
                 if not term.descriptor.has_centers:

@@ -12,11 +12,12 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from kernelpot.baseline.coulomb_remainder import beside_bare_charges
 from kernelpot.baseline.free_atoms import AtomicEnergies
-from kernelpot.baseline.reference import BaselineTerm, Reference
+from kernelpot.baseline.reference import BaselineTerm, ReadsAtoms, Reference
 from kernelpot.common.archive import plain
 from kernelpot.common.parallel import thread_count
-from kernelpot.common.types import FloatArray
+from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
@@ -30,11 +31,12 @@ from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.prediction import PosteriorStd, Prediction, ReturnStd
 from kernelpot.model.record import NOTHING, TrainingRecord
+from kernelpot.model.region import Evaluated, RegionPrediction
 from kernelpot.model.self_test import SelfTest
 from kernelpot.regression.factors import AbsentFactor, TriangularFactor
 from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
-from kernelpot.terms.base import key_name
+from kernelpot.terms.base import is_local, key_name
 
 # Potentials drawn from the posterior whose spread tells what the data leave open, to one part in
 # the root of twice as many.
@@ -182,50 +184,35 @@ class FittedModel:
         local_only = return_std == "local"
         if not (local_only or isinstance(return_std, bool | np.bool_)):
             raise ValueError(f"`return_std` must be False, True or 'local', got {return_std!r}")
-        blend: Blend | None = self._blend(system, gate)
-        watched = bool(return_std) and not local_only
-        if watched and blend is None:
-            blend = UpToKnown(self._known(gate))
-        found = self._evaluate(
+        found = self._evaluate_all(
             system,
-            variance=bool(return_std),
-            novelty=bool(return_std),
-            blend=blend,
+            std=bool(return_std),
+            spilling=bool(return_std),
+            watched=bool(return_std) and not local_only,
+            gate=gate,
             n_threads=n_threads,
         )
-        result = found.result
-        self.reference.add_to(system, result)
-        forces, virials = system.forces(result), system.virials(result)
-        std = None if found.variance is None else np.sqrt(found.variance)
-        spilling = _spilling(found) if return_std else None
-        penalty = bound = None
-        if gate is not None and found.added is not None and found.bound is not None:
-            penalty, bound = found.added, np.sqrt(found.bound)
-        elif watched:  # damping alone looks at no variances
-            bound = self._std_bound(system, found, blend, n_threads)
-        outside = None
-        if watched and bound is not None:
-            outside = bound > self._known(gate)[system.z_index(self.species)]
+        result, spilling = found.result, found.spilling
         shares = system.atom_virials(result) if stresses else None
         predictions = []
         first = system.first_atom
-        for index, (atoms, virial) in enumerate(zip(system.structures, virials, strict=True)):
+        for index, atoms in enumerate(system.structures):
             own = slice(first[index], first[index + 1])
             volume = volume_of(atoms)
-            stress = None if volume is None else -voigt(virial) / volume
+            stress = None if volume is None else -voigt(found.virials[index]) / volume
             of_atoms = None
             if shares is not None and volume is not None:
                 of_atoms = -np.array([voigt(share) for share in shares[own]]) / volume
             predicted = Prediction(
                 float(result.energies[own].sum()),
                 result.energies[own],
-                forces[own],
+                found.forces[own],
                 stress,
-                None if std is None else std[own],
+                None if found.std is None else found.std[own],
                 None if spilling is None else spilling[own],
-                penalty=None if penalty is None else penalty[own],
-                std_bound=None if bound is None else bound[own],
-                outside=None if outside is None else outside[own],
+                penalty=None if found.penalty is None else found.penalty[own],
+                std_bound=None if found.bound is None else found.bound[own],
+                outside=None if found.outside is None else found.outside[own],
                 stresses=of_atoms,
                 numbers=atoms.numbers,
                 calibration=self.calibration,
@@ -234,6 +221,153 @@ class FittedModel:
                 predicted = self._with_std(predicted, system.part(index), local_only, n_threads)
             predictions.append(predicted)
         return predictions
+
+    def predict_region(
+        self,
+        numbers: IntArray,
+        first: IntArray,
+        neighbors: IntArray,
+        displacements: FloatArray,
+        *,
+        return_std: bool = False,
+        gate: VarianceGate | None = None,
+        n_threads: int | None = None,
+    ) -> RegionPrediction:
+        """Evaluate part of a structure: centers, with neighbors among them and among ghosts.
+
+        What programs need that divide a structure among processes. `predict` goes the same way:
+        a structure without ghosts gives the same bits.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n_atoms,)
+            Atomic numbers: of the centers, then of the ghosts. Images of a center are ghosts of
+            their own.
+        first : ndarray of shape (n_centers + 1,)
+            Pairs of center ``i`` are ``first[i] .. first[i + 1] - 1``.
+        neighbors : ndarray of shape (n_pairs,)
+            Index of the neighbor of each pair: all of them closer than `r_cut`, longer pairs do
+            no harm.
+        displacements : ndarray of shape (n_pairs, 3)
+            From center to neighbor [Å].
+        return_std : bool, default=False
+            Also standard deviations of the energies of the centers.
+        gate : VarianceGate, optional
+        n_threads : int, optional
+
+        Returns
+        -------
+        RegionPrediction
+
+        Raises
+        ------
+        ValueError
+            If a part of the model needs whole structures (`check_regional`), the list is not of
+            these atoms, a species is unknown or two atoms sit on one spot.
+        """
+        self.check_regional()
+        system = System.region(numbers, first, neighbors, displacements)
+        check_distances(system.pairs, system.displacements, "region")
+        found = self._evaluate_all(
+            system, std=return_std, spilling=False, watched=False, gate=gate, n_threads=n_threads
+        )
+        own = slice(0, system.n_centers)
+        std = None if found.std is None else found.std[own]
+        if std is not None and self.calibration is not None:
+            std = self.calibration.std("energies", std, system.numbers[own])
+        return RegionPrediction(
+            found.result.energies[own],
+            found.forces,
+            found.virials[0],
+            std,
+            None if found.penalty is None else found.penalty[own],
+            None if found.bound is None else found.bound[own],
+            system,
+            found.result,
+        )
+
+    def check_regional(self) -> None:
+        """Refuse to be evaluated for parts of structures where that is not possible.
+
+        Raises
+        ------
+        ValueError
+            Naming the terms that need whole structures.
+        """
+        whole = [t.term.kind for t in self.local.terms if not is_local(t.descriptor)]
+        whole += [term.kind for term in self.baseline if isinstance(term, ReadsAtoms)]
+        if whole:
+            raise ValueError(
+                f"this model has a part that needs whole structures ({', '.join(whole)}), and "
+                "cannot be evaluated region by region; fit one of terms of atoms and their "
+                "neighbors, or use the ASE calculator"
+            )
+
+    def beside_bare_charges(self) -> tuple[FittedModel, dict[str, float]]:
+        """The model without the charges that another program sums.
+
+        Returns
+        -------
+        model : FittedModel
+            With what remains of damped charges in their place
+            (`kernelpot.baseline.coulomb_remainder`).
+        charges : dict of symbol to float
+            Whose Coulomb energy is to be added, bare and to infinity [e]; empty if there are none.
+
+        Raises
+        ------
+        ValueError
+            If the charges are not those of species.
+        """
+        terms, charges = beside_bare_charges(self.baseline)
+        if not charges:
+            return self, {}
+        return replace(self, reference=replace(self.reference, baseline=terms)), charges
+
+    def _evaluate_all(
+        self,
+        system: System,
+        *,
+        std: bool,
+        spilling: bool,
+        watched: bool,
+        gate: VarianceGate | None,
+        n_threads: int | None,
+    ) -> Evaluated:
+        """Everything that is found atom by atom, of structures or of a region.
+
+        `watched` also finds which atoms are beyond the data where there is no gate.
+        """
+        blend: Blend | None = self._blend(system, gate)
+        if watched and blend is None:
+            blend = UpToKnown(self._known(gate))
+        found = self._evaluate(
+            system,
+            variance=std,
+            novelty=spilling,
+            blend=blend,
+            n_threads=n_threads,
+        )
+        result = found.result
+        self.reference.add_to(system, result)
+        penalty = bound = None
+        if gate is not None and found.added is not None and found.bound is not None:
+            penalty, bound = found.added, np.sqrt(found.bound)
+        elif watched:  # damping alone looks at no variances
+            bound = self._std_bound(system, found, blend, n_threads)
+        outside = None
+        if watched and bound is not None:
+            outside = bound > self._known(gate)[system.z_index(self.species)]
+        return Evaluated(
+            result,
+            system.forces(result),
+            system.virials(result),
+            None if found.variance is None else np.sqrt(found.variance),
+            _spilling(found) if spilling else None,
+            penalty,
+            bound,
+            outside,
+        )
 
     def _known(self, gate: VarianceGate | None) -> FloatArray:
         """Local std of each species up to which atoms count as known [eV]."""

@@ -150,7 +150,11 @@ class Descriptor(Protocol):
 
     @property
     def has_centers(self) -> bool:
-        """Whether environments belong to atoms; else they belong to whole structures."""
+        """Whether environments belong to atoms; else they belong to whole structures.
+
+        Those of an atom are known from its pairs within `r_cut`, and so are their derivatives,
+        unless the descriptor has a property ``long_ranged`` that is true (`is_local`).
+        """
 
     @property
     def one_per_atom(self) -> bool:
@@ -455,6 +459,21 @@ class Term(Protocol):
     @classmethod
     def example(cls, species: tuple[int, ...]) -> Any:
         """A small term of this kind, to try things out with."""
+
+
+def is_local(descriptor: Descriptor) -> bool:
+    """Whether the pairs of an atom within `r_cut` are all that its environments are made of.
+
+    What is not local cannot be evaluated for a part of a structure (`System.region`).
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        Not local are those of whole structures, those that ask for no pairs, and what says
+        ``long_ranged``.
+    """
+    long_ranged = bool(getattr(descriptor, "long_ranged", False))
+    return descriptor.has_centers and descriptor.r_cut > 0 and not long_ranged
 
 
 def key_name(key: Key) -> str:

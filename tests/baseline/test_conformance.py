@@ -265,8 +265,9 @@ def test_value_and_slope_are_continuous(term, pair):
     assert not slopes.any()
     near = term.r_cut - np.array([1e-2, 1e-3])
     values, slopes = term.pair_energy(near, *pair)
-    assert abs(values[1]) <= 1.1e-2 * abs(values[0])  # falls with the square of the distance
-    assert abs(slopes[1]) <= 0.11 * abs(slopes[0])
+    if abs(values[0]) > 1e-16:  # else it has ended below the rounding of any energy
+        assert abs(values[1]) <= 1.1e-2 * abs(values[0])  # falls with the square of the distance
+        assert abs(slopes[1]) <= 0.11 * abs(slopes[0])
 
 
 # ---- files -------------------------------------------------------------------------
