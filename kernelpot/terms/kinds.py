@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kernelpot.terms.acsf import ACSFTerm
 from kernelpot.terms.base import Term
 from kernelpot.terms.linear_map import LinearMap
 from kernelpot.terms.pair import PairTerm
 from kernelpot.terms.polynomial_soap import PolynomialSOAP
 from kernelpot.terms.soap import SOAPTerm
+from kernelpot.terms.triplet import TripletTerm
 
 KINDS = (
     SOAPTerm,
     PairTerm,
+    TripletTerm,
+    ACSFTerm,
     LinearMap,
     PolynomialSOAP,
 )
