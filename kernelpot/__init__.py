@@ -12,11 +12,13 @@ from kernelpot._version import __version__
 _HOMES = {
     "ACSFTerm": "terms.acsf",
     "Committee": "model.committee",
+    "CoulombMatrixTerm": "terms.coulomb_matrix",
     "BornMayer": "baseline.pair_functions",
     "Buckingham": "baseline.pair_functions",
     "Dataset": "data.dataset",
     "Ewald": "baseline.ewald",
     "Frame": "data.dataset",
+    "GDMLTerm": "terms.gdml",
     "KernelPotCalculator": "md.calculator",
     "KernelPotential": "potential",
     "LabelKeys": "data.dataset",
@@ -70,6 +72,8 @@ if TYPE_CHECKING:
     from kernelpot.potential import KernelPotential, load
     from kernelpot.safety.gate import VarianceGate
     from kernelpot.terms.acsf import ACSFTerm
+    from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
+    from kernelpot.terms.gdml import GDMLTerm
     from kernelpot.terms.linear_map import LinearMap
     from kernelpot.terms.pair import PairTerm
     from kernelpot.terms.polynomial_soap import PolynomialSOAP

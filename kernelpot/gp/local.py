@@ -22,7 +22,7 @@ from kernelpot.gp.design import Design
 from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
 from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.terms.polynomial import LeadingQuadratic
+from kernelpot.terms.base import HasBeside
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
@@ -80,9 +80,10 @@ class LocalModel:
         environment is known. Default: `variances`.
     fast : bool, default=True
         Use closed forms of the mean where they cost less. False: the kernel always.
-    tails : mapping of int to ndarray of shape (n, n), optional
-        Of blocks (by their index) whose mean is a whole quadratic form in leading features
-        (`kernelpot.gp.quadratic`): what the points do not have of it [eV].
+    tails : mapping of int to ndarray, optional
+        Of blocks (by their index) whose mean has more than the points (`HasBeside`): what these
+        do not have of it. A whole quadratic form in leading features (`kernelpot.gp.quadratic`)
+        of shape (n, n) [eV], or directions of all molecules (`kernelpot.terms.gdml`).
     """
 
     design: Design
@@ -110,7 +111,9 @@ class LocalModel:
         for index, block in enumerate(self.design.blocks):
             if not self.terms[block.term].descriptor.has_centers:
                 all_points = np.arange(len(block.points))
-                self.compiled[WHOLE, index] = self._compile(block, all_points, all_points[:0])
+                self.compiled[WHOLE, index] = self._compile(
+                    block, all_points, all_points[:0], self.tails.get(index)
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is compiled from the rest."""
@@ -133,9 +136,8 @@ class LocalModel:
         kernel = self.terms[block.term].kernel
         mean = None
         if tail is not None:
-            mean = kernel.fast_mean(points, weights)
-            assert isinstance(mean, LeadingQuadratic)
-            mean = mean.plus(tail)
+            assert isinstance(kernel, HasBeside)
+            mean = kernel.completed(points, weights, tail)
         elif self.fast:
             mean = kernel.fast_mean(points, weights)
         return Compiled(points, weights, columns, mean)

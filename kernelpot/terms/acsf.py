@@ -162,7 +162,8 @@ class ACSFTerm(TermBase):
         ACSFTerm
         """
         angular = ((0.02, 1.0, -1.0), (0.02, 2.5, 1.0))
-        return cls(r_cut=4.0, n_radial=3, g3=((1.5,),), g4=angular, g5=angular[1:])
+        # not at a shell of a crystal: the cosine's curvature jumps at the cutoff
+        return cls(r_cut=4.3, n_radial=3, g3=((1.5,),), g4=angular, g5=angular[1:])
 
     @property
     def searched(self) -> Mapping[str, Range]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from kernelpot.terms.acsf import ACSFTerm
 from kernelpot.terms.base import Term
+from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
+from kernelpot.terms.gdml import GDMLTerm
 from kernelpot.terms.linear_map import LinearMap
 from kernelpot.terms.pair import PairTerm
 from kernelpot.terms.polynomial_soap import PolynomialSOAP
@@ -18,6 +20,8 @@ KINDS = (
     PairTerm,
     TripletTerm,
     ACSFTerm,
+    GDMLTerm,
+    CoulombMatrixTerm,
     LinearMap,
     PolynomialSOAP,
 )
