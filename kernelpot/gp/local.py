@@ -23,6 +23,7 @@ from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
 from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.terms.base import HasBeside
+from kernelpot.terms.tabulation import Table
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
@@ -156,6 +157,23 @@ class LocalModel:
     def r_cut(self) -> float:
         """Largest radial cutoff [Å]."""
         return self.design.r_cut
+
+    def spline_error(self, t: int) -> float | None:
+        """Largest error of the splines of a term's means [eV]; None if it has none.
+
+        Of an environment (a pair, a triplet), at random places between the nodes.
+
+        Parameters
+        ----------
+        t : int
+            Index of the term.
+        """
+        errors = [
+            compiled.mean.errors[0]
+            for (_, index), compiled in self.compiled.items()
+            if self.design.blocks[index].term == t and isinstance(compiled.mean, Table)
+        ]
+        return max(errors, default=None)
 
     def blocks_of(self, z: int) -> Iterator[tuple[int, Block]]:
         """Blocks that local energies of a species depend on, with their indices."""

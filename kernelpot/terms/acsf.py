@@ -239,7 +239,7 @@ class ACSFTerm(TermBase):
             f"{len(parameters['g3'])} G3 for each species, {len(parameters['g4'])} G4, "
             f"{len(parameters['g5'])} G5 for each pair), closest atoms {closest:.2f} Å"
         )
-        return {**parameters, "scale": scale}, [note]
+        return {**parameters, "mean": total / known, "scale": scale}, [note]
 
     def descriptor(
         self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
@@ -262,7 +262,9 @@ class ACSFTerm(TermBase):
             parameters = self._parameters(CLOSEST * self.r_cut)
             return SymmetryFunctions(species, float(self.r_cut), parameters)
         parameters = {name: constants[name] for name in WIDTHS}
-        return SymmetryFunctions(species, float(self.r_cut), parameters, constants["scale"])
+        return SymmetryFunctions(
+            species, float(self.r_cut), parameters, constants["mean"], constants["scale"]
+        )
 
     def kernel(self) -> StationaryKernel:
         """Function of the distance of scaled symmetry functions.
@@ -303,19 +305,22 @@ class SymmetryFunctions(OverPairs):
         [Å].
     parameters : mapping of str to ndarray
         Of G2, G3, G4, G5, by their names in `ACSFTerm`.
-    scale : ndarray of shape (n_species, n_features), optional
-        Factors of the functions; default the same for all.
+    mean, scale : ndarray of shape (n_species, n_features), optional
+        What is subtracted from the functions, so that distances keep their digits, and what they
+        are multiplied by; default zero, and the same for all.
     """
 
     species: tuple[int, ...]
     r_cut: float
     parameters: Mapping[str, Array]
+    mean: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     scale: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
 
     def __post_init__(self) -> None:
-        """Fill in the scale."""
+        """Fill in mean and scale."""
         if not self.scale.size:
             n = self.n_features
+            object.__setattr__(self, "mean", np.zeros((len(self.species), n)))
             object.__setattr__(self, "scale", np.full((len(self.species), n), 1.0 / np.sqrt(n)))
 
     @property
@@ -402,9 +407,9 @@ class SymmetryFunctions(OverPairs):
             by_x *= scale[owner, None]
             return PairJacobian(owner, start + within, by_x)
 
-        x = self.symmetry_functions(system, atoms) * scale
+        x = (self.symmetry_functions(system, atoms) - self.mean[key]) * scale
         return Environments(key, centers, system.structure_of[atoms], x, None, jacobian)
 
     def to_arrays(self) -> dict[str, Array]:
-        """Parameters of the functions, and their scale."""
-        return {**self.parameters, "scale": self.scale}
+        """Parameters of the functions, their mean and scale."""
+        return {**self.parameters, "mean": self.mean, "scale": self.scale}

@@ -131,10 +131,12 @@ class CoulombMatrixTerm(TermBase):
         if not molecules:
             return {}, []
         numbers = np.array(molecules[0].numbers, dtype=np.int64)
-        spread = CoulombEigenvalues(species, numbers).of_all(molecules).std(axis=0)
+        values = CoulombEigenvalues(species, numbers).of_all(molecules)
+        spread = values.std(axis=0)
         usual = float(np.sqrt(np.mean(spread**2)))
         spread = np.maximum(spread, LEAST_SPREAD * usual) if usual > 0 else np.ones_like(spread)
-        return {"numbers": numbers, "scale": 1.0 / (spread * np.sqrt(len(spread)))}, []
+        scale = 1.0 / (spread * np.sqrt(len(spread)))
+        return {"numbers": numbers, "mean": values.mean(axis=0), "scale": scale}, []
 
     def descriptor(
         self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
@@ -154,7 +156,9 @@ class CoulombMatrixTerm(TermBase):
         """
         if not constants:
             return CoulombEigenvalues(species)
-        return CoulombEigenvalues(species, constants["numbers"], constants["scale"])
+        return CoulombEigenvalues(
+            species, constants["numbers"], constants["mean"], constants["scale"]
+        )
 
     def kernel(self) -> StationaryKernel:
         """Function of the distance of scaled eigenvalues.
@@ -189,10 +193,12 @@ class CoulombEigenvalues(WholeStructures):
         Atomic numbers that may occur, ascending.
     numbers : ndarray of shape (n_atoms,) or None
         The atoms of the molecule, in their order.
-    scale : ndarray of shape (n_atoms,) or None
-        Factors of the eigenvalues, the largest first; None for 1.
+    mean, scale : ndarray of shape (n_atoms,) or None
+        What is subtracted from the eigenvalues, the largest first, so that distances keep
+        their digits, and what they are multiplied by; None for 0 and 1.
     """
 
+    mean: FloatArray | None = None
     scale: FloatArray | None = None
 
     @property
@@ -214,7 +220,9 @@ class CoulombEigenvalues(WholeStructures):
     def features(self, atoms: Atoms) -> FloatArray:
         """Scaled eigenvalues."""
         values = self._decomposed(atoms)[2]
-        return values if self.scale is None else values * self.scale
+        if self.mean is None or self.scale is None:
+            return values
+        return (values - self.mean) * self.scale
 
     def jacobian(self, atoms: Atoms) -> FloatArray:
         r"""Their derivatives by positions, through the eigenvectors.
@@ -230,7 +238,7 @@ class CoulombEigenvalues(WholeStructures):
         return found if self.scale is None else found * self.scale
 
     def to_arrays(self) -> dict[str, Array]:
-        """The atoms, and the scale."""
-        if self.numbers is None or self.scale is None:
+        """The atoms, the mean and the scale."""
+        if self.numbers is None or self.mean is None or self.scale is None:
             return {}
-        return {"numbers": self.numbers, "scale": self.scale}
+        return {"numbers": self.numbers, "mean": self.mean, "scale": self.scale}
