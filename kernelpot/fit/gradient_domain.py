@@ -49,6 +49,8 @@ from kernelpot.terms.gdml import DirectionKernel, GDMLTerm, InverseDistances, su
 NOISE_SHARE = 3e-4
 # Iterations end where the preconditioned residual has fallen to this share, or after so many.
 TOLERANCE = 0.001
+# Share of the molecules that is left out together.
+MOST_LEFT_OUT = 0.25
 # Molecules that the prior of forces is averaged over.
 SOME = 100
 MAX_ITERATIONS = 400
@@ -84,6 +86,11 @@ def with_less_noise(
         The same without such a term.
     """
     groups = [group for group in groups if group[0] == "forces"]
+    for t, bound in enumerate(design.terms):
+        if len(design.terms) > 1 and isinstance(bound.term, GDMLTerm) and bound.term.complete:
+            n = sum(len(block.points) for block in design.blocks if block.term == t)
+            note = f"term {t}: beside other terms the mean has the {n} directions with a column"
+            tuned = replace(tuned, notes=[*tuned.notes, note])
     if term_of(design) is None or not groups:
         return tuned
     descriptor, kernel = design.terms[0].descriptor, design.terms[0].kernel
@@ -333,7 +340,7 @@ class AllDirections:
         frames, noise, factor
             As in `completed`.
         left_out : sequence of int
-            Frames to leave out, all at once.
+            Frames to leave out: together, if enough others are left.
 
         Returns
         -------
@@ -341,6 +348,20 @@ class AllDirections:
             Of each, label minus prediction in the order energy, forces, virial
             [eV, eV/Å, eV].
         """
+        together = max(1, int(MOST_LEFT_OUT * len(frames)))
+        residuals: dict[int, FloatArray] = {}
+        for start in range(0, len(left_out), together):
+            some = left_out[start : start + together]
+            residuals.update(self._residuals_without(frames, some, noise, factor))
+        return residuals
+
+    def _residuals_without(
+        self,
+        frames: Sequence[Frame],
+        left_out: Sequence[int],
+        noise: Noise,
+        factor: TriangularFactor,
+    ) -> dict[int, FloatArray]:
         unseen = set(left_out)
         seen = [frame for index, frame in enumerate(frames) if index not in unseen]
         _, _, w, tail = self.solve(seen, noise, factor)
