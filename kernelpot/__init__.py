@@ -15,6 +15,7 @@ _HOMES = {
     "CoulombMatrixTerm": "terms.coulomb_matrix",
     "BornMayer": "baseline.pair_functions",
     "Buckingham": "baseline.pair_functions",
+    "CustomTerm": "terms.custom",
     "Dataset": "data.dataset",
     "Ewald": "baseline.ewald",
     "Frame": "data.dataset",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from kernelpot.safety.gate import VarianceGate
     from kernelpot.terms.acsf import ACSFTerm
     from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
+    from kernelpot.terms.custom import CustomTerm
     from kernelpot.terms.gdml import GDMLTerm
     from kernelpot.terms.linear_map import LinearMap
     from kernelpot.terms.pair import PairTerm

@@ -22,14 +22,11 @@ from kernelpot.terms.parameters import (
     require,
     require_number,
 )
+from kernelpot.terms.scaling import mean_and_scale, some_systems
 from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel
 
 # Where no structure says how close atoms come, in cutoffs.
 CLOSEST = 0.35
-# Structures that spreads of features are learned from.
-MAX_STRUCTURES = 200
-# Features that hardly spread in the data count as if they spread by this share of the others.
-LEAST_SPREAD = 0.05
 # Parameters zeta and lambda of the default angular functions: [1]_ in `ACSFTerm`.
 ZETAS, LAMBDAS = (1.0, 2.0, 4.0, 16.0), (-1.0, 1.0)
 # Parameters of each kind of function.
@@ -211,8 +208,7 @@ class ACSFTerm(TermBase):
         notes : list of str
             What they are.
         """
-        chosen = np.linspace(0, len(structures) - 1, min(len(structures), MAX_STRUCTURES))
-        systems = [System.of([structures[int(k)]], float(self.r_cut)) for k in chosen]
+        systems = some_systems(structures, float(self.r_cut))
         closest = min(
             (float(s.distances.min()) for s in systems if len(s.distances)),
             default=CLOSEST * self.r_cut,
@@ -221,25 +217,18 @@ class ACSFTerm(TermBase):
         parameters = self._parameters(closest)
         descriptor = SymmetryFunctions(species, float(self.r_cut), parameters)
         n = descriptor.n_features
-        count = np.zeros(len(species))
-        total, squares = np.zeros((2, len(species), n))
-        for system in systems:
-            values = descriptor.symmetry_functions(system, slice(0, system.n_atoms))
-            for k in np.unique(z := system.z_index(species)):
-                count[k] += np.count_nonzero(z == k)
-                total[k] += values[z == k].sum(axis=0)
-                squares[k] += np.square(values[z == k]).sum(axis=0)
-        known = np.maximum(count, 1.0)[:, None]
-        spread = np.sqrt(np.maximum(squares / known - (total / known) ** 2, 0.0))
-        usual = np.sqrt(np.mean(spread**2, axis=1, keepdims=True))
-        spread = np.maximum(spread, LEAST_SPREAD * usual)
-        scale = np.where(spread > 0, 1.0 / np.where(spread > 0, spread, 1.0), 1.0) / np.sqrt(n)
+        mean, scale = mean_and_scale(
+            lambda system: descriptor.symmetry_functions(system, slice(0, system.n_atoms)),
+            systems,
+            species,
+            n,
+        )
         note = (
             f"{n} symmetry functions of an atom ({len(parameters['g2'])} G2, "
             f"{len(parameters['g3'])} G3 for each species, {len(parameters['g4'])} G4, "
             f"{len(parameters['g5'])} G5 for each pair), closest atoms {closest:.2f} Å"
         )
-        return {**parameters, "mean": total / known, "scale": scale}, [note]
+        return {**parameters, "mean": mean, "scale": scale}, [note]
 
     def descriptor(
         self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from kernelpot.terms.acsf import ACSFTerm
 from kernelpot.terms.base import Term
 from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
+from kernelpot.terms.custom import CustomTerm
 from kernelpot.terms.gdml import GDMLTerm
 from kernelpot.terms.linear_map import LinearMap
 from kernelpot.terms.pair import PairTerm
@@ -22,6 +23,7 @@ KINDS = (
     ACSFTerm,
     GDMLTerm,
     CoulombMatrixTerm,
+    CustomTerm,
     LinearMap,
     PolynomialSOAP,
 )
