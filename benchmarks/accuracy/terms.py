@@ -1,6 +1,6 @@
 """Each kind of term alone, and pairs + triplets + SOAP: errors, features, time, memory.
 
-    python benchmarks/accuracy/terms.py DATA_DIR [--sets rmd17-ethanol zuo2020-Si ...] [--frames 100]
+    python benchmarks/accuracy/terms.py DATA_DIR [--sets rmd17-ethanol ...] [--frames 100]
 
 Every row is one fit in a process of its own, to the first `--frames` structures of the training
 file (evenly chosen): errors of structures left out one at a time (as the fit finds them, in closed

@@ -49,8 +49,9 @@ def main():
             pots.append(pot.fit(train, calibrate=False, self_test=False))
         exact, tabulated = (pot.predict(atoms) for pot in pots)
         rmse = kp.evaluate(pots[1], test)["forces_rmse_ev_per_ang"]
+        costs = [microseconds(pot, atoms) for pot in pots]
         print(
-            f"| {n_sparse} | {microseconds(pots[0], atoms):.1f} | {microseconds(pots[1], atoms):.1f} "
+            f"| {n_sparse} | {costs[0]:.1f} | {costs[1]:.1f} "
             f"| {pots[1].model.local.spline_error(1):.1e} "
             f"| {1e3 * abs(exact.energy - tabulated.energy) / len(atoms):.1e} "
             f"| {1e3 * np.abs(exact.forces - tabulated.forces).max():.1e} | {rmse:.3f} |",

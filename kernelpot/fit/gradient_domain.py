@@ -46,9 +46,9 @@ from kernelpot.terms.gdml import DirectionKernel, GDMLTerm, InverseDistances, su
 # Noise of forces, relative to their prior standard deviation: small enough that training forces
 # are reproduced, large enough that iterations end. On ethanol nothing changes between a tenth
 # and three times this.
-NOISE_SHARE = 3e-4
+NOISE_SHARE = 1e-3
 # Iterations end where the preconditioned residual has fallen to this share, or after so many.
-TOLERANCE = 0.001
+TOLERANCE = 2e-4
 # Share of the molecules that is left out together.
 MOST_LEFT_OUT = 0.25
 # Molecules that the prior of forces is averaged over.
