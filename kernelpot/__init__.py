@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from kernelpot._version import __version__
 
 _HOMES = {
+    "ACSFTerm": "terms.acsf",
     "Committee": "model.committee",
+    "CoulombMatrixTerm": "terms.coulomb_matrix",
     "BornMayer": "baseline.pair_functions",
     "Buckingham": "baseline.pair_functions",
+    "CustomTerm": "terms.custom",
     "Dataset": "data.dataset",
     "Ewald": "baseline.ewald",
     "Frame": "data.dataset",
+    "GDMLTerm": "terms.gdml",
     "KernelPotCalculator": "md.calculator",
     "KernelPotential": "potential",
     "LabelKeys": "data.dataset",
@@ -30,6 +34,7 @@ _HOMES = {
     "PolynomialSOAP": "terms.polynomial_soap",
     "SOAP": "terms.power_spectrum",
     "SOAPTerm": "terms.soap",
+    "TripletTerm": "terms.triplet",
     "VarianceGate": "safety.gate",
     "Tabulated": "baseline.pair_functions",
     "Wall": "baseline.wall",
@@ -67,11 +72,16 @@ if TYPE_CHECKING:
     from kernelpot.model.prediction import Prediction
     from kernelpot.potential import KernelPotential, load
     from kernelpot.safety.gate import VarianceGate
+    from kernelpot.terms.acsf import ACSFTerm
+    from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
+    from kernelpot.terms.custom import CustomTerm
+    from kernelpot.terms.gdml import GDMLTerm
     from kernelpot.terms.linear_map import LinearMap
     from kernelpot.terms.pair import PairTerm
     from kernelpot.terms.polynomial_soap import PolynomialSOAP
     from kernelpot.terms.power_spectrum import SOAP
     from kernelpot.terms.soap import SOAPTerm
+    from kernelpot.terms.triplet import TripletTerm
 
 
 def __getattr__(name: str) -> Any:

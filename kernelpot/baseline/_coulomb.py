@@ -10,19 +10,12 @@ import math
 import numba
 import numpy as np
 
-from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
+from kernelpot.common._numba import INLINED, OPTIONS
 
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
-_INLINED = {**_OPTIONS, "forceinline": True}  # results are repeatable, see `_soap`
 _SLOPE = 2.0 / math.sqrt(math.pi)  # of erf at the origin
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _screened(r, splitting, width, damping_reach):
     """``(erfc(splitting r) - erfc(r / width)) / r`` and its derivative divided by r."""
     x = splitting * r
@@ -35,7 +28,7 @@ def _screened(r, splitting, width, damping_reach):
     return value / r, (slope - value / r) / (r * r)
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _add_pair(i, j, x, y, z, value, slope, energy_n, force_nc, virial_cc):
     """Add a pair from i to j = i + (x, y, z); ``slope`` is the derivative over r."""
     energy_n[i] += 0.5 * value
@@ -55,7 +48,7 @@ def _add_pair(i, j, x, y, z, value, slope, energy_n, force_nc, virial_cc):
     virial_cc[1, 2] -= fy * z
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def all_pairs(
     position_nc, charge_n, kind_n, width_kk, damping_reach, energy_n, force_nc, virial_cc
 ):
@@ -74,7 +67,7 @@ def all_pairs(
             )
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def real_space(
     position_nc,
     charge_n,
@@ -141,7 +134,7 @@ def real_space(
                                 )
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _powers(angle, n_max, cosine, sine):
     """``exp(i n angle)`` for ``n = -n_max .. n_max``, at index ``n + n_max``."""
     step_re, step_im = math.cos(angle), math.sin(angle)
@@ -152,7 +145,7 @@ def _powers(angle, n_max, cosine, sine):
         re, im = re * step_re - im * step_im, re * step_im + im * step_re
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def structure_factors(angle_nc, charge_n, row_rx, n_max_c, real_k, imag_k):
     """Add ``sum_n q_n exp(i k.r_n)`` of every wave vector.
 
@@ -178,7 +171,7 @@ def structure_factors(angle_nc, charge_n, row_rx, n_max_c, real_k, imag_k):
                 imag_k[start + t] += re * sin_c[low + t] + im * cos_c[low + t]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def wave_fields(angle_nc, row_rx, n_max_c, real_k, imag_k, potential_n, gradient_nc):
     """Fill what a wave field does to each atom.
 

@@ -10,6 +10,18 @@ from collections.abc import Sequence
 
 from numba import config
 
+# Of every compiled loop. No nnan/ninf: a NaN position must stay visible in the result.
+OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+# Functions that others call are compiled into these. As symbols of their own they would exist
+# several times, optimized differently, and it would depend on what was loaded first (so on
+# whether the cache was filled) which of them runs: results differed in the last bit.
+INLINED = {**OPTIONS, "forceinline": True}
+
 
 def fallback(candidates: Sequence[str]) -> str | None:
     """Return a temporary directory if none of the directories can be made or written."""

@@ -7,17 +7,10 @@ and ``d`` Cartesian.
 import numba
 import numpy as np
 
-from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
-
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
+from kernelpot.common._numba import OPTIONS
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def both_directions(i_h, j_h, shift_hc, first, neighbor_p, shift_pc):
     """Sort pairs by center, each seen from both of its atoms.
 
@@ -43,7 +36,7 @@ def both_directions(i_h, j_h, shift_hc, first, neighbor_p, shift_pc):
             shift_pc[q, c] = -shift_hc[h, c]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def displacements(first, neighbor_p, shift_pc, position_nc, out_pc):
     """Fill vectors from center to neighbor."""
     for n in range(first.shape[0] - 1):
@@ -55,7 +48,7 @@ def displacements(first, neighbor_p, shift_pc, position_nc, out_pc):
             out_pc[p, 2] = position_nc[j, 2] + shift_pc[p, 2] - z
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def forces(first, neighbor_p, gradient_pc, force_nc):
     """Add the derivative by each displacement to its center, and take it from its neighbor."""
     for n in range(first.shape[0] - 1):
@@ -74,7 +67,7 @@ def forces(first, neighbor_p, gradient_pc, force_nc):
         force_nc[n, 2] += z
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def virial(displacement_pc, gradient_pd, out_cd):
     """Subtract the sum of outer products of displacements and derivatives."""
     for c in range(3):
@@ -89,7 +82,7 @@ def virial(displacement_pc, gradient_pd, out_cd):
         out_cd[c, 2] -= d
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def add(chosen_k, center_p, displacement_pc, value_k, slope_k, energy_n, gradient_pc):
     """Add some pairs to energies and derivatives by displacements.
 

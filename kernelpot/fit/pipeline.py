@@ -21,6 +21,8 @@ from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
 from kernelpot.fit.full_mean import residuals_without, with_less_noise
+from kernelpot.fit.gradient_domain import AllDirections, term_of
+from kernelpot.fit.gradient_domain import with_less_noise as with_less_noise_of_forces
 from kernelpot.fit.left_out import choose_some, structures_to_leave_out
 from kernelpot.fit.noise import (
     METHODS,
@@ -134,6 +136,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     )
     free = free_parameters(settings, grouped.groups, len(problem.terms))
     tuned = with_less_noise(tuned, state.design, free.groups)
+    tuned = with_less_noise_of_forces(tuned, state.design, problem.frames, free.groups)
     notes = list(state.notes)
     model = solve(
         problem,
@@ -149,7 +152,14 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     if options.calibrate:
         scale = tuned.scale(state.design)
         residuals = None
-        if model.local.tails:
+        if term_of(model.design) is not None:
+            residuals = AllDirections(model.design).residuals_without(
+                problem.frames,
+                choose_some(left_out, state.unseen, MINIMUM_STRUCTURES),
+                tuned.noise,
+                model.factor,
+            )
+        elif model.local.tails:
             forms = Forms.of(state.design, scale)
             residuals = residuals_without(
                 forms,

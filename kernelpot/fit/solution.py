@@ -14,6 +14,7 @@ from kernelpot.data.dataset import Dataset, label_sources
 from kernelpot.data.doctor import virial_test
 from kernelpot.data.label_names import unread_labels
 from kernelpot.fit.full_mean import MAX_BYTES, Keeper, completed
+from kernelpot.fit.gradient_domain import AllDirections, term_of
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
@@ -87,6 +88,12 @@ def solve(
         if notes is not None:
             notes.append(note)
     design = state.design.rescaled(tuned.delta)
+    if term_of(design) is not None:
+        factor, tails, note = AllDirections(design).completed(
+            problem.frames, tuned.noise, factor, keeper=keeper, progress=progress
+        )
+        if notes is not None:
+            notes.append(note)
     structures = [frame.atoms for frame in problem.frames]
     unseen = set(state.unseen)
     sites, held_out = (

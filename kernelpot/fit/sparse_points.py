@@ -25,6 +25,7 @@ from kernelpot.regression.selection import (
 )
 from kernelpot.terms.base import Environments, key_name
 from kernelpot.terms.compression import CompressedDescriptor
+from kernelpot.terms.gdml import DirectionKernel, InverseDistances
 from kernelpot.terms.polynomial import PolynomialKernel
 
 # Selection sees at most so many environments of each class, and so many bytes of features
@@ -109,10 +110,13 @@ def choose_sparse_points(
     keys = descriptor.keys
     if bound.kernel.explicit:
         if given is not None:
+            what = "directions" if isinstance(bound.kernel, DirectionKernel) else "monomials"
             raise ValueError(
-                f"`sparse_points` of term {index}: a term of kind {term.kind!r} has monomials in "
+                f"`sparse_points` of term {index}: a term of kind {term.kind!r} has {what} in "
                 "place of sparse points; give None for it"
             )
+        if isinstance(bound.kernel, DirectionKernel):
+            return _directions(bound, index, frames, held_out, default_n_sparse, seed)
         return _monomials(
             bound, index, frames, held_out, default_n_sparse, seed, candidate_bytes, progress
         )
@@ -165,6 +169,68 @@ def choose_sparse_points(
         if progress is not None:
             progress("sparse points", 1 + (k + 1) / len(keys), 2)
     return Chosen(points, notes, from_all)
+
+
+def _directions(
+    bound: BoundTerm,
+    index: int,
+    frames: Sequence[Frame],
+    held_out: Sequence[int],
+    default_n_sparse: int,
+    seed: int,
+) -> Chosen:
+    """A constant, and the directions of some molecules."""
+    term = bound.term
+    unseen = set(held_out)
+    molecules = [f.atoms for k, f in enumerate(frames) if len(f) > 1 and k not in unseen]
+    if not molecules:
+        return Chosen([], [], not unseen)
+    points = directions_of(bound, molecules, term.sparse_method, seed)
+    notes: list[str] = []
+    wanted = term.n_sparse
+    if wanted is None:
+        usual = term.default_n_sparse(default_n_sparse, 1)
+        wanted = min(usual, len(points))
+        if wanted < usual:
+            notes.append(f"{wanted} directions instead of {usual}: the data have no more")
+    elif wanted > len(points):
+        raise ValueError(
+            f"`n_sparse` = {wanted} exceeds the {len(points)} directions of the molecules of the "
+            "data; ask for fewer or leave it out"
+        )
+    return Chosen([Points(index, (), points[:wanted])], notes, not unseen)
+
+
+def directions_of(
+    bound: BoundTerm, molecules: Sequence[Atoms], method: str, seed: int = 0
+) -> FloatArray:
+    """Points of a `DirectionKernel`: the constant, then the directions of all molecules.
+
+    Parameters
+    ----------
+    bound : BoundTerm
+    molecules : sequence of ase.Atoms
+    method : str
+        How they are put in order.
+    seed : int
+
+    Returns
+    -------
+    ndarray of shape (n, 2 n_features)
+    """
+    descriptor, kernel = bound.descriptor, bound.kernel
+    assert isinstance(descriptor, InverseDistances)
+    x = descriptor.of_all(molecules)
+    distinct = first_of_each(environment_keys(x))
+    with single_blas_thread():
+        order = select(
+            x[distinct], len(distinct), method, squares=kernel.squares(x[distinct]), seed=seed
+        )
+    rows = [np.zeros((1, 2 * descriptor.n_features))]
+    for k in np.asarray(distinct)[order]:
+        directions = descriptor.directions(molecules[k])
+        rows.append(np.hstack([np.tile(x[k], (len(directions), 1)), directions]))
+    return np.concatenate(rows)
 
 
 def _monomials(

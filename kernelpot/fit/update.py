@@ -23,9 +23,10 @@ from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
 from kernelpot.fit.added_frames import with_added_frames
 from kernelpot.fit.full_mean import completed
+from kernelpot.fit.gradient_domain import AllDirections, term_of
 from kernelpot.fit.monomials import available_monomials, choose_monomials
 from kernelpot.fit.solution import solution_of, training_errors
-from kernelpot.fit.sparse_points import all_environments
+from kernelpot.fit.sparse_points import all_environments, directions_of
 from kernelpot.gp.blocks import Block, BoundTerm, Points
 from kernelpot.gp.design import Design
 from kernelpot.gp.known_sites import some_structures, with_known_sites
@@ -35,6 +36,7 @@ from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
 from kernelpot.safety.thresholds import learn_safety_net
 from kernelpot.terms.compression import CompressedDescriptor
+from kernelpot.terms.gdml import DirectionKernel
 from kernelpot.terms.polynomial import PolynomialKernel
 
 # Squared distances in single precision, relative to those that matter to the kernel, mean
@@ -105,11 +107,14 @@ def update(
         grouped.add_to(sites_known, model.noise.sigma)
         sites_known = with_known_sites(sites_known, design, sites)
     tails = model.local.tails
-    if tails and data is not None:
+    if tails and data is not None and term_of(design) is not None:
+        factor, tails, note = _all_directions(model, design, factor, Dataset([*data, *new]))
+        notes.append(note)
+    elif tails and data is not None:
         factor, tails, note = _whole_forms(model, design, factor, Dataset([*data, *new]), n_threads)
         notes.append(note)
     elif tails:
-        notes.append("what whole forms have beside the columns of the regression stayed as it was")
+        notes.append("what the mean has beside the columns of the regression stayed as it was")
     local, offset = solution_of(factor, sites_known, design, tails)
     if add_sparse:
         safety = learn_safety_net(
@@ -150,6 +155,17 @@ def _whole_forms(
     ]
     start = forms.with_tails(factor.solve(), model.local.tails)
     return completed(forms, frames, model.noise, factor, start, n_threads=n_threads)
+
+
+def _all_directions(
+    model: FittedModel, design: Design, factor: TriangularFactor, data: Dataset
+) -> tuple[TriangularFactor, dict[int, FloatArray], str]:
+    """All directions of all molecules."""
+    frames = [
+        model.reference.remainder(frame)
+        for frame in canonical_order(with_isolated_atoms(data, model.e0))
+    ]
+    return AllDirections(design).completed(frames, model.noise, factor)
 
 
 def _check_species(model: FittedModel, new: Dataset) -> None:
@@ -218,6 +234,19 @@ def _with_more_monomials(
     return points, f"{wanted - before} monomials added{fewer}"
 
 
+def _with_more_directions(
+    bound: BoundTerm, block: Block, new: Dataset, n: int
+) -> tuple[list[Points], str]:
+    """Add `n` directions of new molecules, all of one after those of another."""
+    molecules = [frame.atoms for frame in new if len(frame) > 1]
+    added = np.zeros((0, block.points.shape[1]))
+    if molecules:
+        added = directions_of(bound, molecules, bound.term.sparse_method)[1 : n + 1]
+    fewer = f" instead of {n}: there are no more" if len(added) < n else ""
+    points = Points(block.term, block.key, np.concatenate([block.points, added]))
+    return [points], f"{len(added)} directions added{fewer}"
+
+
 def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, list[str]]:
     """Add to each term the `n` new environments farthest from its sparse points."""
     extended: list[Points] = []
@@ -225,7 +254,10 @@ def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, lis
     for t, bound in enumerate(design.terms):
         if bound.kernel.explicit:
             blocks = [block for block in design.blocks if block.term == t]
-            more, note = _with_more_monomials(bound, blocks, n)
+            if isinstance(bound.kernel, DirectionKernel):
+                more, note = _with_more_directions(bound, blocks[0], new, n)
+            else:
+                more, note = _with_more_monomials(bound, blocks, n)
             extended += more
             notes.append(f"term {t}: {note}")
             continue

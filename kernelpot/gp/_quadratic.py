@@ -7,17 +7,10 @@ pair's center by its displacement, in single precision.
 
 import numba
 
-from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
-
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
+from kernelpot.common._numba import OPTIONS
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def forces_of(
     jacobian_pcf,
     environment_p,
@@ -54,7 +47,7 @@ def forces_of(
         virials_s[v + 5] -= rx * y
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def back_to_features(
     jacobian_pcf,
     environment_p,
@@ -86,7 +79,7 @@ def back_to_features(
             )
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def squares_of_slopes(jacobian_pcf, environment_p, atom_p, neighbor_p, weight_n, out_ef):
     """Add the squares of derivatives, each weighted with those of the two atoms' forces."""
     for p in range(jacobian_pcf.shape[0]):

@@ -42,7 +42,8 @@ class BoundTerm:
         constants : mapping, optional
             `Descriptor.to_arrays` of an earlier one.
         """
-        return cls(term, term.descriptor(species, constants), term.kernel())
+        descriptor = term.descriptor(species, constants)
+        return cls(term, descriptor, term.kernel_of(descriptor))
 
 
 @dataclass(frozen=True)

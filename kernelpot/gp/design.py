@@ -55,11 +55,11 @@ class Design:
 
         At a delta of one: it scales columns, and what they span does not depend on it.
         """
-        unit = [term.term.changed(delta=1.0).kernel() for term in terms]
+        unit = [term.term.changed(delta=1.0).kernel_of(term.descriptor) for term in terms]
 
         def whiten(p: Points) -> FloatArray:
             delta = terms[p.term].kernel.delta
-            if unit[p.term].explicit:
+            if unit[p.term].uncorrelated:
                 return np.full(len(p.points), 1.0 / delta)
             return whitening(unit[p.term].gram(p.points)) / delta
 
@@ -92,6 +92,11 @@ class Design:
     def layout(self) -> Layout:
         """Whitened columns of each block."""
         return Layout([b.columns for b in self.blocks], [b.term for b in self.blocks])
+
+    @property
+    def of_molecules(self) -> bool:
+        """Whether a term has whole structures as environments, and knows no others."""
+        return not all(term.descriptor.has_centers for term in self.terms)
 
     @property
     def n_sparse(self) -> int:
@@ -158,7 +163,7 @@ class Design:
         terms = []
         for bound, f in zip(self.terms, factors, strict=True):
             term = bound.term.changed(delta=float(bound.term.delta * f))
-            terms.append(BoundTerm(term, bound.descriptor, term.kernel()))
+            terms.append(BoundTerm(term, bound.descriptor, term.kernel_of(bound.descriptor)))
         blocks = [replace(b, T=b.T / factors[b.term]) for b in self.blocks]
         return replace(self, terms=terms, blocks=blocks)
 

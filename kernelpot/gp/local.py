@@ -22,7 +22,8 @@ from kernelpot.gp.design import Design
 from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
 from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.terms.polynomial import LeadingQuadratic
+from kernelpot.terms.base import HasBeside
+from kernelpot.terms.tabulation import Table
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
@@ -80,9 +81,10 @@ class LocalModel:
         environment is known. Default: `variances`.
     fast : bool, default=True
         Use closed forms of the mean where they cost less. False: the kernel always.
-    tails : mapping of int to ndarray of shape (n, n), optional
-        Of blocks (by their index) whose mean is a whole quadratic form in leading features
-        (`kernelpot.gp.quadratic`): what the points do not have of it [eV].
+    tails : mapping of int to ndarray, optional
+        Of blocks (by their index) whose mean has more than the points (`HasBeside`): what these
+        do not have of it. A whole quadratic form in leading features (`kernelpot.gp.quadratic`)
+        of shape (n, n) [eV], or directions of all molecules (`kernelpot.terms.gdml`).
     """
 
     design: Design
@@ -110,7 +112,9 @@ class LocalModel:
         for index, block in enumerate(self.design.blocks):
             if not self.terms[block.term].descriptor.has_centers:
                 all_points = np.arange(len(block.points))
-                self.compiled[WHOLE, index] = self._compile(block, all_points, all_points[:0])
+                self.compiled[WHOLE, index] = self._compile(
+                    block, all_points, all_points[:0], self.tails.get(index)
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is compiled from the rest."""
@@ -133,9 +137,8 @@ class LocalModel:
         kernel = self.terms[block.term].kernel
         mean = None
         if tail is not None:
-            mean = kernel.fast_mean(points, weights)
-            assert isinstance(mean, LeadingQuadratic)
-            mean = mean.plus(tail)
+            assert isinstance(kernel, HasBeside)
+            mean = kernel.completed(points, weights, tail)
         elif self.fast:
             mean = kernel.fast_mean(points, weights)
         return Compiled(points, weights, columns, mean)
@@ -154,6 +157,23 @@ class LocalModel:
     def r_cut(self) -> float:
         """Largest radial cutoff [Å]."""
         return self.design.r_cut
+
+    def spline_error(self, t: int) -> float | None:
+        """Largest error of the splines of a term's means [eV]; None if it has none.
+
+        Of an environment (a pair, a triplet), at random places between the nodes.
+
+        Parameters
+        ----------
+        t : int
+            Index of the term.
+        """
+        errors = [
+            compiled.mean.errors[0]
+            for (_, index), compiled in self.compiled.items()
+            if self.design.blocks[index].term == t and isinstance(compiled.mean, Table)
+        ]
+        return max(errors, default=None)
 
     def blocks_of(self, z: int) -> Iterator[tuple[int, Block]]:
         """Blocks that local energies of a species depend on, with their indices."""

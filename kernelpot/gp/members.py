@@ -20,8 +20,7 @@ from kernelpot.gp.design import Design
 from kernelpot.gp.local import BATCH
 from kernelpot.gp.parts import TermRun
 from kernelpot.regression.factors import TriangularFactor
-from kernelpot.terms.base import FastMean, Kernel
-from kernelpot.terms.polynomial import LeadingQuadratic
+from kernelpot.terms.base import FastMean, HasBeside, Kernel
 
 # Members whose products with the sparse points are formed together, and bytes of closed forms
 # of the mean that are kept.
@@ -190,7 +189,8 @@ class Members:
             weights = self.weights[:, block.sparse]
             part = _ByKernel(members, u, weight, kernel, block.points, weights)
         if index in self.tails:
-            part.add_to_all(LeadingQuadratic(self.tails[index]), u, weight)
+            assert isinstance(kernel, HasBeside)
+            part.add_to_all(kernel.beside(self.tails[index]), u, weight)
         return part
 
 

@@ -214,7 +214,7 @@ class Posterior:
                 u, weight = of_term.u[members], of_term.weight(members)
                 motion = of_term.strained(members, n_threads) if n_rows > 1 else None
                 prior[0] += energy_prior(kernel.between, u, weight)
-                scale[0] += kernel.diagonal() * len(u) ** 2
+                scale[0] += kernel.between.diagonal() * len(u) ** 2
                 if motion is not None:
                     prior[1:] += derivative_prior(kernel.between, motion)
                     scale[1:] += largest_prior(kernel.between, motion)

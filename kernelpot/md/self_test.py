@@ -92,7 +92,7 @@ def run_self_test(
     starts = _starts(data)
     if not starts:
         raise ValueError("a self-test needs a structure of more than one atom with an energy")
-    n_checks = 4 * len(starts) + 1
+    n_checks = 4 * len(starts) + (not model.design.of_molecules)
     checks: list[Check] = []
     for check in _checks(model, starts, n_threads):
         checks.append(check)
@@ -107,7 +107,8 @@ def _checks(model: FittedModel, starts: Sequence[_Start], n_threads: int | None)
             yield _dynamics(model, start, ensemble, temperature, n_threads)
         yield _scaling(model, start, n_threads)
         yield _rattling(model, start, n_threads)
-    yield _dimers(model, n_threads)
+    if not model.design.of_molecules:  # those know no dimers
+        yield _dimers(model, n_threads)
 
 
 def _starts(data: Dataset) -> list[_Start]:

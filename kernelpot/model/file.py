@@ -60,7 +60,10 @@ def save(
     design_header, arrays = model.design.to_arrays()
     arrays["weights"] = local.weights
     for index, tail in local.tails.items():
-        arrays[f"tail_{index}"] = archive.pack_triangle(tail)
+        if len(tail) == tail.shape[1] and np.array_equal(tail, tail.T):
+            arrays[f"tail_{index}"] = archive.pack_triangle(tail)
+        else:
+            arrays[f"tailrows_{index}"] = tail
     for z, variance in local.variances.items():
         arrays[f"variance_order_{z}"] = variance.order
         arrays[f"variance_{z}"] = archive.pack_triangle(variance.reduction.T)
@@ -212,12 +215,14 @@ def _calibration(header: Mapping[str, Any] | None) -> Calibration | None:
 
 
 def _tails(arrays: Mapping[str, Array]) -> dict[int, FloatArray]:
-    """Symmetric matrices of whole quadratic forms, by block."""
+    """What means have beside their points, by block: symmetric matrices, or rows."""
     found = {}
     for name, array in arrays.items():
         if name.startswith("tail_"):
             upper = np.triu(archive.unpack_triangle(array))
             found[int(name.removeprefix("tail_"))] = upper + np.triu(upper, 1).T
+        elif name.startswith("tailrows_"):
+            found[int(name.removeprefix("tailrows_"))] = array
     return found
 
 

@@ -661,6 +661,7 @@ class FittedModel:
                     "sparse_method": bound.term.sparse_method,
                     "description": bound.term.describe(),
                     "n_features": bound.descriptor.n_features,
+                    "spline_error": self.local.spline_error(t),
                     "n_sparse": {key_name(block.key): len(block.points) for block in own},
                     "rank": {key_name(block.key): block.rank for block in own},
                 }

@@ -94,6 +94,8 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         lines.append(f"  {t}: {first} ({term['n_features']} features)")
         lines += [f"     {line}" for line in others]
         lines.append(f"     sparse points ({term['sparse_method']}): {counts}")
+        if term["spline_error"] is not None:
+            lines.append(f"     evaluated by splines, within {term['spline_error']:.2g} eV of them")
     lines += [
         "",
         "Noise assumed in the labels:",

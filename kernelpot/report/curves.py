@@ -89,7 +89,10 @@ def dimer_curves(
     list of Curve
     """
     model = potential.model
-    curves = []
+    curves: list[Curve] = []
+    if model.design.of_molecules:
+        notes.append("no curves of dimers: a term of the model compares whole molecules")
+        return curves
     for a, b in combinations_with_replacement(model.species, 2):
         contact = model.safety.d_min.get((a, b))
         start = SHORTEST_SHARE * contact if contact else 0.8

@@ -7,18 +7,10 @@ feature vectors; the kernel is ``delta^2 cosine^zeta``.
 
 import numba
 
-from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
-
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
-_INLINED = {**_OPTIONS, "forceinline": True}  # results are repeatable, see `_soap`
+from kernelpot.common._numba import INLINED, OPTIONS
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _power(base, exponent, integer_exponent):
     """``base**exponent``; by multiplication where ``integer_exponent`` >= 0."""
     if integer_exponent >= 0:
@@ -29,7 +21,7 @@ def _power(base, exponent, integer_exponent):
     return base**exponent
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def kernel_values(cosine_em, zeta, integer_zeta, delta2, values_em):
     """Fill ``values_em = delta^2 cosine^zeta``."""
     for e in range(cosine_em.shape[0]):
@@ -37,7 +29,7 @@ def kernel_values(cosine_em, zeta, integer_zeta, delta2, values_em):
             values_em[e, m] = delta2 * _power(cosine_em[e, m], zeta, integer_zeta)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def fill_kernel(cosine_em, zeta, integer_zeta, delta2, columns_m, out):
     """Fill ``out[e, columns_m[m]] = delta^2 cosine_em[e, m]^zeta`` for the given columns."""
     for e in range(cosine_em.shape[0]):
@@ -45,7 +37,7 @@ def fill_kernel(cosine_em, zeta, integer_zeta, delta2, columns_m, out):
             out[e, columns_m[m]] = delta2 * _power(cosine_em[e, m], zeta, integer_zeta)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def kernel_slopes(cosine_em, zeta, integer_zeta, delta2, slopes_em):
     """Fill ``slopes_em = d kernel / d cosine``."""
     factor = delta2 * zeta
@@ -55,7 +47,7 @@ def kernel_slopes(cosine_em, zeta, integer_zeta, delta2, slopes_em):
             slopes_em[e, m] = factor * _power(cosine_em[e, m], zeta - 1.0, less_one)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def weigh_slopes(cosine_em, zeta, integer_zeta, delta2, cotangent_em, projection_e):
     """Turn a cotangent of the kernel into one of the cosine, in place.
 
@@ -74,7 +66,7 @@ def weigh_slopes(cosine_em, zeta, integer_zeta, delta2, cotangent_em, projection
         projection_e[e] = total
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def mean_and_slopes(
     cosine_em, zeta, integer_zeta, delta2, weights_m, mean_e, slopes_em, projection_e
 ):

@@ -8,18 +8,10 @@ factor of it, ``f`` feature, ``p`` pair, ``c`` Cartesian. A monomial of degree o
 import numba
 import numpy as np
 
-from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
-
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
-_INLINED = {**_OPTIONS, "forceinline": True}
+from kernelpot.common._numba import INLINED, OPTIONS
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def values(u_ef, index_mk, factor_m, out_em):
     """Fill ``out_em`` with the monomials."""
     degree = index_mk.shape[1]
@@ -31,7 +23,7 @@ def values(u_ef, index_mk, factor_m, out_em):
             out_em[e, m] = product
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _expand(u_f, g_f, index_mk, factor_m, sign, out_m):
     """Add ``sign`` times the derivative of the monomials along ``g_f``."""
     degree = index_mk.shape[1]
@@ -52,7 +44,7 @@ def _expand(u_f, g_f, index_mk, factor_m, sign, out_m):
             )
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def directional(u_ef, by_u_ef, index_mk, factor_m, out_em):
     """Fill ``out_em`` with the derivatives of the monomials along ``by_u_ef``."""
     out_em[:] = 0.0
@@ -60,7 +52,7 @@ def directional(u_ef, by_u_ef, index_mk, factor_m, out_em):
         _expand(u_ef[e], by_u_ef[e], index_mk, factor_m, 1.0, out_em[e])
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def contract(cotangent_em, u_ef, index_mk, factor_m, out_ef):
     """Add the derivative by ``u_ef`` of the monomials weighted with ``cotangent_em``."""
     degree = index_mk.shape[1]
@@ -83,7 +75,7 @@ def contract(cotangent_em, u_ef, index_mk, factor_m, out_ef):
                 out_ef[e, c] += weight * x * y
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def accumulate(
     jacobian_pcf,
     environment_p,

@@ -1,4 +1,4 @@
-"""Rows of forces and virials from derivatives by pair displacements, compiled.
+"""Rows and adjoints from derivatives by pair displacements, compiled.
 
 Arrays in, arrays filled in place; no checks. Suffixes: ``p`` pair, ``c`` Cartesian, ``e``
 environment, ``m`` sparse point.
@@ -7,17 +7,10 @@ environment, ``m`` sparse point.
 import numba
 import numpy as np
 
-from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
-
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
+from kernelpot.common._numba import OPTIONS
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def accumulate(
     along_points_pcm,
     along_self_pc,
@@ -62,3 +55,19 @@ def accumulate(
                 virial_rows[v + 3, m] -= y * gradient[2, m]
                 virial_rows[v + 4, m] -= x * gradient[2, m]
                 virial_rows[v + 5, m] -= x * gradient[1, m]
+
+
+@numba.njit(**OPTIONS)
+def pull(owner_n, pair_n, jacobian_ncf, by_x_ef, gradient_pc):
+    """Add to the gradient by displacements what derivatives by features are of them.
+
+    Entry n of the Jacobian says how the displacement of ``pair_n`` moves the environment
+    ``owner_n``.
+    """
+    for n in range(len(owner_n)):
+        e, p = owner_n[n], pair_n[n]
+        for c in range(3):
+            total = 0.0
+            for f in range(by_x_ef.shape[1]):
+                total += jacobian_ncf[n, c, f] * by_x_ef[e, f]
+            gradient_pc[p, c] += total

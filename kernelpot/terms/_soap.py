@@ -20,20 +20,8 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from kernelpot.common import _numba  # noqa: F401 - before the first compiled function
+from kernelpot.common._numba import INLINED, OPTIONS
 from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pair
-
-# No nnan/ninf: a NaN position must stay visible in the result.
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
-# Functions that others call are compiled into these. As symbols of their own they would exist
-# several times, optimized differently, and it would depend on what was loaded first (so on
-# whether the cache was filled) which of them runs: results differed in the last bit.
-_INLINED = {**_OPTIONS, "forceinline": True}
 
 
 def extent(size):
@@ -48,7 +36,7 @@ def _extent_overload(size):
     return lambda size: size
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, values_q):
     """Real solid harmonics ``r^l Y_lm`` by the recursions of [1]_, section 2.
 
@@ -84,7 +72,7 @@ def solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, values_q):
             values_q[center - m] = q * azimuth[1, m]
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq):
     """Cartesian gradients from the scratch that `solid_harmonics` left behind."""
     width = l_max + 1
@@ -113,7 +101,7 @@ def solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_c
                 grad_cq[2, center - m] = along * sin
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _knot(r, per_length, n_knots):
     """Table interval that holds the distance ``r``, and the position in it (0 to 1)."""
     position = r * per_length
@@ -121,7 +109,7 @@ def _knot(r, per_length, n_knots):
     return k, position - k
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _hermite(t):
     """Cubic Hermite weights of value and slope at this knot, value and slope at the next."""
     return (
@@ -132,7 +120,7 @@ def _hermite(t):
     )
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _hermite_slope(t, per_length):
     """Derivatives of `_hermite` with respect to the distance."""
     d_value = 6.0 * t * (t - 1.0) * per_length
@@ -144,7 +132,7 @@ def _hermite_slope(t, per_length):
     )
 
 
-@numba.njit(**_INLINED)
+@numba.njit(**INLINED)
 def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
     """Collect up to LANES pairs within the cutoff; return how many, and where to go on."""
     lanes = 0
@@ -159,7 +147,7 @@ def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
     return lanes, p
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def expand(
     first,
     displacement_pc,
@@ -226,7 +214,7 @@ def expand(
                         c[sum_channel, q, n] += c[channel, q, n]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def expand_vector(
     first,
     displacement_pc,
@@ -278,7 +266,7 @@ def expand_vector(
                         c[sum_channel, q, n] += c[channel, q, n]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
     """Fill ``features[i, f]``: per block ``scale_l sum_m c_a c_b``.
 
@@ -317,7 +305,7 @@ def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
                             f += 1
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def power_spectrum_adjoint(
     coefficients, cotangent, blocks, block_factor, scale_l, size, sum_channel, adjoint
 ):
@@ -368,7 +356,7 @@ def power_spectrum_adjoint(
                         adjoint[i, channel, q, n] += adjoint[i, sum_channel, q, n]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def pair_gradients(
     first,
     displacement_pc,
@@ -445,7 +433,7 @@ def pair_gradients(
             gradient_pc[p, 2] += weight * (total_z + along * z)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def pair_gradients_vector(
     first,
     displacement_pc,
@@ -493,7 +481,7 @@ def pair_gradients_vector(
                 gradient_pc[q, 2] += weight_p[q] * (gz + along * xyz[2, lane])
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def jacobian(
     pairs,
     center_p,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -89,6 +89,21 @@ class RowGradient:
     slope: FloatArray
     own: FloatArray
     by_weight: FloatArray
+
+    def of_environment(self, row: int) -> FloatArray:
+        """Derivatives of the kernels of one environment by its features.
+
+        Parameters
+        ----------
+        row : int
+            Its place in `at`.
+
+        Returns
+        -------
+        ndarray of shape (n_points, n_features)
+        """
+        slope, own = self.slope[row], self.own[row]
+        return slope[:, None] * (self.points - own[:, None] * self.at[row])
 
 
 class Tangents(Protocol):
@@ -275,7 +290,11 @@ class Kernel(Protocol):
 
     @property
     def explicit(self) -> bool:
-        """Whether points are features, of which the prior has no correlation."""
+        """Whether points are features of environments rather than environments."""
+
+    @property
+    def uncorrelated(self) -> bool:
+        """Whether the prior has no correlation between points."""
 
     @property
     def between(self) -> Kernel:
@@ -396,6 +415,17 @@ class Kernel(Protocol):
         """Prior variances of derivatives of the sum of energies in closed form, or None."""
 
 
+@runtime_checkable
+class HasBeside(Protocol):
+    """A kernel whose mean may have more than its points have (`LocalModel.tails`)."""
+
+    def beside(self, tail: FloatArray) -> FastMean:
+        """What a mean has beside its points."""
+
+    def completed(self, points: FloatArray, weights: FloatArray, tail: FloatArray) -> FastMean:
+        """A mean with what it has beside its points."""
+
+
 # ---- terms -------------------------------------------------------------------------
 
 
@@ -439,6 +469,9 @@ class Term(Protocol):
 
     def kernel(self) -> Kernel:
         """Kernel that compares its environments."""
+
+    def kernel_of(self, descriptor: Descriptor) -> Kernel:
+        """The kernel, with what it needs to know of the descriptor's constants."""
 
     def value(self, name: str) -> Any:
         """Value of a parameter."""

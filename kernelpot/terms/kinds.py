@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kernelpot.terms.acsf import ACSFTerm
 from kernelpot.terms.base import Term
+from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
+from kernelpot.terms.custom import CustomTerm
+from kernelpot.terms.gdml import GDMLTerm
 from kernelpot.terms.linear_map import LinearMap
 from kernelpot.terms.pair import PairTerm
 from kernelpot.terms.polynomial_soap import PolynomialSOAP
 from kernelpot.terms.soap import SOAPTerm
+from kernelpot.terms.triplet import TripletTerm
 
 KINDS = (
     SOAPTerm,
     PairTerm,
+    TripletTerm,
+    ACSFTerm,
+    GDMLTerm,
+    CoulombMatrixTerm,
+    CustomTerm,
     LinearMap,
     PolynomialSOAP,
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from kernelpot.common.types import FloatArray, IntArray
-from kernelpot.data.system import VOIGT_COLUMNS, VOIGT_ROWS, System
+from kernelpot.data.system import VOIGT_COLUMNS, VOIGT_ROWS, Contribution, System
 from kernelpot.terms import _rows
-from kernelpot.terms.base import RowGradient
+from kernelpot.terms.base import Environments, RowGradient
 
 # Feature derivatives are formed for so many bytes of pairs at a time: small enough that the
 # allocator reuses the memory instead of mapping fresh pages for every chunk.
@@ -131,3 +132,150 @@ class CenterTangents:
             full = self._displacements[out].T @ flat
             parts.append(full.reshape(3, 3, -1)[VOIGT_ROWS, VOIGT_COLUMNS])
         return np.array(parts), None
+
+
+# ---- environments of any number per atom, each of a few pairs ------------------------
+
+
+@dataclass(frozen=True)
+class PairJacobian:
+    """How displacements of pairs move environments: the entries that are not zero.
+
+    Attributes
+    ----------
+    owner : ndarray of shape (n,)
+        Environment of each entry, ascending.
+    pairs : ndarray of shape (n,)
+        The pair whose displacement moves it.
+    by_x : ndarray of shape (n, 3, n_features)
+        Derivatives of features [1/Å].
+    by_weight : ndarray of shape (n, 3) or None
+        Of weights [1/Å]; None where these are 1.
+    """
+
+    owner: IntArray
+    pairs: IntArray
+    by_x: FloatArray
+    by_weight: FloatArray | None = None
+
+
+class OverPairs:
+    """What a `Descriptor` gets for nothing whose state is, or makes, a `PairJacobian`.
+
+    `environments` gives as `state` a function without arguments that returns one, so that
+    derivatives are formed where they are asked for.
+    """
+
+    def pull(
+        self,
+        system: System,
+        environments: Environments,
+        by_x: FloatArray,
+        by_weight: FloatArray | None,
+        out: Contribution,
+    ) -> None:
+        """Add derivatives by the displacements of pairs; see `Descriptor.pull`."""
+        found: PairJacobian = environments.state()
+        _rows.pull(found.owner, found.pairs, found.by_x, by_x, out.gradient)
+        if by_weight is not None and found.by_weight is not None:
+            jacobian = found.by_weight[:, :, None]
+            _rows.pull(found.owner, found.pairs, jacobian, by_weight[:, None], out.gradient)
+
+    def add_rows(
+        self,
+        system: System,
+        environments: Environments,
+        chosen: IntArray,
+        gradient: RowGradient,
+        force_rows: FloatArray,
+        virial_rows: FloatArray,
+    ) -> None:
+        """Add to rows of forces and virials; see `Descriptor.add_rows`."""
+        found: PairJacobian = environments.state()
+        place = np.full(len(environments), -1)
+        place[chosen] = np.arange(len(chosen))
+        entries = np.flatnonzero(place[found.owner] >= 0)
+        parts = [(gradient, found.by_x, gradient.points.T.copy())]
+        if found.by_weight is not None:
+            # the kernel changes with the weight as if by one more feature
+            n_points = len(gradient.points)
+            of_weight = RowGradient(
+                np.ones((n_points, 1)),
+                np.zeros((len(chosen), 1)),
+                gradient.by_weight,
+                np.zeros_like(gradient.by_weight),
+                gradient.by_weight,
+            )
+            parts.append((of_weight, found.by_weight[:, :, None], np.ones((1, n_points))))
+        for some in chunks_of(entries, 24 * (found.by_x.shape[2] + len(gradient.points))):
+            rows = place[found.owner[some]]
+            for part, jacobian, points_t in parts:
+                add_pair_rows(
+                    system,
+                    found.pairs[some],
+                    rows,
+                    jacobian[some],
+                    part,
+                    None,
+                    points_t,
+                    force_rows,
+                    virial_rows,
+                )
+
+    def tangents(self, system: System, environments: Environments) -> PairTangents:
+        """How coordinates move the environments; see `Descriptor.tangents`."""
+        return PairTangents(system, environments)
+
+
+class PairTangents:
+    """`Tangents` of a descriptor that is `OverPairs`.
+
+    Parameters
+    ----------
+    system : System
+        Of one structure.
+    environments : Environments
+    """
+
+    def __init__(self, system: System, environments: Environments) -> None:
+        found: PairJacobian = environments.state()
+        self._found, self._n = found, len(environments)
+        self._displacements = system.displacements[found.pairs]
+        centers = system.pairs.centers[found.pairs]
+        neighbors = system.pairs.neighbors[found.pairs]
+        # a pair of an atom and its own image does not change when the atom moves
+        apart = np.flatnonzero(centers != neighbors)
+        ends = np.concatenate([centers[apart], neighbors[apart]])
+        order = np.argsort(ends, kind="stable")
+        self._entries = np.concatenate([apart, apart])[order]
+        self._signs = np.repeat([-1.0, 1.0], len(apart))[order]
+        self._first = np.searchsorted(ends[order], np.arange(system.n_atoms + 1))
+
+    def moved_by(self, atom: int) -> tuple[IntArray, FloatArray, FloatArray | None]:
+        """Environments that depend on an atom's position, and how; see `Tangents`."""
+        own = slice(self._first[atom], self._first[atom + 1])
+        entries, signs = self._entries[own], self._signs[own]
+        members, at = np.unique(self._found.owner[entries], return_inverse=True)
+        by_x = np.zeros((len(members), *self._found.by_x.shape[1:]))
+        np.add.at(by_x, at, signs[:, None, None] * self._found.by_x[entries])
+        if self._found.by_weight is None:
+            return members, by_x, None
+        by_weight = np.zeros((len(members), 3))
+        np.add.at(by_weight, at, signs[:, None] * self._found.by_weight[entries])
+        return members, by_x, by_weight
+
+    def strained(self, members: IntArray) -> tuple[FloatArray, FloatArray | None]:
+        """How environments change under strain; see `Tangents`."""
+        place = np.full(self._n, -1)
+        place[members] = np.arange(len(members))
+        entries = np.flatnonzero(place[self._found.owner] >= 0)
+        at, d = place[self._found.owner[entries]], self._displacements[entries]
+        jacobian = self._found.by_x[entries]
+        by_x = np.zeros((len(members), 6, jacobian.shape[2]))
+        np.add.at(by_x, at, d[:, VOIGT_ROWS, None] * jacobian[:, VOIGT_COLUMNS])
+        if self._found.by_weight is None:
+            return by_x, None
+        by_weight = np.zeros((len(members), 6))
+        of_weight = self._found.by_weight[entries]
+        np.add.at(by_weight, at, d[:, VOIGT_ROWS] * of_weight[:, VOIGT_COLUMNS])
+        return by_x, by_weight

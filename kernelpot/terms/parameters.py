@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from ase import Atoms
 
 from kernelpot.common.types import Array
+
+if TYPE_CHECKING:  # base takes `Range` from here
+    from kernelpot.terms.base import Descriptor, Kernel
 
 Self = TypeVar("Self", bound="TermBase")
 
@@ -132,6 +135,20 @@ class TermBase:
             On what was learned, for the user.
         """
         return {}, []
+
+    def kernel_of(self, descriptor: Descriptor) -> Kernel:
+        """The kernel, with what it needs to know of the descriptor's constants: nothing.
+
+        Parameters
+        ----------
+        descriptor : Descriptor
+
+        Returns
+        -------
+        Kernel
+        """
+        kernel: Kernel = self.kernel()  # type: ignore[attr-defined]
+        return kernel
 
     def value(self, name: str) -> Any:
         """Return the value of a parameter.

@@ -181,6 +181,11 @@ class PolynomialKernel(SimilarityKernel):
         """Points are monomials."""
         return True
 
+    @property
+    def uncorrelated(self) -> bool:
+        """Monomials are."""
+        return True
+
     @cached_property
     def between(self) -> DotProductKernel:
         """The kernel that all monomials together are."""
@@ -263,6 +268,23 @@ class PolynomialKernel(SimilarityKernel):
     def gram(self, points: Array) -> FloatArray:
         """Prior covariance of the weights of distinct monomials."""
         return self.diagonal() * np.eye(len(points))
+
+    def beside(self, tail: FloatArray) -> FastMean:
+        """What a mean has beside its points: a quadratic form."""
+        return LeadingQuadratic(tail)
+
+    def completed(self, points: Array, weights: FloatArray, tail: FloatArray) -> FastMean:
+        """The mean with what it has beside its points.
+
+        Parameters
+        ----------
+        points : ndarray of shape (n_points, 2)
+        weights : ndarray of shape (n_points,)
+        tail : ndarray of shape (n, n)
+        """
+        mean = self.fast_mean(points, weights)
+        assert isinstance(mean, LeadingQuadratic)
+        return mean.plus(tail)
 
     def fast_mean(self, points: Array, weights: FloatArray) -> FastMean | None:
         """A polynomial, its coefficients collected by the features they belong to."""

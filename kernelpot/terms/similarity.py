@@ -25,6 +25,11 @@ class SimilarityKernel:
         return False
 
     @property
+    def uncorrelated(self) -> bool:
+        """Environments are correlated."""
+        return False
+
+    @property
     def between(self: Kernel) -> Kernel:
         """Itself."""
         return self

@@ -11,9 +11,9 @@ import kernelpot as kp
 from kernelpot.data.system import System
 from kernelpot.gp.covariance import covariance_rows
 from kernelpot.terms.base import Environments
-from kernelpot.terms.gaussian import GaussianKernel
 from kernelpot.terms.kinds import TERMS
 from kernelpot.terms.parameters import TermBase
+from kernelpot.terms.stationary import GaussianKernel
 from kernelpot.testing import numerical_forces
 from tests.conftest import label
 
