@@ -7,7 +7,7 @@ over many structures at once (for fitting) and a list that survives small moves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -41,6 +41,7 @@ class NeighborList:
     first: IntArray
     neighbors: IntArray
     shifts: FloatArray
+    _sound_for: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property
     def n_pairs(self) -> int:
@@ -64,6 +65,8 @@ class NeighborList:
         ValueError
             If the list is of another number of atoms, or names one that does not exist.
         """
+        if n_atoms == self._sound_for:
+            return
         first, neighbors = np.asarray(self.first), np.asarray(self.neighbors)
         sound = (
             len(first) == n_atoms + 1
@@ -78,6 +81,7 @@ class NeighborList:
                 f"{len(first) - 1} centers and {len(neighbors)} pairs with atoms up to "
                 f"{neighbors.max() if len(neighbors) else '-'}; search for neighbors anew"
             )
+        object.__setattr__(self, "_sound_for", n_atoms)
 
     def displacements(self, positions: FloatArray) -> FloatArray:
         """Vectors from center to neighbor.
@@ -324,6 +328,7 @@ class SkinList:
         self.skin = skin
         self.n_builds = 0
         self._built: tuple[Atoms, IntArray, IntArray, FloatArray] | None = None
+        self._list: tuple[FloatArray, NeighborList] | None = None
 
     def update(self, atoms: Atoms) -> NeighborList:
         """Return a list that is complete for `atoms`, rebuilding only if needed."""
@@ -331,9 +336,13 @@ class SkinList:
             first, j, shift = _search(atoms, self.cutoff + self.skin)
             copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
             self._built = copy, first, j, shift
+            self._list = None
             self.n_builds += 1
-        _, first, j, shift = self._built
-        return NeighborList(first, j, shift @ _box(atoms))
+        box = _box(atoms)
+        if self._list is None or not np.array_equal(self._list[0], box):
+            _, first, j, shift = self._built
+            self._list = box, NeighborList(first, j, shift @ box)
+        return self._list[1]
 
     def _valid(self, atoms: Atoms) -> bool:
         assert self._built is not None

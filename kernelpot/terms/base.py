@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -229,6 +229,32 @@ class Descriptor(Protocol):
 
     def to_arrays(self) -> dict[str, Array]:
         """Constants that must travel with a model; given back when it is loaded."""
+
+
+@runtime_checkable
+class PullsMembers(Protocol):
+    """A descriptor that moves several scalars at once for less than one after the other.
+
+    Only where environments have no weights, and centers.
+    """
+
+    def pull_members(
+        self,
+        system: System,
+        environments: Environments,
+        by_x: FloatArray,
+        gradients: FloatArray,
+    ) -> None:
+        """Add derivatives by the displacements of pairs; see `Descriptor.pull`.
+
+        Parameters
+        ----------
+        system : System
+        environments : Environments
+        by_x : ndarray of shape (n_members, n, n_features)
+        gradients : ndarray of shape (n_pairs, 3, n_members)
+            Receives them, by addition.
+        """
 
 
 # ---- kernels -----------------------------------------------------------------------

@@ -357,17 +357,34 @@ class CompressedDescriptor:
         out: Contribution,
     ) -> None:
         """Add derivatives by the displacements of pairs; see `Descriptor.pull`."""
+        by_inner = self._by_inner(environments, by_x[None])[0]
+        self.inner.pull(system, environments.state, by_inner, None, out)
+
+    def pull_members(
+        self, system: System, environments: Environments, by_x: FloatArray, gradients: FloatArray
+    ) -> None:
+        """The same of several scalars; see `PullsMembers`."""
+        by_inner = self._by_inner(environments, by_x)
+        self.inner.pull_members(system, environments.state, by_inner, gradients)
+
+    def _by_inner(self, environments: Environments, by_x: FloatArray) -> FloatArray:
+        """Derivatives of scalars by inner features, (n_members, n, n_inner)."""
         inner, x = environments.state, environments.x
-        by_inner = np.empty_like(inner.x)
-        by_left = by_x[:, -1] / x[:, -1]
-        for k in np.unique(environments.key):
+        by_inner = np.empty((len(by_x), *inner.x.shape))
+        by_left = by_x[:, :, -1] / x[:, -1]
+        # backwards: the map of the last class is still in the cache
+        for k in np.unique(environments.key)[::-1]:
             own = np.flatnonzero(environments.key == k)
-            by_mapped = by_x[own, :-1] - by_left[own, None] * self._shares[k] * x[own, :-1]
-            factor = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * by_left[own]
-            back = factor[:, None] * _rows_of(inner.x, own)
-            back[:, self._used[k]] += by_mapped @ self._used_maps[k].T
-            by_inner[own] = back
-        self.inner.pull(system, inner, by_inner, None, out)
+            chosen = slice(None) if len(own) == len(x) else own
+            by_mapped = by_x[:, chosen, :-1] - by_left[:, chosen, None] * (
+                self._shares[k] * x[chosen, :-1]
+            )
+            factor = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * by_left[:, chosen]
+            back = factor[:, :, None] * inner.x[chosen]
+            flat = by_mapped.reshape(-1, by_mapped.shape[2]) @ self._used_maps[k].T
+            back[:, :, self._used[k]] += flat.reshape(*by_mapped.shape[:2], -1)
+            by_inner[:, chosen] = back
+        return by_inner
 
     def _jacobian(
         self,

@@ -506,6 +506,52 @@ class SOAP:
                 *common, int(self.term.l_max), self._prefactor_q, adjoint, gradient
             )
 
+    def members_gradients(
+        self,
+        batch: PairBatch,
+        start: int,
+        stop: int,
+        coefficients: FloatArray,
+        cotangents: FloatArray,
+        gradients: FloatArray,
+    ) -> None:
+        """`pair_gradients` of several scalars, which share all that does not depend on them.
+
+        Parameters
+        ----------
+        batch, start, stop, coefficients
+            As there.
+        cotangents : ndarray of shape (n_members, stop - start, n_features)
+        gradients : ndarray of shape (n_pairs, 3, n_members)
+            Receives, by addition, their derivatives with respect to the displacements.
+        """
+        if self._degrees is None:
+            for m, cotangent in enumerate(cotangents):
+                own = np.zeros(gradients.shape[:2])
+                self.pair_gradients(batch, start, stop, coefficients, cotangent, own)
+                gradients[:, :, m] += own
+            return
+        blocks, factor = self._blocks
+        _soap.members_gradients_vector(
+            batch.first,
+            batch.displacements,
+            batch.channels,
+            batch.weights,
+            start,
+            stop,
+            float(self.term.r_cut),
+            self._table,
+            self._size,
+            self._degrees,
+            coefficients,
+            cotangents,
+            blocks,
+            factor,
+            self._scale_l,
+            self._sum_channel,
+            gradients,
+        )
+
     def touched_features(self, channel: int) -> IntArray:
         """Features that a neighbor in a density channel enters.
 

@@ -305,6 +305,16 @@ class SOAPDescriptor:
             state.batch, 0, len(environments), state.coefficients, by_x, gradient
         )
 
+    def pull_members(
+        self, system: System, environments: Environments, by_x: FloatArray, gradients: FloatArray
+    ) -> None:
+        """The same of several scalars; see `PullsMembers`."""
+        state = environments.state
+        some = gradients[state.first_pair : state.first_pair + len(state.batch.channels)]
+        self.soap.members_gradients(
+            state.batch, 0, len(environments), state.coefficients, by_x, some
+        )
+
     def add_rows(
         self,
         system: System,
