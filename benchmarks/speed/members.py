@@ -28,18 +28,20 @@ from kernelpot.terms.polynomial_soap import PolynomialSOAP
 from kernelpot.terms.soap import SOAPTerm
 
 
-def polynomial(term, n_columns):
-    """A quadratic model of silicon on directions of rattled crystals, with random weights."""
-    rng = np.random.default_rng(1)
-    frames = [crystal(64) for _ in range(4)]
-    for atoms in frames:
-        atoms.positions += 0.1 * rng.normal(size=atoms.positions.shape)
-    constants = term.learned((14,), frames)[0]
-    bound = BoundTerm.of(term, (14,), constants)
-    index = leading_monomials(bound.descriptor.scales[0], term.degree)[0][:n_columns]
-    design = Design.of((14,), [bound], [Points(0, (14,), index)])
-    no_data = LocalVariance.of([block.T for block in design.blocks], np.eye(n_columns))
-    return LocalModel(design, rng.normal(size=design.n_sparse), {0: no_data})
+def random_quadratic(term, species, frames, n_columns):
+    """A quadratic model on directions learned from some frames, with random weights."""
+    bound = BoundTerm.of(term, species, term.learned(species, frames)[0])
+    each = n_columns // len(species)
+    points = [
+        Points(0, (z,), leading_monomials(scales, term.degree)[0][:each])
+        for z, scales in zip(species, bound.descriptor.scales, strict=True)
+    ]
+    design = Design.of(species, [bound], points)
+    no_data = {
+        k: LocalVariance.of([block.T], np.eye(len(block.points)))
+        for k, block in enumerate(design.blocks)
+    }
+    return LocalModel(design, np.random.default_rng(1).normal(size=design.n_sparse), no_data)
 
 
 def evaluation(local, atoms):
@@ -67,11 +69,15 @@ def main():
     parser.add_argument("--members", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=7)
     arguments = parser.parse_args()
+    rng = np.random.default_rng(1)
+    frames = [crystal(64) for _ in range(4)]
+    for atoms in frames:
+        atoms.positions += 0.1 * rng.normal(size=atoms.positions.shape)
     quadratic = PolynomialSOAP(r_cut=7.0, sigma_atom=0.5)
     models = {
         "two default terms, 1,000 sparse points each": model(default_terms(), 1000),
         "SOAP, zeta 2, 1,000 sparse points": model([SOAPTerm(r_cut=5.0)], 1000),
-        "quadratic, 1,000 monomials": polynomial(quadratic, 1000),
+        "quadratic, 1,000 monomials": random_quadratic(quadratic, (14,), frames, 1000),
     }
     atoms = crystal(arguments.atoms)
     print(f"{len(atoms)} atoms of Si, {arguments.members} members, one thread\n")

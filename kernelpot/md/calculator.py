@@ -81,13 +81,15 @@ def model_of(potential: HasModel | FittedModel | str | os.PathLike[str]) -> Fitt
     return model
 
 
-def _is_same(one: Atoms, other: Atoms, names: Sequence[str]) -> bool:
-    """Whether two structures agree to the last bit in cell, periodicity and the arrays named."""
-    for name in names:
-        old, new = one.arrays.get(name), other.arrays.get(name)
-        if old is not new and (old is None or new is None or not np.array_equal(old, new)):
-            return False
-    return np.array_equal(one.cell.array, other.cell.array) and np.array_equal(one.pbc, other.pbc)
+def _differ(old: Any, new: Any, tol: float) -> bool:
+    """Whether arrays, where there are any, differ by more than `tol` somewhere."""
+    if old is None or new is None:
+        return old is not new
+    if np.array_equal(old, new):
+        return False
+    if np.shape(old) != np.shape(new) or old.dtype.kind not in "fi":
+        return True
+    return not bool(np.all(np.abs(new - old) <= tol))
 
 
 class KernelPotCalculator(Calculator):
@@ -541,18 +543,20 @@ class KernelPotCalculator(Calculator):
         -------
         list of str
         """
-        names = (*_CHANGING, *self.model.reference.array_names)
-        if self.atoms is not None and _is_same(self.atoms, atoms, names):
-            return []  # what is equal needs no tolerance
-        changes: list[str] = super().check_state(atoms, tol)
-        if self.atoms is not None:
-            for name in self.model.reference.array_names:
-                old, new = self.atoms.arrays.get(name), atoms.arrays.get(name)
-                same = old is new or (
-                    old is not None and new is not None and np.array_equal(old, new)
-                )
-                if not same and name not in changes:
-                    changes.append(name)
+        old = self.atoms
+        if old is None:
+            return list(all_changes)
+        changes = []
+        if _differ(old.cell.array, atoms.cell.array, tol):
+            changes.append("cell")
+        if _differ(old.pbc, atoms.pbc, tol):
+            changes.append("pbc")
+        for name in _CHANGING:
+            if _differ(old.arrays.get(name), atoms.arrays.get(name), tol):
+                changes.append(name)
+        for name in self.model.reference.array_names:
+            if _differ(old.arrays.get(name), atoms.arrays.get(name), 0.0) and name not in changes:
+                changes.append(name)
         return changes
 
     def calculate(

@@ -162,11 +162,13 @@ class LocalVariance:
         """Leading block of G: a copy, kept, as BLAS would be given one for each product."""
         if n == len(self.order):
             return self.reduction
-        if n not in self._blocks:
+        block = self._blocks.get(n)
+        if block is None:
+            block = np.asfortranarray(self.reduction[:n, :n])
             if len(self._blocks) >= MAX_BLOCKS:
                 self._blocks.clear()
-            self._blocks[n] = np.asfortranarray(self.reduction[:n, :n])
-        return self._blocks[n]
+            self._blocks[n] = block
+        return block
 
     @cached_property
     def _blocks(self) -> dict[int, FloatArray]:
