@@ -41,6 +41,14 @@ def crystal(n_atoms):
     return atoms
 
 
+def default_terms():
+    """The two default terms of silicon (volume per atom 20.4 Å^3)."""
+    return [
+        SOAPTerm(r_cut=4.785, sigma_atom=0.3965, l_max=6, zeta=2),
+        SOAPTerm(r_cut=7.109, sigma_atom=0.6016, l_max=8, zeta=3),
+    ]
+
+
 def model(terms, n_sparse):
     """A model with sparse points from rattled silicon and random weights."""
     rng = np.random.default_rng(1)
@@ -63,7 +71,8 @@ def predictor(local, atoms, *, variance=False, known=None):
     `known`: local std up to which atoms count as known; where it is far above that of all of
     them, upper bounds of the variance from a fifth of the sparse points do.
     """
-    net = SafetyNet(np.ones(1), np.full(1, RELATIVE_WIDTH), np.zeros(1), {})
+    one = np.ones(1)
+    net = SafetyNet(one, RELATIVE_WIDTH * one, 0.0 * one, 0.0 * one, {}, one, one)
 
     def evaluate():
         system = System.of([atoms], local.r_cut)
@@ -103,14 +112,7 @@ def main():
     arguments = parser.parse_args()
     plain = {"r_cut": 5.0, "n_max": 8, "l_max": 8, "sigma_atom": 0.5}
     one = {zeta: model([SOAPTerm(**plain, zeta=zeta)], 1000) for zeta in (2, 4)}
-    # the two default terms of silicon (volume per atom 20.4 Å^3)
-    default = model(
-        [
-            SOAPTerm(r_cut=4.785, sigma_atom=0.3965, l_max=6, zeta=2),
-            SOAPTerm(r_cut=7.109, sigma_atom=0.6016, l_max=8, zeta=3),
-        ],
-        1000,
-    )
+    default = model(default_terms(), 1000)
     for n in arguments.atoms:
         atoms = crystal(n)
         table = {

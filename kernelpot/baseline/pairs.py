@@ -182,9 +182,32 @@ class PairBaseline:
         r = np.asarray(r, dtype=float)
         if function is None:
             return np.zeros(r.shape), np.zeros(r.shape)
-        return self._switched(function, r)
+        pair = min(z1, z2), max(z1, z2)
+        if self.switch == "force" and pair not in self._tails:
+            self._tails[pair] = self._tail(function)
+        return self._switched(function, r, self._tails.get(pair))
 
-    def _switched(self, function: PairFunction, r: FloatArray) -> tuple[FloatArray, FloatArray]:
+    @cached_property
+    def _tails(self) -> dict[Pair, tuple[float, float, float]]:
+        """What `_tail` is of each pair."""
+        return {}
+
+    def _tail(self, function: PairFunction) -> tuple[float, float, float]:
+        """The a, b and shift of ``V(r) + a x^3 + b x^4 - shift`` with x = r - r_on."""
+        assert self.r_on is not None
+        width = self.r_cut - self.r_on
+        v, d, d2 = (float(x[0]) for x in function.derivatives(np.array([self.r_cut])))
+        # the polynomial's slope and curvature at r_cut are -V' and -V''
+        a = (width * d2 - 3.0 * d) / (3.0 * width**2)
+        b = (2.0 * d - width * d2) / (4.0 * width**3)
+        return a, b, v + (a + b * width) * width**3
+
+    def _switched(
+        self,
+        function: PairFunction,
+        r: FloatArray,
+        tail: tuple[float, float, float] | None,
+    ) -> tuple[FloatArray, FloatArray]:
         assert self.r_on is not None
         width = self.r_cut - self.r_on
         value, slope, _ = function.derivatives(r)
@@ -193,14 +216,12 @@ class PairBaseline:
             step, d_step = smoothstep((self.r_cut - r) / width)
             slope = slope * step - value * d_step / width
             return np.where(inside, value * step, 0.0), np.where(inside, slope, 0.0)
-        v, d, d2 = (float(x[0]) for x in function.derivatives(np.array([self.r_cut])))
-        # p(x) = a x^3 + b x^4 with p'(width) = -V' and p''(width) = -V'' at r_cut
-        a = (width * d2 - 3.0 * d) / (3.0 * width**2)
-        b = (2.0 * d - width * d2) / (4.0 * width**3)
+        assert tail is not None
+        a, b, shift = tail
         x = np.maximum(r - self.r_on, 0.0)
-        shift = v + (a + b * width) * width**3
-        value = value + (a + b * x) * x**3 - shift
-        slope = slope + (3.0 * a + 4.0 * b * x) * x**2
+        square = x * x
+        value = value + (a + b * x) * (x * square) - shift
+        slope = slope + (3.0 * a + 4.0 * b * x) * square
         return np.where(inside, value, 0.0), np.where(inside, slope, 0.0)
 
     def evaluate(self, system: System, result: Contribution) -> None:

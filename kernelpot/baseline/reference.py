@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -168,11 +169,15 @@ class Reference:
         """Reach of the baseline [Å]."""
         return max((term.r_cut for term in self.baseline), default=0.0)
 
+    @cached_property
+    def _readers(self) -> tuple[ReadsAtoms, ...]:
+        """Terms that read more of a structure than its numbers and positions."""
+        return tuple(term for term in self.baseline if isinstance(term, ReadsAtoms))
+
     @property
     def array_names(self) -> tuple[str, ...]:
         """Arrays of ``atoms.arrays`` that the terms read."""
-        names = [n for t in self.baseline if isinstance(t, ReadsAtoms) for n in t.array_names]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(n for term in self._readers for n in term.array_names))
 
     def check(self, atoms: Atoms, name: str) -> None:
         """Refuse a structure that a term cannot be evaluated for.
@@ -187,9 +192,8 @@ class Reference:
         ------
         ValueError
         """
-        for term in self.baseline:
-            if isinstance(term, ReadsAtoms):
-                term.check(atoms, name)
+        for term in self._readers:
+            term.check(atoms, name)
 
     def add_to(self, system: System, result: Contribution) -> None:
         """Add energies and derivatives of free atoms and all terms, in place.

@@ -68,6 +68,19 @@ def forces(first, neighbor_p, gradient_pc, force_nc):
 
 
 @numba.njit(**OPTIONS)
+def members_forces(first, neighbor_p, gradient_pcm, force_ncm):
+    """`forces` of several energies (``m``)."""
+    for n in range(first.shape[0] - 1):
+        for p in range(first[n], first[n + 1]):
+            j = neighbor_p[p]
+            for c in range(3):
+                for m in range(gradient_pcm.shape[2]):
+                    g = gradient_pcm[p, c, m]
+                    force_ncm[n, c, m] += g
+                    force_ncm[j, c, m] -= g
+
+
+@numba.njit(**OPTIONS)
 def virial(displacement_pc, gradient_pd, out_cd):
     """Subtract the sum of outer products of displacements and derivatives."""
     for c in range(3):
@@ -95,7 +108,7 @@ def add(chosen_k, center_p, displacement_pc, value_k, slope_k, energy_n, gradien
             gradient_pc[p, c] += slope_k[k] * displacement_pc[p, c]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def between(first, neighbor_p, position_nc, out_pc):
     """Fill vectors from center to neighbor where images are atoms of their own."""
     for n in range(first.shape[0] - 1):

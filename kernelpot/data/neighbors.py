@@ -7,7 +7,7 @@ over many structures at once (for fitting) and a list that survives small moves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,9 @@ from kernelpot.data import _pairs
 
 # What an atom of a dense solid or a molecule occupies, about [Å^3].
 VOLUME_PER_ATOM = 10.0
+
+# Species of the pairs of lists as short as this are all looked at once, and remembered.
+MANY_PAIRS = 4096
 
 # Searches take long where cells are many more than atoms, empty ones included.
 CELLS, CELLS_PER_ATOM = 100, 4
@@ -41,6 +44,7 @@ class NeighborList:
     first: IntArray
     neighbors: IntArray
     shifts: FloatArray
+    _sound_for: int = field(default=-1, init=False, repr=False, compare=False)
 
     @property
     def n_pairs(self) -> int:
@@ -51,6 +55,32 @@ class NeighborList:
     def centers(self) -> IntArray:
         """Index of the center of each pair, shape (n_pairs,)."""
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+
+    def species_codes(self, numbers: IntArray) -> tuple[IntArray, IntArray]:
+        """Species of the atoms of each pair as one number, and those that occur; remembered.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n_atoms,)
+            Atomic numbers.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_pairs,)
+            1000 times the smaller atomic number, plus the larger.
+        present : ndarray
+            Ascending.
+        """
+        known = self._codes.get("last")
+        if known is None or not np.array_equal(known[0], numbers):
+            codes = _species_code(numbers[self.centers], numbers[self.neighbors])
+            known = self._codes["last"] = numbers.copy(), codes, np.unique(codes)
+        return known[1:]
+
+    @cached_property
+    def _codes(self) -> dict[str, tuple[IntArray, IntArray, IntArray]]:
+        """Of `species_codes`: for which atomic numbers, and what was found."""
+        return {}
 
     def check(self, n_atoms: int) -> None:
         """Refuse a list that is not of so many atoms: compiled loops go by it unchecked.
@@ -64,6 +94,8 @@ class NeighborList:
         ValueError
             If the list is of another number of atoms, or names one that does not exist.
         """
+        if n_atoms == self._sound_for:
+            return
         first, neighbors = np.asarray(self.first), np.asarray(self.neighbors)
         sound = (
             len(first) == n_atoms + 1
@@ -78,6 +110,7 @@ class NeighborList:
                 f"{len(first) - 1} centers and {len(neighbors)} pairs with atoms up to "
                 f"{neighbors.max() if len(neighbors) else '-'}; search for neighbors anew"
             )
+        object.__setattr__(self, "_sound_for", n_atoms)
 
     def displacements(self, positions: FloatArray) -> FloatArray:
         """Vectors from center to neighbor.
@@ -249,12 +282,22 @@ def by_species(
     if len(chosen) and np.all(numbers == numbers[0]):
         yield (int(numbers[0]), int(numbers[0])), np.arange(len(chosen))
         return
-    z1, z2 = numbers[pairs.centers[chosen]], numbers[pairs.neighbors[chosen]]
-    code = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
-    present = np.unique(code)
-    for found in present:
-        members = np.flatnonzero(code == found) if len(present) > 1 else np.arange(len(code))
-        yield (int(found // 1000), int(found % 1000)), members
+    if pairs.n_pairs <= MANY_PAIRS:
+        codes, present = pairs.species_codes(numbers)
+        code = codes[chosen]
+    else:
+        code = _species_code(numbers[pairs.centers[chosen]], numbers[pairs.neighbors[chosen]])
+        present = np.unique(code)
+    for found in present.tolist():
+        members = np.flatnonzero(code == found)
+        if len(members):
+            yield (found // 1000, found % 1000), members
+
+
+def _species_code(z1: IntArray, z2: IntArray) -> IntArray:
+    """One number for each pair of species, whatever their order."""
+    found: IntArray = np.minimum(z1, z2) * 1000 + np.maximum(z1, z2)
+    return found
 
 
 def pair_forces(pairs: NeighborList, gradient: FloatArray) -> FloatArray:
@@ -324,6 +367,7 @@ class SkinList:
         self.skin = skin
         self.n_builds = 0
         self._built: tuple[Atoms, IntArray, IntArray, FloatArray] | None = None
+        self._list: tuple[FloatArray, NeighborList] | None = None
 
     def update(self, atoms: Atoms) -> NeighborList:
         """Return a list that is complete for `atoms`, rebuilding only if needed."""
@@ -331,9 +375,13 @@ class SkinList:
             first, j, shift = _search(atoms, self.cutoff + self.skin)
             copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
             self._built = copy, first, j, shift
+            self._list = None
             self.n_builds += 1
-        _, first, j, shift = self._built
-        return NeighborList(first, j, shift @ _box(atoms))
+        box = _box(atoms)
+        if self._list is None or not np.array_equal(self._list[0], box):
+            _, first, j, shift = self._built
+            self._list = box, NeighborList(first, j, shift @ box)
+        return self._list[1]
 
     def _valid(self, atoms: Atoms) -> bool:
         assert self._built is not None

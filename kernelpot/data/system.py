@@ -13,6 +13,7 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.data import _pairs
 from kernelpot.data.neighbors import NeighborList, neighbor_list, pair_forces, pair_virial
 
 
@@ -209,6 +210,29 @@ class System:
             virial + pair_virial(self.displacements[start:stop], result.gradient[start:stop])
             for start, stop, virial in zip(bounds[:-1], bounds[1:], result.virials, strict=True)
         ]
+
+    def of_members(self, gradients: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Forces and virial of one structure from derivatives of several energies.
+
+        Parameters
+        ----------
+        gradients : ndarray of shape (n_pairs, 3, n_members)
+            Derivatives by the displacements [eV/Å].
+
+        Returns
+        -------
+        forces : ndarray of shape (n_members, n_atoms, 3)
+            [eV/Å].
+        virials : ndarray of shape (n_members, 3, 3)
+            [eV].
+        """
+        forces = np.zeros((self.n_atoms, 3, gradients.shape[2]))
+        _pairs.members_forces(self.pairs.first, self.pairs.neighbors, gradients, forces)
+        virials = -(self.displacements.T @ gradients.reshape(len(gradients), -1))
+        return (
+            np.ascontiguousarray(forces.transpose(2, 0, 1)),
+            np.ascontiguousarray(virials.reshape(3, 3, -1).transpose(2, 0, 1)),
+        )
 
     def atom_virials(self, result: Contribution) -> FloatArray:
         """Share of each atom in the virial of its structure [eV], shape (n_atoms, 3, 3).

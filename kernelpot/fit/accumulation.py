@@ -27,7 +27,7 @@ from kernelpot.gp.design import Design
 from kernelpot.gp.labels import ABSOLUTE, Noise
 from kernelpot.gp.sharing import rows_of_alike_sites
 from kernelpot.regression.factors import GroupedFactor
-from kernelpot.regression.rows import Rows
+from kernelpot.regression.rows import Rows, StructureRows
 
 Batch = list[int]
 # Rows of the design matrix built at a time hold at most about so many bytes.
@@ -55,16 +55,31 @@ class Labels:
     continued : bool
         Whether they are added to others that were fitted before, and with them the rows of
         the design's own prior (`kernelpot.gp.sharing`).
+    apart : frozenset of int
+        Frames whose rows are made one frame at a time, to the bits that they have alone, so
+        that they can be kept (`kernelpot.fit.left_out`).
     """
 
     design: Design
     frames: Sequence[Frame]
     noise: Noise
     continued: bool = False
+    apart: frozenset[int] = frozenset()
 
     def rows(self, batch: Batch) -> Rows:
         """Whitened rows and targets of some frames."""
-        return self.design.rows([self.frames[i] for i in batch], self.noise)
+        return self.built(batch)[0]
+
+    def built(self, batch: Batch) -> tuple[Rows, list[StructureRows]]:
+        """The same, and those of the frames that are `apart`, each of its own."""
+        together = [self.frames[i] for i in batch if i not in self.apart]
+        alone = [
+            self.design.structure_rows(i, self.frames[i], self.noise)
+            for i in batch
+            if i in self.apart
+        ]
+        parts: list[Rows] = [self.design.rows(together, self.noise)] if together else []
+        return Rows.joined([*parts, *alone]), alone
 
     def parts(self, batch_bytes: float = BATCH_BYTES) -> list[list[Batch]]:
         """Cut the frames into parts of batches."""
@@ -80,7 +95,8 @@ class Labels:
 
     def take(self, indices: Sequence[int]) -> Labels:
         """Labels of some of the frames."""
-        return replace(self, frames=[self.frames[i] for i in indices])
+        apart = frozenset(k for k, i in enumerate(indices) if i in self.apart)
+        return replace(self, frames=[self.frames[i] for i in indices], apart=apart)
 
     def work(self, batch: Batch) -> float:
         """Floating-point operations to make and annihilate the rows of a batch, about."""
@@ -169,6 +185,7 @@ def accumulate(
     progress: Progress | None = None,
     tree: FactorTree | None = None,
     after_batch: Callable[[FactorTree], Any] | None = None,
+    kept: dict[int, StructureRows] | None = None,
 ) -> GroupedFactor:
     """Stream the rows of all frames into the factors of their groups.
 
@@ -185,6 +202,8 @@ def accumulate(
         Where to continue.
     after_batch : callable, optional
         Called with the tree after each batch (to save it).
+    kept : dict, optional
+        Receives the rows of the frames that are `apart`, as far as they are made here.
 
     Returns
     -------
@@ -197,8 +216,10 @@ def accumulate(
     work = np.cumsum([0.0, *map(labels.work, stream)])
     ahead = stream[tree.n_batches :]
     with single_blas_thread():
-        for batch, built in zip(ahead, map_in_order(labels.rows, ahead, n_threads), strict=True):
-            tree.add(built, closes_part=id(batch) in last)
+        for batch, built in zip(ahead, map_in_order(labels.built, ahead, n_threads), strict=True):
+            tree.add(built[0], closes_part=id(batch) in last)
+            if kept is not None:
+                kept.update((rows.index, rows) for rows in built[1])
             del built
             if after_batch is not None:
                 after_batch(tree)

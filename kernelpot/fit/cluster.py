@@ -69,7 +69,7 @@ def accumulate_on(
         own = labels.take(indices)
         sizes = list(map(len, part))
         factor = client.submit(
-            part_factor, design, own.frames, own.noise, sizes,
+            part_factor, design, own.frames, own.noise, sizes, own.apart,
             pure=False, retries=RETRIES,
         )  # fmt: skip
         factor.add_done_callback(finished(sum(map(labels.work, part))))
@@ -92,9 +92,11 @@ def _merged_on(client: Client, left: Any, right: Any) -> Any:
     return client.submit(merged, left, right, pure=False, retries=RETRIES)
 
 
-def part_factor(design: Design, frames: Any, noise: Any, sizes: list[int]) -> GroupedFactor:
+def part_factor(
+    design: Design, frames: Any, noise: Any, sizes: list[int], apart: frozenset[int]
+) -> GroupedFactor:
     """Factor of one part from zero; its batches are consecutive, of `sizes` frames."""
-    labels = Labels(design, frames, noise)
+    labels = Labels(design, frames, noise, apart=apart)
     tree = FactorTree(design.n_columns)
     start = 0
     with single_blas_thread():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -121,17 +121,28 @@ def structures_to_leave_out(
     optimize: str | None,
     calibrate: bool,
     max_bytes: float = MAX_BYTES,
-    n_threads: int = 1,
-) -> list[StructureRows]:
-    """Rows of the structures that are left out one at a time; none where nobody asks.
+) -> list[int]:
+    """The structures that are left out one at a time, ascending; none where nobody asks.
 
     Those held out of the choice of sparse points come first: their environments are as
     new to the model as those of a simulation.
     """
     if optimize is None and not calibrate:
         return []
-    design = state.design
-    chosen = choose_structures(
-        problem.frames, design.n_columns, max_bytes=max_bytes, first=state.unseen
-    )
-    return build_rows(design, problem.frames, problem.noise, chosen, n_threads=n_threads)
+    columns = state.design.n_columns
+    return choose_structures(problem.frames, columns, max_bytes=max_bytes, first=state.unseen)
+
+
+def rows_of(
+    chosen: Sequence[int],
+    kept: Mapping[int, StructureRows],
+    problem: Problem,
+    state: State,
+    *,
+    n_threads: int = 1,
+) -> list[StructureRows]:
+    """Rows of structures: those that were kept, and the others made anew, to the same bits."""
+    missing = [index for index in chosen if index not in kept]
+    anew = build_rows(state.design, problem.frames, problem.noise, missing, n_threads=n_threads)
+    found = {**kept, **{rows.index: rows for rows in anew}}
+    return [found[index] for index in chosen]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +24,7 @@ from kernelpot.fit.checkpoint import Checkpoint, fingerprint
 from kernelpot.fit.full_mean import residuals_without, with_less_noise
 from kernelpot.fit.gradient_domain import AllDirections, term_of
 from kernelpot.fit.gradient_domain import with_less_noise as with_less_noise_of_forces
-from kernelpot.fit.left_out import choose_some, structures_to_leave_out
+from kernelpot.fit.left_out import choose_some, rows_of, structures_to_leave_out
 from kernelpot.fit.noise import (
     METHODS,
     MINIMUM_STRUCTURES,
@@ -41,6 +42,7 @@ from kernelpot.fit.state import State
 from kernelpot.gp.quadratic import Forms
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import GroupedFactor
+from kernelpot.regression.rows import StructureRows
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -100,7 +102,12 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     problem = prepare(data, settings)
     searched = is_searched(options.optimize, problem, settings)
     plan = plan_memory(
-        problem, settings, thread_count(options.n_threads), options.memory, searched=searched
+        problem,
+        settings,
+        thread_count(options.n_threads),
+        options.memory,
+        searched=searched,
+        leaves_out=options.calibrate or options.optimize is not None,
     )
     n_threads, progress = plan.n_threads, options.progress
     if progress is not None:
@@ -113,17 +120,25 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     state = None if saver is None else saver.load()
     if state is None:
         state = select(problem, settings, plan, progress=progress)
-    grouped = accumulate(
-        problem, state, plan, saver=saver, client=options.client, progress=progress
-    )
-    left_out = structures_to_leave_out(
+    chosen = structures_to_leave_out(
         problem,
         state,
         optimize=options.optimize,
         calibrate=options.calibrate,
         max_bytes=plan.left_out_bytes,
-        n_threads=n_threads,
     )
+    kept: dict[int, StructureRows] = {}
+    grouped = accumulate(
+        problem,
+        state,
+        plan,
+        saver=saver,
+        client=options.client,
+        progress=progress,
+        apart=chosen,
+        kept=kept,
+    )
+    left_out = rows_of(chosen, kept, problem, state, n_threads=n_threads)
     tuned = choose_hyperparameters(
         options.optimize,
         problem,
@@ -227,6 +242,8 @@ def accumulate(
     saver: Saver | None = None,
     client: Client | None = None,
     progress: Progress | None = None,
+    apart: Sequence[int] = (),
+    kept: dict[int, StructureRows] | None = None,
 ) -> GroupedFactor:
     """Stream the labels of all frames into the factors of their groups.
 
@@ -244,12 +261,16 @@ def accumulate(
     client : distributed.Client, optional
         Lets the workers of a cluster do it, from the start.
     progress : callable, optional
+    apart : sequence of int
+        Frames whose rows are made one frame at a time.
+    kept : dict, optional
+        Receives the rows of these that are made in this process.
 
     Returns
     -------
     GroupedFactor
     """
-    labels = Labels(state.design, problem.frames, problem.noise)
+    labels = Labels(state.design, problem.frames, problem.noise, apart=frozenset(apart))
     batch_bytes = accumulation.BATCH_BYTES if plan is None else plan.batch_bytes
     if client is not None:
         from kernelpot.fit.cluster import accumulate_on
@@ -262,4 +283,5 @@ def accumulate(
         tree=state.tree,
         after_batch=None if saver is None else lambda _: saver.save_if_due(state),
         progress=progress,
+        kept=kept,
     )

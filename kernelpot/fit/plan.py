@@ -95,6 +95,8 @@ class Workload:
         Memory of the process before the fit [bytes].
     searched : bool
         Whether noise is chosen by leaving structures out.
+    leaves_out : bool
+        Whether rows of structures are kept, for that or for the calibration.
     form_bytes : float
         Derivatives of features of all pairs, where the mean is a whole quadratic form.
     """
@@ -107,6 +109,7 @@ class Workload:
     group_rows: tuple[int, ...]
     occupied: float
     searched: bool = False
+    leaves_out: bool = False
     form_bytes: float = 0.0
 
     @classmethod
@@ -119,6 +122,7 @@ class Workload:
         default_n_sparse: int,
         *,
         searched: bool = False,
+        leaves_out: bool = False,
     ) -> Workload:
         """Sizes of a fit of `terms` to `frames`."""
         n_atoms = sum(map(len, frames))
@@ -141,6 +145,7 @@ class Workload:
             tuple(group_rows(frames, noise).values()),
             resident_bytes(),
             searched,
+            searched or leaves_out,
             sum(
                 12.0 * n_pairs(frames, descriptor.r_cut) * n_directions(descriptor)
                 for term, descriptor in zip(terms, descriptors, strict=True)
@@ -196,10 +201,12 @@ class Plan:
         building = copies * batch + builders * per_thread
         # kept rows, and scaled copies of some of them
         left_out = min(self.left_out_bytes, 8.0 * columns * min(sum(w.group_rows), MAX_ROWS))
+        kept = left_out * w.leaves_out
         left_out += min(2.0 * 8.0 * columns * CHUNK_ROWS * self.n_threads, 2.0 * left_out)
         return {
             "selection": candidates + 2e7,
-            "labels": levels * groups + (square if levels > 1 else 0.0) + building,
+            # the rows to be left out are kept on the way
+            "labels": levels * groups + (square if levels > 1 else 0.0) + building + kept,
             # products of each group's rows, their sum, its factor and that at the start;
             # rows in single precision besides those kept
             "search": (groups + square * (len(w.group_rows) + 4.0) + 1.5 * left_out) * w.searched,
@@ -320,6 +327,7 @@ def plan_memory(
     memory: float | str | None,
     *,
     searched: bool = False,
+    leaves_out: bool = False,
 ) -> Plan:
     """Plan the memory of the fit, and log it in plain words."""
     workload = Workload.of(
@@ -329,6 +337,7 @@ def plan_memory(
         problem.noise,
         settings.default_n_sparse,
         searched=searched,
+        leaves_out=leaves_out,
     )
     found = plan(workload, n_threads, memory)
     _log.info("the fit %s", found)

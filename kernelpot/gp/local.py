@@ -28,6 +28,8 @@ from kernelpot.terms.tabulation import Table
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
 # anew for each batch. Fewer would leave fewer threads idle.
 BATCH, VARIANCE_BATCH = 128, 256
+# With several species together up to so many times as many, as each has matrices of its own.
+MOST_BATCHES = 4
 # In place of a species, for whole structures.
 WHOLE = -1
 
@@ -236,7 +238,9 @@ class LocalModel:
             room(blend is not None),
         )
         by_keep = np.zeros(n_atoms)
-        size = VARIANCE_BATCH if variance else BATCH
+        size = BATCH * min(len(self.species), MOST_BATCHES)
+        if variance:
+            size = max(size, VARIANCE_BATCH)
 
         def work(start: int) -> None:
             atoms = slice(start, min(start + size, system.n_centers))

@@ -6,7 +6,7 @@ not depend on weights: neighbors, features, kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,12 +20,15 @@ from kernelpot.gp.design import Design
 from kernelpot.gp.local import BATCH
 from kernelpot.gp.parts import TermRun
 from kernelpot.regression.factors import TriangularFactor
-from kernelpot.terms.base import FastMean, HasBeside, Kernel
+from kernelpot.terms.base import FastMean, HasBeside, Kernel, PullsMembers
+from kernelpot.terms.polynomial import LeadingQuadratic
 
 # Members whose products with the sparse points are formed together, and bytes of closed forms
 # of the mean that are kept.
 TOGETHER = 8
 MAX_BYTES = 2e8
+# Members whose derivatives are carried from features to displacements together.
+AT_ONCE = 32
 
 # Energies (n,), forces (n, n_atoms, 3), virials (n, 3, 3).
 Evaluated = tuple[FloatArray, FloatArray, FloatArray]
@@ -140,32 +143,52 @@ class Members:
     def _of_run(self, system: System, atoms: slice, *, has_centers: bool) -> Evaluated:
         """Contribution of a run of atoms: of the terms with centers, or of those without."""
         energies = np.zeros(len(self))
-        found = [Contribution.zero(system) for _ in self.weights]
+        gradients = np.zeros((system.pairs.n_pairs, 3, len(self)))
+        forces, virials = np.zeros((len(self), system.n_atoms, 3)), np.zeros((len(self), 3, 3))
         for t, term in enumerate(self.design.terms):
-            if term.descriptor.has_centers == has_centers:
-                self._add_term(t, TermRun(term, system, atoms), energies, found)
-        forces = np.array([system.forces(result) for result in found])
-        virials = np.array([system.virials(result)[0] for result in found])
-        return energies, forces, virials
+            if term.descriptor.has_centers != has_centers:
+                continue
+            run = TermRun(term, system, atoms)
+            parts = list(self._parts(t, run))
+            for part in parts:
+                energies += part.values.sum(axis=1)
+            together = run.found.weight is None and isinstance(term.descriptor, PullsMembers)
+            for start in range(0, len(self) if parts else 0, AT_ONCE):
+                some = range(start, min(start + AT_ONCE, len(self)))
+                if together:
+                    own = gradients
+                    if len(some) < len(self):
+                        own = np.zeros((*gradients.shape[:2], len(some)))
+                    _pull_together(run, parts, some, own)
+                    if own is not gradients:
+                        gradients[:, :, some.start : some.stop] += own
+                    continue
+                for member, out in self._one_by_one(run, parts, some):
+                    gradients[:, :, member] += out.gradient
+                    forces[member] += out.forces
+                    virials[member] += out.virials[0]
+        by_pairs = system.of_members(gradients)
+        return energies, forces + by_pairs[0], virials + by_pairs[1]
 
-    def _add_term(
-        self, t: int, run: TermRun, energies: FloatArray, found: list[Contribution]
-    ) -> None:
-        """Add one term: summed energies (n,), and what moves them."""
+    def _parts(self, t: int, run: TermRun) -> Iterator[_Part]:
+        """What all members make of the environments of each block of a term."""
         term = self.design.terms[t]
-        parts = []
         for index, block in enumerate(self.design.blocks):
             if block.term == t:
                 key = term.descriptor.keys.index(block.key)
                 members = np.flatnonzero(run.found.key == key)
                 if len(members):
-                    parts.append(self._part(index, block, term.kernel, run, members))
-        for start in range(0, len(self), TOGETHER):
-            some = range(start, min(start + TOGETHER, len(self)))
-            slopes = [part.by_features(some) for part in parts]
-            for k, member in enumerate(some):
+                    yield self._part(index, block, term.kernel, run, members)
+
+    def _one_by_one(
+        self, run: TermRun, parts: Sequence[_Part], some: range
+    ) -> Iterator[tuple[int, Contribution]]:
+        """Derivatives of a term's energy, member by member."""
+        for start in range(some.start, some.stop, TOGETHER):
+            few = range(start, min(start + TOGETHER, some.stop))
+            slopes = [part.by_features(few) for part in parts]
+            for k, member in enumerate(few):
                 for part, by_u in zip(parts, slopes, strict=True):
-                    energies[member] += part.values[member].sum()
                     weight = part.by_weight
                     run.set_gradient(
                         part.members,
@@ -173,8 +196,9 @@ class Members:
                         part.own[member],
                         None if weight is None else weight[member],
                     )
-                if parts:
-                    run.pull(found[member])
+                out = Contribution.zero(run.system)
+                run.pull(out)
+                yield member, out
 
     def _part(
         self, index: int, block: Block, kernel: Kernel, run: TermRun, members: IntArray
@@ -192,6 +216,22 @@ class Members:
             assert isinstance(kernel, HasBeside)
             part.add_to_all(kernel.beside(self.tails[index]), u, weight)
         return part
+
+
+def _pull_together(
+    run: TermRun, parts: Sequence[_Part], some: range, gradients: FloatArray
+) -> None:
+    """Add the derivatives of a term's energy in some members, shape (n_pairs, 3, n)."""
+    by_x = np.zeros((len(some), *run.u.shape))
+    for part in parts:
+        u, norm = run.u[part.members], run.norm[part.members]
+        for start in range(0, len(some), TOGETHER):
+            few = range(some[start], min(some[start] + TOGETHER, some.stop))
+            by_u = part.by_features(few)
+            by_u -= part.own[few.start : few.stop, :, None] * u
+            by_u /= norm[:, None]
+            by_x[start : start + len(few), part.members] = by_u
+    run.pull_members(by_x, gradients)
 
 
 class _Part:

@@ -15,7 +15,7 @@ import numpy as np
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.gp.blocks import Block, BoundTerm
-from kernelpot.terms.base import FastMean, Kernel
+from kernelpot.terms.base import FastMean, Kernel, PullsMembers
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TermRun:
 
     def __init__(self, term: BoundTerm, system: System, atoms: slice) -> None:
         self._term = term
-        self._system = system
+        self.system = system
         self.found = term.descriptor.environments(system, atoms)
         self.u, self.norm = term.kernel.embed(self.found.x)
         self.by_weight = None if self.found.weight is None else np.zeros(len(self.found))
@@ -85,7 +85,13 @@ class TermRun:
 
     def pull(self, result: Contribution) -> None:
         """Add the derivatives by displacements to `result`."""
-        self._term.descriptor.pull(self._system, self.found, self.by_x, self.by_weight, result)
+        self._term.descriptor.pull(self.system, self.found, self.by_x, self.by_weight, result)
+
+    def pull_members(self, by_x: FloatArray, gradients: FloatArray) -> None:
+        """Add the derivatives of several scalars to `gradients`; see `PullsMembers`."""
+        descriptor = self._term.descriptor
+        assert isinstance(descriptor, PullsMembers)
+        descriptor.pull_members(self.system, self.found, by_x, gradients)
 
 
 @dataclass

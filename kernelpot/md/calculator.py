@@ -40,6 +40,8 @@ _NOVELTY = ("energy_novelty", "forces_novelty", "stress_novelty")
 
 _PARAMETERS = ("skin", "gate", "on_gate", "with_std", "n_threads")
 _OF_ASE = ("atoms", "label", "directory")
+# Arrays by which ASE tells one configuration from another.
+_CHANGING = tuple(name for name in all_changes if name not in ("cell", "pbc"))
 
 OnGate = str | Callable[[Atoms, FloatArray], Any] | None
 
@@ -77,6 +79,17 @@ def model_of(potential: HasModel | FittedModel | str | os.PathLike[str]) -> Fitt
             f"a calculator needs a fitted KernelPotential or a .kpot file, got {potential!r}"
         )
     return model
+
+
+def _differ(old: Any, new: Any, tol: float) -> bool:
+    """Whether arrays, where there are any, differ by more than `tol` somewhere."""
+    if old is None or new is None:
+        return old is not new
+    if np.array_equal(old, new):
+        return False
+    if np.shape(old) != np.shape(new) or old.dtype.kind not in "fi":
+        return True
+    return not bool(np.all(np.abs(new - old) <= tol))
 
 
 class KernelPotCalculator(Calculator):
@@ -530,15 +543,20 @@ class KernelPotCalculator(Calculator):
         -------
         list of str
         """
-        changes: list[str] = super().check_state(atoms, tol)
-        if self.atoms is not None:
-            for name in self.model.reference.array_names:
-                old, new = self.atoms.arrays.get(name), atoms.arrays.get(name)
-                same = old is new or (
-                    old is not None and new is not None and np.array_equal(old, new)
-                )
-                if not same and name not in changes:
-                    changes.append(name)
+        old = self.atoms
+        if old is None:
+            return list(all_changes)
+        changes = []
+        if _differ(old.cell.array, atoms.cell.array, tol):
+            changes.append("cell")
+        if _differ(old.pbc, atoms.pbc, tol):
+            changes.append("pbc")
+        for name in _CHANGING:
+            if _differ(old.arrays.get(name), atoms.arrays.get(name), tol):
+                changes.append(name)
+        for name in self.model.reference.array_names:
+            if _differ(old.arrays.get(name), atoms.arrays.get(name), 0.0) and name not in changes:
+                changes.append(name)
         return changes
 
     def calculate(

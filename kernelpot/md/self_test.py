@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations_with_replacement
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 
+from kernelpot.common.parallel import map_in_order, thread_count
 from kernelpot.common.types import BoolArray, FloatArray, Progress
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.md.calculator import KernelPotCalculator
@@ -92,23 +94,30 @@ def run_self_test(
     starts = _starts(data)
     if not starts:
         raise ValueError("a self-test needs a structure of more than one atom with an energy")
-    n_checks = 4 * len(starts) + (not model.design.of_molecules)
+    wanted = _checks(model, starts)
+    n_checks = len(wanted)
     checks: list[Check] = []
-    for check in _checks(model, starts, n_threads):
+    threads = thread_count(n_threads)
+    # small structures keep one thread busy: checks side by side, each with its share of them
+    each = max(1, threads // n_checks)
+    for check in map_in_order(lambda check: check(each), wanted, min(threads, n_checks)):
         checks.append(check)
         if progress is not None:
             progress("self-test", len(checks), n_checks)
     return SelfTest(checks, time.perf_counter() - began)
 
 
-def _checks(model: FittedModel, starts: Sequence[_Start], n_threads: int | None) -> Iterator[Check]:
+def _checks(model: FittedModel, starts: Sequence[_Start]) -> list[Callable[[int], Check]]:
+    """What is checked, as functions of a number of threads."""
+    found: list[Callable[[int], Check]] = []
     for start in starts:
         for ensemble, temperature in (("nve", TEMPERATURE), ("nvt", HOT)):
-            yield _dynamics(model, start, ensemble, temperature, n_threads)
-        yield _scaling(model, start, n_threads)
-        yield _rattling(model, start, n_threads)
+            found.append(partial(_dynamics, model, start, ensemble, temperature))
+        found.append(partial(_scaling, model, start))
+        found.append(partial(_rattling, model, start))
     if not model.design.of_molecules:  # those know no dimers
-        yield _dimers(model, n_threads)
+        found.append(partial(_dimers, model))
+    return found
 
 
 def _starts(data: Dataset) -> list[_Start]:

@@ -151,8 +151,9 @@ class QuickLeaveOneOut:
             structures = [rows for chunk in self._chunks for rows in chunk]
             parts = map_in_order(begin, range(len(self._chunks)), self._n_threads)
             systems = [system for part in parts for system in part]
+            R = np.asfortranarray(factor.R)  # a copy: LAPACK would make one for each product
             for _ in range(MAX_STEPS):
-                left = self._refine(systems, factor, scale)
+                left = self._refine(systems, R, scale)
                 if left < CONVERGED:
                     break
 
@@ -165,13 +166,11 @@ class QuickLeaveOneOut:
 
             return list(map_in_order(end, range(len(systems)), self._n_threads))
 
-    def _refine(
-        self, systems: Sequence[_System | None], factor: TriangularFactor, scale: FloatArray
-    ) -> float:
+    def _refine(self, systems: Sequence[_System | None], R: FloatArray, scale: FloatArray) -> float:
         """Improve all solutions; return the largest correction as a share of its solution."""
         sound = [system for system in systems if system is not None and system.sound]
         # R^-1 R^-T A^T x of all structures at once
-        back = np.zeros((factor.n_features, len(sound)), order="F")
+        back = np.zeros((len(R), len(sound)), order="F")
 
         def see(k: int) -> None:
             back[:, k] = scale * sound[k].seen
@@ -180,7 +179,7 @@ class QuickLeaveOneOut:
             pass
         for trans in ("T", "N"):
             back = scipy.linalg.solve_triangular(
-                factor.R, back, trans=trans, overwrite_b=True, check_finite=False
+                R, back, trans=trans, overwrite_b=True, check_finite=False
             )
         back *= scale[:, None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg
@@ -13,6 +14,8 @@ from kernelpot.common.types import FloatArray, IntArray
 
 # A posterior variance above the prior by less than this is rounding.
 SHRINK_ROUNDING = 1e-6
+# Leading blocks that are kept; the safety net asks for two sizes.
+MAX_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,24 @@ class LocalVariance:
         n = rows.shape[1]
         if n == 0:
             return rows
-        block = self.reduction if n == len(self.order) else self.reduction[:n, :n]
         product = scipy.linalg.blas.dtrmm(
-            factor, block, rows.T, lower=1, trans_a=int(transpose), overwrite_b=1
+            factor, self._leading(n), rows.T, lower=1, trans_a=int(transpose), overwrite_b=1
         )
         return product.T
+
+    def _leading(self, n: int) -> FloatArray:
+        """Leading block of G: a copy, kept, as BLAS would be given one for each product."""
+        if n == len(self.order):
+            return self.reduction
+        block = self._blocks.get(n)
+        if block is None:
+            block = np.asfortranarray(self.reduction[:n, :n])
+            if len(self._blocks) >= MAX_BLOCKS:
+                self._blocks.clear()
+            self._blocks[n] = block
+        return block
+
+    @cached_property
+    def _blocks(self) -> dict[int, FloatArray]:
+        """Leading blocks by their size."""
+        return {}

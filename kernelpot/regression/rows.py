@@ -41,6 +41,26 @@ class Rows:
         """Return the number of rows."""
         return len(self.y)
 
+    @staticmethod
+    def joined(parts: Sequence[Rows]) -> Rows:
+        """Rows of several parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        groups = sorted({group for part in parts for group in part.groups})
+        renumbered = [
+            np.array([groups.index(group) for group in part.groups])[part.group] for part in parts
+        ]
+        phi = np.empty((sum(map(len, parts)), parts[0].phi.shape[1]), order="F")
+        np.concatenate([part.phi for part in parts], out=phi)
+        return Rows(
+            phi,
+            np.concatenate([part.y for part in parts]),
+            np.concatenate([part.unit for part in parts]),
+            np.concatenate([part.kind for part in parts]),
+            groups,
+            np.concatenate(renumbered),
+        )
+
     def by_group(self) -> Iterator[tuple[Group, FloatArray, FloatArray]]:
         """Iterate over groups, with features and targets of each."""
         for index, group in enumerate(self.groups):

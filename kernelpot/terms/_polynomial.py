@@ -12,6 +12,19 @@ from kernelpot.common._numba import INLINED, OPTIONS
 
 
 @numba.njit(**OPTIONS)
+def factors(index_mk, out_m):
+    """Fill ``out_m`` with roots of multinomial coefficients; rows of ``index_mk`` ascend."""
+    degree = index_mk.shape[1]
+    permutations = (1.0, 1.0, 2.0, 6.0)
+    for m in range(index_mk.shape[0]):
+        repeated = 0  # equal neighbors: none, two factors alike, three
+        for k in range(1, degree):
+            if index_mk[m, k] == index_mk[m, k - 1]:
+                repeated += 1
+        out_m[m] = np.sqrt(permutations[degree] / permutations[repeated + 1])
+
+
+@numba.njit(**OPTIONS)
 def values(u_ef, index_mk, factor_m, out_em):
     """Fill ``out_em`` with the monomials."""
     degree = index_mk.shape[1]

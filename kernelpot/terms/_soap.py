@@ -13,7 +13,8 @@ The number of radial functions is passed as an integer (any size, one compilatio
 or as a tuple of that length: its length is then a compile-time constant and the
 innermost loops are unrolled for this size. The two loops over pairs that matter most,
 `expand` and `pair_gradients`, exist a second time in vector code for such fixed sizes
-(`expand_vector`, `pair_gradients_vector`); the plain ones are what these must equal.
+(`expand_vector`, `pair_gradients_vector`); the plain ones are what these must equal, and
+`members_gradients_vector` for each of its members.
 """
 
 import numba
@@ -23,6 +24,8 @@ from numba.extending import overload
 from kernelpot.common._numba import INLINED, OPTIONS
 from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pair
 
+# Pairs whose derivatives are multiplied with several adjoints at a time.
+TANGENTS = 2 * LANES
 
 def extent(size):
     """Return the integer that ``size`` (an int, or a tuple of that length) means."""
@@ -305,55 +308,64 @@ def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
                             f += 1
 
 
+@numba.njit(**INLINED)
+def _adjoint_of(c, cotangent_f, blocks, block_factor, scale_l, size, sum_channel, gram, adjoint):
+    """Fill ``adjoint = d(cotangent . features)/d coefficients`` of one center."""
+    n_max = extent(size)
+    n_l = scale_l.shape[0]
+    adjoint[:] = 0.0
+    for b in range(blocks.shape[0]):
+        a_channel, b_channel = blocks[b, 0], blocks[b, 1]
+        symmetric = a_channel == b_channel
+        c_a = c[a_channel]
+        c_b = c[b_channel]
+        d_a = adjoint[a_channel]
+        d_b = adjoint[b_channel]
+        f = blocks[b, 2]
+        for l in range(n_l):
+            scale = scale_l[l]
+            factor = scale * block_factor[b]
+            for n in range(n_max):
+                if symmetric:
+                    gram[n, n] = 2.0 * scale * cotangent_f[f]
+                    f += 1
+                    for k in range(n + 1, n_max):
+                        gram[n, k] = factor * cotangent_f[f]
+                        gram[k, n] = gram[n, k]
+                        f += 1
+                else:
+                    for k in range(n_max):
+                        gram[n, k] = factor * cotangent_f[f]
+                        f += 1
+            for q in range(l * l, (l + 1) * (l + 1)):
+                for n in range(n_max):
+                    value = c_a[q, n]
+                    for k in range(n_max):
+                        d_b[q, k] += gram[n, k] * value
+                if not symmetric:
+                    for n in range(n_max):
+                        total = 0.0
+                        for k in range(n_max):
+                            total += gram[n, k] * c_b[q, k]
+                        d_a[q, n] += total
+    if sum_channel >= 0:
+        for channel in range(sum_channel):
+            for q in range(n_l * n_l):
+                for n in range(n_max):
+                    adjoint[channel, q, n] += adjoint[sum_channel, q, n]
+
+
 @numba.njit(**OPTIONS)
 def power_spectrum_adjoint(
     coefficients, cotangent, blocks, block_factor, scale_l, size, sum_channel, adjoint
 ):
     """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape)."""
-    n_max = extent(size)
-    n_l = scale_l.shape[0]
-    gram = np.zeros((n_max, n_max))
-    adjoint[:] = 0.0
+    gram = np.zeros((extent(size), extent(size)))
     for i in range(coefficients.shape[0]):
-        for b in range(blocks.shape[0]):
-            a_channel, b_channel = blocks[b, 0], blocks[b, 1]
-            symmetric = a_channel == b_channel
-            c_a = coefficients[i, a_channel]
-            c_b = coefficients[i, b_channel]
-            d_a = adjoint[i, a_channel]
-            d_b = adjoint[i, b_channel]
-            f = blocks[b, 2]
-            for l in range(n_l):
-                scale = scale_l[l]
-                factor = scale * block_factor[b]
-                for n in range(n_max):
-                    if symmetric:
-                        gram[n, n] = 2.0 * scale * cotangent[i, f]
-                        f += 1
-                        for k in range(n + 1, n_max):
-                            gram[n, k] = factor * cotangent[i, f]
-                            gram[k, n] = gram[n, k]
-                            f += 1
-                    else:
-                        for k in range(n_max):
-                            gram[n, k] = factor * cotangent[i, f]
-                            f += 1
-                for q in range(l * l, (l + 1) * (l + 1)):
-                    for n in range(n_max):
-                        value = c_a[q, n]
-                        for k in range(n_max):
-                            d_b[q, k] += gram[n, k] * value
-                    if not symmetric:
-                        for n in range(n_max):
-                            total = 0.0
-                            for k in range(n_max):
-                                total += gram[n, k] * c_b[q, k]
-                            d_a[q, n] += total
-        if sum_channel >= 0:
-            for channel in range(sum_channel):
-                for q in range(n_l * n_l):
-                    for n in range(n_max):
-                        adjoint[i, channel, q, n] += adjoint[i, sum_channel, q, n]
+        _adjoint_of(
+            coefficients[i], cotangent[i], blocks, block_factor, scale_l, size, sum_channel, gram,
+            adjoint[i],
+        )  # fmt: skip
 
 
 @numba.njit(**OPTIONS)
@@ -479,6 +491,119 @@ def pair_gradients_vector(
                 gradient_pc[q, 0] += weight_p[q] * (gx + along * xyz[0, lane])
                 gradient_pc[q, 1] += weight_p[q] * (gy + along * xyz[1, lane])
                 gradient_pc[q, 2] += weight_p[q] * (gz + along * xyz[2, lane])
+
+
+@numba.njit(**INLINED)
+def _fill_lanes_of(channel, p, last, displacement_pc, channel_p, r_cut, xyz, distance, pair):
+    """`_fill_lanes` with the pairs of one channel."""
+    lanes = 0
+    while p < last and lanes < LANES:
+        if channel_p[p] == channel:
+            x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+            r = np.sqrt(x * x + y * y + z * z)
+            if r < r_cut:
+                xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
+                distance[lanes], pair[lanes] = r, p
+                lanes += 1
+        p += 1
+    return lanes, p
+
+
+@numba.njit(**OPTIONS)
+def members_gradients_vector(
+    first,
+    displacement_pc,
+    channel_p,
+    weight_p,
+    start,
+    stop,
+    r_cut,
+    table,
+    size,
+    degrees,
+    coefficients,
+    cotangent_mif,
+    blocks,
+    block_factor,
+    scale_l,
+    sum_channel,
+    gradient_pcm,
+):
+    """Add the gradients of several scalars (``m``) to ``gradient_pcm`` of each pair.
+
+    For one of them that is `power_spectrum_adjoint` and `pair_gradients_vector`. Here the
+    derivatives of a pair's coefficients by its displacement, (3, q n), are formed once, some
+    pairs together, and multiplied with the adjoints of all scalars at the rate of BLAS.
+    """
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    n_members, n_channels = cotangent_mif.shape[0], coefficients.shape[1]
+    xyz = np.zeros((3, LANES))
+    values = np.empty((n_q, LANES))
+    gradients = np.empty((3, n_q, LANES))
+    distance = np.empty(LANES)
+    pair = np.empty(LANES, dtype=np.int64)
+    gram = np.zeros((n_max, n_max))
+    one = np.empty((n_channels, n_q, n_max))
+    adjoint = np.empty((n_channels, n_members, n_q * n_max))
+    radial = np.empty(n_max)
+    d_radial = np.empty(n_max)
+    tangent = np.empty((3 * TANGENTS, n_q * n_max))
+    product = np.empty((3 * TANGENTS, n_members))
+    of_pair = np.empty(TANGENTS, dtype=np.int64)
+    for i in range(start, stop):
+        for m in range(n_members):
+            _adjoint_of(
+                coefficients[i - start], cotangent_mif[m, i - start], blocks, block_factor,
+                scale_l, size, sum_channel, gram, one,
+            )  # fmt: skip
+            for channel in range(n_channels):
+                for q in range(n_q):
+                    for n in range(n_max):
+                        adjoint[channel, m, q * n_max + n] = one[channel, q, n]
+        for channel in range(n_channels):
+            p, last, filled = first[i], first[i + 1], 0
+            while p < last:
+                lanes, p = _fill_lanes_of(
+                    channel, p, last, displacement_pc, channel_p, r_cut, xyz, distance, pair
+                )
+                if lanes > 0:
+                    harmonics(xyz, values, gradients, degrees)
+                for lane in range(lanes):
+                    of_pair[filled] = pair[lane]
+                    k, t = _knot(distance[lane], per_length, n_knots)
+                    value0, slope0, value1, slope1 = _hermite(t)
+                    d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
+                    weight = weight_p[pair[lane]]
+                    for l in range(n_l):
+                        for n in range(n_max):
+                            f0, g0 = table[k, 0, l, n], table[k, 1, l, n]
+                            f1, g1 = table[k + 1, 0, l, n], table[k + 1, 1, l, n]
+                            radial[n] = weight * (
+                                value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1
+                            )
+                            d_radial[n] = (weight / distance[lane]) * (
+                                d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1
+                            )
+                        for q in range(l * l, (l + 1) * (l + 1)):
+                            for c in range(3):
+                                along = values[q, lane] * xyz[c, lane]
+                                across = gradients[c, q, lane]
+                                for n in range(n_max):
+                                    tangent[3 * filled + c, q * n_max + n] = (
+                                        d_radial[n] * along + radial[n] * across
+                                    )
+                    filled += 1
+                if filled > 0 and (p >= last or filled + LANES > TANGENTS):
+                    rows = product[: 3 * filled]
+                    np.dot(tangent[: 3 * filled], adjoint[channel].T, rows)
+                    for k in range(filled):
+                        for c in range(3):
+                            for m in range(n_members):
+                                gradient_pcm[of_pair[k], c, m] += rows[3 * k + c, m]
+                    filled = 0
 
 
 @numba.njit(**OPTIONS)

@@ -250,6 +250,32 @@ class Descriptor(Protocol):
         """Constants that must travel with a model; given back when it is loaded."""
 
 
+@runtime_checkable
+class PullsMembers(Protocol):
+    """A descriptor that moves several scalars at once for less than one after the other.
+
+    Only where environments have no weights, and centers.
+    """
+
+    def pull_members(
+        self,
+        system: System,
+        environments: Environments,
+        by_x: FloatArray,
+        gradients: FloatArray,
+    ) -> None:
+        """Add derivatives by the displacements of pairs; see `Descriptor.pull`.
+
+        Parameters
+        ----------
+        system : System
+        environments : Environments
+        by_x : ndarray of shape (n_members, n, n_features)
+        gradients : ndarray of shape (n_pairs, 3, n_members)
+            Receives them, by addition.
+        """
+
+
 # ---- kernels -----------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ from ase import Atoms
 
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
+from kernelpot.terms import _compression
 from kernelpot.terms.base import Environments, Key, RowGradient, key_name
 from kernelpot.terms.over_pairs import CenterTangents, add_pair_rows
 from kernelpot.terms.polynomial import MonomialGradient
@@ -56,6 +57,8 @@ MAX_DIRECTIONS = 200
 GRADIENT_ATOMS = 2000
 # epsilon
 FLOOR = 1e-8
+# Maps kept, each of some species in the neighborhood of one.
+MAX_MAPS = 64
 
 
 @dataclass(frozen=True)
@@ -296,19 +299,40 @@ class CompressedDescriptor:
         ]
 
     @cached_property
-    def _used(self) -> list[IntArray | slice]:
-        """Inner features that directions have a part of: not those of absent species."""
-        used = [np.flatnonzero(matrix.any(axis=1)) for matrix in self._maps]
-        n = self.inner.n_features
-        return [slice(None) if len(columns) == n else columns for columns in used]
+    def _present_maps(self) -> dict[tuple[int, tuple[int, ...]], tuple[IntArray, FloatArray]]:
+        """What `_map_of` has found."""
+        return {}
 
-    @cached_property
-    def _used_maps(self) -> list[FloatArray]:
-        """Directions times their gains, of these features alone."""
-        return [
-            np.ascontiguousarray(matrix[used])
-            for matrix, used in zip(self._maps, self._used, strict=True)
-        ]
+    def _map_of(self, key: int, channels: tuple[int, ...]) -> tuple[IntArray, FloatArray]:
+        """Directions times their gains, of the inner features that are not zero.
+
+        Parameters
+        ----------
+        key : int
+        channels : tuple of int
+            Density channels that have atoms.
+
+        Returns
+        -------
+        columns : ndarray of shape (n,)
+            Inner features of these channels that directions have a part of: not those of
+            species that are absent, in the data or here.
+        matrix : ndarray of shape (n, n_directions)
+        """
+        known = self._present_maps
+        found = known.get((key, channels))
+        if found is None:
+            used = self._maps[key].any(axis=1)
+            used &= self.inner.soap.present_features(channels)
+            columns = np.flatnonzero(used)
+            matrix = self._maps[key]
+            if len(columns) < len(matrix):
+                matrix = np.ascontiguousarray(matrix[columns])
+            found = columns, matrix
+            if len(known) >= MAX_MAPS:
+                known.clear()
+            known[key, channels] = found
+        return found
 
     @cached_property
     def _shares(self) -> FloatArray:
@@ -341,7 +365,11 @@ class CompressedDescriptor:
         squares = np.einsum("ef,ef->e", inner.x, inner.x)
         for k in np.unique(inner.key):
             own = np.flatnonzero(inner.key == k)
-            mapped = _rows_of(inner.x, own)[:, self._used[k]] @ self._used_maps[k]
+            columns, matrix = self._map_of(int(k), inner.state.channels)
+            features = _rows_of(inner.x, own)
+            if len(columns) < features.shape[1]:
+                features = features[:, columns]
+            mapped = features @ matrix
             left = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * squares[own]
             left -= np.square(mapped) @ self._shares[k]
             x[own, :-1] = mapped
@@ -357,17 +385,37 @@ class CompressedDescriptor:
         out: Contribution,
     ) -> None:
         """Add derivatives by the displacements of pairs; see `Descriptor.pull`."""
+        by_inner = self._by_inner(environments, by_x[None])[0]
+        self.inner.pull(system, environments.state, by_inner, None, out)
+
+    def pull_members(
+        self, system: System, environments: Environments, by_x: FloatArray, gradients: FloatArray
+    ) -> None:
+        """The same of several scalars; see `PullsMembers`."""
+        by_inner = self._by_inner(environments, by_x)
+        self.inner.pull_members(system, environments.state, by_inner, gradients)
+
+    def _by_inner(self, environments: Environments, by_x: FloatArray) -> FloatArray:
+        """Derivatives of scalars by inner features, (n_members, n, n_inner)."""
         inner, x = environments.state, environments.x
-        by_inner = np.empty_like(inner.x)
-        by_left = by_x[:, -1] / x[:, -1]
-        for k in np.unique(environments.key):
+        by_inner = np.empty((len(by_x), *inner.x.shape))
+        by_left = by_x[:, :, -1] / x[:, -1]
+        # backwards: the map of the last class is still in the cache
+        for k in np.unique(environments.key)[::-1]:
             own = np.flatnonzero(environments.key == k)
-            by_mapped = by_x[own, :-1] - by_left[own, None] * self._shares[k] * x[own, :-1]
-            factor = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * by_left[own]
-            back = factor[:, None] * _rows_of(inner.x, own)
-            back[:, self._used[k]] += by_mapped @ self._used_maps[k].T
-            by_inner[own] = back
-        self.inner.pull(system, inner, by_inner, None, out)
+            columns, matrix = self._map_of(int(k), inner.state.channels)
+            along = by_x[:, own, :-1]
+            along -= by_left[:, own, None] * (self._shares[k] * x[own, :-1])
+            back = along.reshape(-1, along.shape[2]) @ matrix.T
+            _compression.scatter(
+                back.reshape(*along.shape[:2], -1),
+                self._gains[k, -1] ** 2 * (1.0 + FLOOR) * by_left[:, own],
+                inner.x,
+                own,
+                columns,
+                by_inner,
+            )
+        return by_inner
 
     def _jacobian(
         self,

@@ -48,13 +48,9 @@ def factors(index: Array) -> FloatArray:
     -------
     ndarray of shape (n,)
     """
-    degree = index.shape[1]
-    if degree == 1:
-        return np.ones(len(index))
-    repeated = np.sum(index[:, 1:] == index[:, :-1], axis=1)
-    # equal neighbors in a sorted row: none, two factors alike, three
-    divisor = np.array([1.0, 2.0, 6.0])[repeated]
-    return np.sqrt(math.factorial(degree) / divisor)
+    found = np.empty(len(index))
+    _polynomial.factors(index, found)
+    return found
 
 
 def n_monomials(n_features: int, degree: int) -> int:

@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.common.caller import warn_user
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import BoolArray, FloatArray, IntArray
 from kernelpot.terms import _soap
 from kernelpot.terms._soap_vector import prefactor
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Radial functions are cubic Hermite tables: at this many knots the features differ
 # from the analytic ones by less than 1e-10 relative.
 N_KNOTS = 1501
+# Sets of species that are present, of which blocks are kept.
+MAX_PRESENT = 64
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,61 @@ class SOAP:
         return blocks, np.full(len(blocks), factor)
 
     @cached_property
+    def _present(self) -> dict[tuple[int, ...], tuple[IntArray, FloatArray]]:
+        """`_blocks` of the channels that have atoms."""
+        return {}
+
+    def _blocks_of(self, channels: tuple[int, ...] | None) -> tuple[IntArray, FloatArray]:
+        """`_blocks`, without those of channels that have no atoms; None for all."""
+        if channels is None or len(channels) == self._n_densities:
+            return self._blocks
+        found = self._present.get(channels)
+        if found is None:
+            blocks, factor = self._blocks
+            there = np.isin(blocks[:, :2], [*channels, self._sum_channel]).all(axis=1)
+            found = np.ascontiguousarray(blocks[there]), factor[there]
+            if len(self._present) >= MAX_PRESENT:
+                self._present.clear()
+            self._present[channels] = found
+        return found
+
+    def present_channels(self, batch: PairBatch) -> tuple[int, ...]:
+        """Density channels that have atoms, centers included.
+
+        Parameters
+        ----------
+        batch : PairBatch
+
+        Returns
+        -------
+        tuple of int
+            Ascending.
+        """
+        counts = np.bincount(batch.channels, minlength=self._n_densities)
+        counts[batch.center_channels] += 1
+        return tuple(np.flatnonzero(counts).tolist())
+
+    def present_features(self, channels: tuple[int, ...]) -> BoolArray:
+        """Which features are of these density channels alone; all others are zero.
+
+        Parameters
+        ----------
+        channels : tuple of int
+            From `present_channels`.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_features,)
+        """
+        found = np.zeros(self.n_features, dtype=bool)
+        blocks, _ = self._blocks
+        there = np.isin(blocks[:, :2], [*channels, self._sum_channel]).all(axis=1)
+        ends = np.append(blocks[1:, 2], self.n_features)
+        for start, end in zip(blocks[there, 2], ends[there], strict=True):
+            found[start:end] = True
+        return found
+
+    @cached_property
     def _touched(self) -> list[tuple[IntArray, FloatArray, IntArray]]:
         """Per density channel: blocks a neighbor in it changes, renumbered, and their features."""
         blocks, factor = self._blocks
@@ -435,20 +492,25 @@ class SOAP:
             _soap.expand(*common, int(term.l_max), self._prefactor_q, coefficients)
         return coefficients
 
-    def features(self, coefficients: FloatArray) -> FloatArray:
+    def features(
+        self, coefficients: FloatArray, channels: tuple[int, ...] | None = None
+    ) -> FloatArray:
         """Power spectrum, equal to `create`.
 
         Parameters
         ----------
         coefficients : ndarray of shape (n_centers, n_channels, (l_max + 1)^2, n_max)
             From `expansion`.
+        channels : tuple of int, optional
+            Density channels that have atoms, if not all: nothing is done for the others.
 
         Returns
         -------
         ndarray of shape (n_centers, n_features)
         """
-        blocks, factor = self._blocks
-        features = np.empty((len(coefficients), self.n_features))
+        blocks, factor = self._blocks_of(channels)
+        room = np.empty if len(blocks) == len(self._blocks[0]) else np.zeros
+        features = room((len(coefficients), self.n_features))
         _soap.power_spectrum(coefficients, blocks, factor, self._scale_l, self._size, features)
         return features
 
@@ -460,6 +522,7 @@ class SOAP:
         coefficients: FloatArray,
         cotangent: FloatArray,
         gradient: FloatArray,
+        channels: tuple[int, ...] | None = None,
     ) -> None:
         """Add the gradient of ``sum(cotangent * features)`` to each pair's row.
 
@@ -475,8 +538,10 @@ class SOAP:
             Derivative of a scalar with respect to the features.
         gradient : ndarray of shape (n_pairs, 3)
             Receives, by addition, the derivative with respect to the displacements.
+        channels : tuple of int, optional
+            As for `features`.
         """
-        blocks, factor = self._blocks
+        blocks, factor = self._blocks_of(channels)
         adjoint = np.empty_like(coefficients)
         _soap.power_spectrum_adjoint(
             coefficients,
@@ -505,6 +570,53 @@ class SOAP:
             _soap.pair_gradients(
                 *common, int(self.term.l_max), self._prefactor_q, adjoint, gradient
             )
+
+    def members_gradients(
+        self,
+        batch: PairBatch,
+        start: int,
+        stop: int,
+        coefficients: FloatArray,
+        cotangents: FloatArray,
+        gradients: FloatArray,
+        channels: tuple[int, ...] | None = None,
+    ) -> None:
+        """`pair_gradients` of several scalars, which share all that does not depend on them.
+
+        Parameters
+        ----------
+        batch, start, stop, coefficients, channels
+            As there.
+        cotangents : ndarray of shape (n_members, stop - start, n_features)
+        gradients : ndarray of shape (n_pairs, 3, n_members)
+            Receives, by addition, their derivatives with respect to the displacements.
+        """
+        if self._degrees is None:
+            for m, cotangent in enumerate(cotangents):
+                own = np.zeros(gradients.shape[:2])
+                self.pair_gradients(batch, start, stop, coefficients, cotangent, own, channels)
+                gradients[:, :, m] += own
+            return
+        blocks, factor = self._blocks_of(channels)
+        _soap.members_gradients_vector(
+            batch.first,
+            batch.displacements,
+            batch.channels,
+            batch.weights,
+            start,
+            stop,
+            float(self.term.r_cut),
+            self._table,
+            self._size,
+            self._degrees,
+            coefficients,
+            cotangents,
+            blocks,
+            factor,
+            self._scale_l,
+            self._sum_channel,
+            gradients,
+        )
 
     def touched_features(self, channel: int) -> IntArray:
         """Features that a neighbor in a density channel enters.

@@ -215,12 +215,15 @@ class _State:
         Density coefficients.
     first_atom, first_pair : int
         Where the run starts in the system.
+    channels : tuple of int
+        Density channels that have atoms, ascending.
     """
 
     batch: PairBatch
     coefficients: FloatArray
     first_atom: int
     first_pair: int
+    channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -281,13 +284,14 @@ class SOAPDescriptor:
             first - p.start, system.pairs.neighbors[p], system.displacements[p], z_index, atoms
         )
         coefficients = self.soap.expansion(batch, 0, atoms.stop - atoms.start)
+        channels = self.soap.present_channels(batch)
         return Environments(
             z_index[atoms],
             np.arange(atoms.start, atoms.stop),
             system.structure_of[atoms],
-            self.soap.features(coefficients),
+            self.soap.features(coefficients, channels),
             None,
-            _State(batch, coefficients, atoms.start, int(p.start)),
+            _State(batch, coefficients, atoms.start, int(p.start), channels),
         )
 
     def pull(
@@ -302,7 +306,17 @@ class SOAPDescriptor:
         state = environments.state
         gradient = out.gradient[state.first_pair : state.first_pair + len(state.batch.channels)]
         self.soap.pair_gradients(
-            state.batch, 0, len(environments), state.coefficients, by_x, gradient
+            state.batch, 0, len(environments), state.coefficients, by_x, gradient, state.channels
+        )
+
+    def pull_members(
+        self, system: System, environments: Environments, by_x: FloatArray, gradients: FloatArray
+    ) -> None:
+        """The same of several scalars; see `PullsMembers`."""
+        state = environments.state
+        some = gradients[state.first_pair : state.first_pair + len(state.batch.channels)]
+        self.soap.members_gradients(
+            state.batch, 0, len(environments), state.coefficients, by_x, some, state.channels
         )
 
     def add_rows(

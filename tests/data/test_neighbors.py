@@ -10,6 +10,7 @@ from ase.neighborlist import neighbor_list as ase_neighbor_list
 
 from kernelpot.data import _pairs
 from kernelpot.data.neighbors import SkinList, neighbor_list, pair_forces, pair_virial
+from kernelpot.data.system import System
 from tests.conftest import rattled_alloy, structures
 
 
@@ -55,6 +56,12 @@ def test_compiled_sums_over_pairs_are_numpys(rng):
     np.subtract.at(expected, neighbors, gradient)
     np.testing.assert_allclose(pair_forces(pairs, gradient), expected, atol=1e-12)
     np.testing.assert_allclose(pair_virial(found, gradient), -found.T @ gradient, rtol=1e-12)
+    members = rng.normal(size=(pairs.n_pairs, 3, 4))
+    system = System.of([atoms], 6.0, pairs=pairs)
+    for m, (forces, virial) in enumerate(zip(*system.of_members(members), strict=True)):
+        own = np.ascontiguousarray(members[:, :, m])
+        np.testing.assert_allclose(forces, pair_forces(pairs, own), atol=1e-12)
+        np.testing.assert_allclose(virial, pair_virial(found, own), atol=1e-11)
     chosen = np.flatnonzero(rng.random(pairs.n_pairs) < 0.3)
     value, slope = rng.normal(size=(2, len(chosen)))
     energies, summed = rng.normal(size=n_atoms), gradient.copy()
@@ -105,6 +112,19 @@ def test_the_skin_list_is_rebuilt_when_it_must_be():
     atoms.set_cell(atoms.cell.array * 1.2, scale_atoms=True)
     kept.update(atoms)
     assert kept.n_builds == 5
+
+
+def test_the_skin_list_is_the_same_object_while_nothing_but_atoms_moves():
+    atoms = structures()["crystal"]
+    skin = SkinList(4.0, 0.5)
+    first = skin.update(atoms)
+    atoms.positions += 0.01
+    assert skin.update(atoms) is first
+    atoms.set_cell(1.001 * atoms.cell, scale_atoms=True)
+    other = skin.update(atoms)
+    assert skin.n_builds == 1
+    assert other is not first
+    np.testing.assert_allclose(other.shifts, 1.001 * first.shifts, atol=1e-12)
 
 
 def test_a_negative_skin_is_refused():

@@ -92,6 +92,29 @@ def test_the_tree_holds_the_rows_of_all_frames(labels):
     assert grouped.n_rows == sum(frame.n_rows for frame in labels.frames)
 
 
+def test_rows_apart_are_those_of_one_frame_to_the_bit(labels):
+    chosen = [1, 4, 5, len(labels.frames) - 1]
+    some = dataclasses.replace(labels, apart=frozenset(chosen))
+    kept = {}
+    grouped = accumulate(some, batch_bytes=BATCH_BYTES, kept=kept)
+    assert sorted(kept) == chosen
+    for index, rows in kept.items():
+        alone = labels.design.structure_rows(index, labels.frames[index], labels.noise)
+        for name, value in vars(alone).items():
+            np.testing.assert_array_equal(getattr(rows, name), value)
+    # and they are in the factor as the others are
+    whole = accumulate(labels, batch_bytes=BATCH_BYTES)
+    R, expected = (g.posterior(labels.noise.sigma).R for g in (grouped, whole))
+    tolerance = 1e-9 * np.abs(expected).max() ** 2  # products, as signs of rows are free
+    np.testing.assert_allclose(R.T @ R, expected.T @ expected, atol=tolerance)
+    assert grouped.n_rows == whole.n_rows
+
+
+def test_some_of_the_labels_keep_what_is_apart(labels):
+    some = dataclasses.replace(labels, apart=frozenset([1, 4])).take([4, 2, 1])
+    assert some.apart == {0, 2}
+
+
 def test_threads_change_no_bit(labels):
     one = accumulate(labels, batch_bytes=BATCH_BYTES, n_threads=1)
     three = accumulate(labels, batch_bytes=BATCH_BYTES, n_threads=3)

@@ -59,11 +59,33 @@ def test_nothing_is_computed_twice(potential):
     atoms.get_forces()
     atoms.get_potential_energy()
     assert calculator.n_evaluations == 2
+    atoms.set_momenta(np.ones((len(atoms), 3)))  # as dynamics does between two requests
+    atoms.set_tags(1)
+    atoms.get_forces()
+    assert calculator.n_evaluations == 2
     calculator.get_property("energies_std", atoms)
     atoms.positions[0] += 0.01
     atoms.get_forces()
     calculator.get_property("energies_std", atoms)
     assert calculator.n_evaluations == 4
+
+
+def test_every_change_that_ase_knows_is_seen(potential):
+    atoms = structures()["crystal"]
+    calculator = atoms.calc = potential.calculator()
+    atoms.get_potential_energy()
+    changes = {
+        "positions": lambda a: a.positions.__setitem__((0, 0), a.positions[0, 0] + 1e-9),
+        "cell": lambda a: a.set_cell(a.cell * (1 + 1e-9)),
+        "pbc": lambda a: a.set_pbc([True, True, False]),
+        "numbers": lambda a: a.numbers.__setitem__(0, 13 if a.numbers[0] == 29 else 29),
+        "initial_charges": lambda a: a.set_initial_charges(np.ones(len(a))),
+    }
+    assert calculator.check_state(atoms.copy()) == []
+    for name, change in changes.items():
+        other = atoms.copy()
+        change(other)
+        assert calculator.check_state(other) == [name]
 
 
 def test_a_cluster_has_no_stress(potential):

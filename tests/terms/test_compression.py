@@ -7,6 +7,7 @@ from ase.build import bulk
 
 import kernelpot as kp
 from kernelpot.data.system import System
+from kernelpot.terms import _compression
 from kernelpot.terms.compression import (
     FLOOR,
     GRADIENT_WEIGHT,
@@ -165,8 +166,9 @@ def test_features_of_absent_species_cost_nothing_and_count_as_unknown(labelled):
     term = kp.PolynomialSOAP.example(SPECIES)
     found = term.descriptor(SPECIES, term.learned(SPECIES, copper)[0])
     n = found.inner.n_features
-    assert len(found._used[1]) < n / 2
-    assert found._used_maps[1].shape == (len(found._used[1]), found.n_directions)
+    columns, matrix = found._map_of(1, (0, 1))
+    assert len(columns) < n / 2
+    assert matrix.shape == (len(columns), found.n_directions)
     alloy = rattled_alloy(2, (1, 1, 1), 0.1)
     left = []
     for atoms in (copper[0], alloy):
@@ -174,6 +176,38 @@ def test_features_of_absent_species_cost_nothing_and_count_as_unknown(labelled):
         x = normalize(found.environments(system, slice(0, len(atoms))).x)[0]
         left.append(x[atoms.numbers == 29, -1] ** 2)
     assert left[1].min() > 100 * left[0].max()
+
+
+@pytest.mark.parametrize("compression", ["off", "mu1nu1"])
+def test_nothing_is_done_for_species_that_are_not_there(compression):
+    """Of one species among two: few features are multiplied, and all numbers stay."""
+    term = kp.PolynomialSOAP(r_cut=4.0, n_max=3, l_max=2, compression=compression)
+    frames = [rattled_alloy(seed, (1, 1, 1), 0.2) for seed in range(4)]
+    found = term.descriptor(SPECIES, term.learned(SPECIES, frames)[0])
+    copper = bulk("Cu", cubic=True)
+    copper.rattle(0.1, seed=0)
+    n = found.inner.n_features
+    assert len(found._map_of(1, (1,))[0]) <= n / 2 < len(found._map_of(1, (0, 1))[0])
+    system = System.of([copper], term.r_cut)
+    mine = found.environments(system, slice(0, len(copper)))
+    assert mine.state.state.channels == (1,)
+    full = found.inner.soap.create(copper)
+    np.testing.assert_allclose(mine.state.x, full, atol=1e-9 * np.abs(full).max())
+    x = full @ found._maps[1]
+    np.testing.assert_allclose(mine.x[:, :-1], x, atol=1e-9 * np.abs(x).max())
+
+
+def test_derivatives_are_scattered_as_by_numpy(rng):
+    x, rows = rng.normal(size=(5, 7)), np.array([0, 2, 3])
+    for columns in (np.array([1, 4, 5]), np.arange(7)):
+        along, factor = rng.normal(size=(2, 3, len(columns))), rng.normal(size=(2, 3))
+        found = np.full((2, 5, 7), np.nan)
+        _compression.scatter(along, factor, x, rows, columns, found)
+        expected = np.full((2, 5, 7), np.nan)
+        expected[:, rows] = factor[:, :, None] * x[rows]
+        for m in range(2):
+            expected[m][np.ix_(rows, columns)] += along[m]
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("central_weight", [0.2, 1.0])

@@ -113,6 +113,15 @@ def test_monomials_come_by_prior_scale(degree):
     assert {tuple(row) for row in index} == {tuple(row) for row in all_monomials(4, degree)}
 
 
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_factors_are_roots_of_multinomial_coefficients(degree):
+    index = np.array(list(combinations_with_replacement(range(4), degree)))
+    counts = np.stack([(index == a).sum(axis=1) for a in range(4)], axis=1)
+    divisors = [math.prod(map(math.factorial, row)) for row in counts.tolist()]
+    expected = np.sqrt(math.factorial(degree) / np.array(divisors))
+    np.testing.assert_allclose(factors(index), expected, rtol=1e-15)
+
+
 def test_classes_share_monomials_by_scale_and_abundance():
     scales = np.array([0.8 ** np.arange(12), 0.8 ** np.arange(12), np.zeros(12)])
     one, two, none = choose_monomials(scales, np.array([1000, 10, 0]), 2, 60)

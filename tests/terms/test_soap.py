@@ -102,6 +102,45 @@ def test_vector_code_is_the_plain_loops(n_max, l_max, rng):
         np.testing.assert_allclose(vector, plain, rtol=1e-11, atol=1e-12 * np.abs(plain).max())
 
 
+@pytest.mark.parametrize("specialize", [False, True])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_members_are_moved_as_each_alone(compression, specialize, rng):
+    atoms = rattled_alloy(1, (2, 2, 1))  # more neighbors than are taken together
+    term = SOAPTerm(r_cut=5.0, n_max=5, l_max=3, compression=compression)
+    soap = SOAP(term, SPECIES, specialize=specialize)
+    pairs, batch = prepare(soap, atoms)
+    coefficients = soap.expansion(batch, 1, len(atoms))
+    cotangents = rng.normal(size=(3, len(atoms) - 1, soap.n_features))
+    found = np.ones((pairs.n_pairs, 3, 3))
+    soap.members_gradients(batch, 1, len(atoms), coefficients, cotangents, found)
+    for m, cotangent in enumerate(cotangents):
+        alone = np.ones((pairs.n_pairs, 3))
+        soap.pair_gradients(batch, 1, len(atoms), coefficients, cotangent, alone)
+        np.testing.assert_allclose(found[:, :, m], alone, atol=1e-12 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_what_is_left_out_for_absent_species_is_zero(compression, rng):
+    atoms = rattled_alloy(1, (1, 1, 1))
+    atoms.numbers[:] = np.resize((8, 29), len(atoms))
+    term = SOAPTerm(r_cut=4.5, n_max=3, l_max=2, compression=compression)
+    soap = SOAP(term, (8, 13, 29), specialize=False)
+    pairs, batch = prepare(soap, atoms)
+    channels = soap.present_channels(batch)
+    assert channels == ((0,) if compression == "mu2" else (0, 2))
+    coefficients = soap.expansion(batch, 0, len(atoms))
+    full = soap.features(coefficients)
+    np.testing.assert_array_equal(soap.features(coefficients, channels), full)
+    present = soap.present_features(channels)
+    assert (full[:, ~present] == 0).all()
+    assert (full[:, present] != 0).any(axis=0).all()
+    cotangent = rng.normal(size=full.shape)
+    found, expected = np.zeros((2, pairs.n_pairs, 3))
+    soap.pair_gradients(batch, 0, len(atoms), coefficients, cotangent, found, channels)
+    soap.pair_gradients(batch, 0, len(atoms), coefficients, cotangent, expected)
+    np.testing.assert_allclose(found, expected, atol=1e-13 * np.abs(expected).max())
+
+
 def gradients(soap, atoms):
     """Coefficients and pair gradients of some cotangent."""
     pairs, batch = prepare(soap, atoms)
