@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kernelpot.md.calculator import KernelPotCalculator
     from kernelpot.model.committee import Committee
     from kernelpot.model.suspects import Suspects
+    from kernelpot.plot.plots import Plots
 
 
 class KernelPotential(Estimator):
@@ -605,6 +606,13 @@ class KernelPotential(Estimator):
             n_threads=thread_count(n_threads),
             progress=progress,
         )
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: parity, calibration, uncertainty, dimers, scans, ...; see `Plots`."""
+        from kernelpot.plot.plots import Plots
+
+        return Plots(self)
 
     # ---- reports -------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import neighbor_list
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from kernelpot.data.distances import DistanceFacts
     from kernelpot.data.doctor import DataReport
 
@@ -264,6 +266,33 @@ class Dataset(Sequence[Frame]):
         from kernelpot.data.doctor import check_dataset
 
         return check_dataset(self)
+
+    def plot(self, quantity: str = "energy", *, axes: Axes | None = None) -> Axes:
+        """Draw what there is of each config type.
+
+        Parameters
+        ----------
+        quantity : {"energy", "forces", "pressure", "distances"}
+            Energies over the lowest of the same composition [eV/atom], lengths of forces
+            [eV/Å] or pressures [GPa], a row of points for each config type with its median;
+            or neighbors of each pair of species per distance (of 200 structures at most).
+        axes : matplotlib.axes.Axes, optional
+            What to draw on; by default a new figure of one panel.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there are no such labels.
+        """
+        from kernelpot.data.picture import draw_dataset
+
+        return draw_dataset(self, quantity, axes)
 
 
 def label_sources(data: Dataset) -> dict[str, dict[str, int]]:
