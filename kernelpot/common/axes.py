@@ -122,7 +122,7 @@ def points(axes: Axes, x: FloatArray, y: FloatArray, groups: Sequence[str], **st
     """
     shown, number = grouped(groups)
     chosen = np.arange(len(x))[evenly(len(x))]
-    size = 4.0 if len(chosen) < 500 else 2.5
+    size = 4.0 if len(chosen) < 5000 else 2.5
     for k, name in enumerate(shown):
         own = chosen[number[chosen] == k]
         look: dict[str, Any] = {

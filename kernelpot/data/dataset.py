@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ase import Atoms
 
+from kernelpot.common.cards import card, grid
 from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import neighbor_list
@@ -98,7 +99,7 @@ def is_isolated_name(config_type: str) -> bool:
     return config_type.lower().replace("_", "").replace("-", "") in _ISOLATED_NAMES
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frame(ComparesArrays):
     """One labelled structure.
 
@@ -227,6 +228,28 @@ class Dataset(Sequence[Frame]):
             f"Dataset({len(self)} frames, {self.n_atoms} atoms, "
             f"{'-'.join(self.symbols)}, {self.n_rows} labels)"
         )
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what there is of each config type."""
+        groups: dict[str, list[Frame]] = {}
+        for frame in self:
+            groups.setdefault(frame.config_type, []).append(frame)
+        rows = []
+        for name, frames in sorted(groups.items(), key=lambda item: -len(item[1])):
+            labels = (
+                sum(getattr(f, kind) is not None for f in frames)
+                for kind in ("energy", "forces", "virial")
+            )
+            sizes = sorted({len(f) for f in frames})
+            atoms = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+            rows.append([name, str(len(frames)), atoms, *map(str, labels)])
+        header = ["config type", "structures", "atoms each", "energies", "forces", "stresses"]
+        facts = [
+            ("species", ", ".join(self.symbols)),
+            ("structures", f"{len(self)}, {self.n_atoms} atoms"),
+            ("labels", str(self.n_rows)),
+        ]
+        return card("Dataset", facts, grid(header, rows))
 
     @property
     def n_atoms(self) -> int:
