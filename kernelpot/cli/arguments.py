@@ -18,6 +18,7 @@ EXAMPLES = {
     "--trajectory run.traj",
     "report": "kernelpot report model.kpot test.xyz -o report.html",
     "search": "kernelpot search train.xyz -o better.toml --budget 30min",
+    "import-gap": "kernelpot import-gap fit_gap.sh -o fit.toml",
     "info": "kernelpot info model.kpot --json -",
     "export": "kernelpot export model.kpot -o slim.kpot --slim",
 }
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_md(verbs)
     _add_report(verbs)
     _add_search(verbs)
+    _add_import_gap(verbs)
     _add_info(verbs)
     _add_export(verbs)
     for name, verb in verbs.choices.items():
@@ -227,6 +229,8 @@ def _add_report(verbs: Verbs) -> None:
         "data", nargs="+", metavar="DATA", help="labelled structures: files, patterns, file@index"
     )
     report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="file to write")
+    report.add_argument("--chemiscope", metavar="FILE.json.gz",
+        help="also write the map of environments for chemiscope (extra chemiscope)")  # fmt: skip
     _finish(report, "report")
 
 
@@ -240,6 +244,27 @@ def _add_search(verbs: Verbs) -> None:
     search.add_argument("--checkpoint", metavar="FILE.json", help="continue from, and write to")
     search.add_argument("--seed", type=int, default=0, help="of random choices")
     _finish(search, "search")
+
+
+def _add_import_gap(verbs: Verbs) -> None:
+    gap = verbs.add_parser("import-gap", help="a gap_fit command as a file for fit --config")
+    gap.description = (
+        "Translate a gap_fit command into the configuration of kernelpot fit that is nearest to "
+        "it. Every option that has no equivalent is named in a comment."
+    )
+    gap.add_argument(
+        "command", nargs="+", metavar="COMMAND",
+        help="the command in quotes, a file that holds it, or - for standard input",
+    )  # fmt: skip
+    gap.add_argument(
+        "-o", "--output", metavar="FILE.toml", help="file to write (default: standard output)"
+    )
+    gap.add_argument(
+        "--data", nargs="+", metavar="DATA",
+        help="training data, for species and volumes [Å^3] (default: at_file, if it is there)",
+    )  # fmt: skip
+    gap.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    gap.set_defaults(verb="import-gap")
 
 
 def _add_info(verbs: Verbs) -> None:

@@ -501,6 +501,7 @@ def _report(arguments: argparse.Namespace) -> None:
             data,
             arguments.output,
             title=f"{os.path.basename(arguments.model)} on {', '.join(arguments.data)}",
+            chemiscope=arguments.chemiscope,
             n_threads=arguments.threads,
             progress=bars,
         )
@@ -598,6 +599,44 @@ def _export(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _import_gap(arguments: argparse.Namespace) -> None:
+    from kernelpot.cli.from_gap import translate
+    from kernelpot.cli.gap_command import parse_gap_command
+    from kernelpot.data.reading import read_dataset
+
+    if arguments.output is not None:
+        check_writable(arguments.output)
+    text = " ".join(arguments.command)
+    if text == "-":
+        text = sys.stdin.read()
+    elif len(arguments.command) == 1 and os.path.isfile(text):
+        with open(text, encoding="utf-8") as stream:
+            text = stream.read()
+    elif "=" not in text:
+        raise ValueError(f"{text!r} is neither a gap_fit command nor a file that is there")
+    command = parse_gap_command(text)
+    paths = arguments.data
+    if paths is None:
+        named = command.options.get("at_file", command.options.get("atoms_filename", ""))
+        paths = [named] if os.path.isfile(named) else None
+    data = None
+    if paths is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of labels: the fit reads them, and says more
+            data = read_dataset(paths)
+    found = translate(command, data)
+    if arguments.output is not None:
+        write_text(arguments.output, found.to_toml())
+        print(
+            f"wrote {arguments.output}: {len(found.terms)} terms; {len(found.left)} options have "
+            "no line of their own and are named in its comments",
+            file=text_stream(arguments),
+        )
+    elif arguments.json != "-":
+        print(found.to_toml(), end="")
+    write_json(arguments, found.to_dict())
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from kernelpot.potential import load
 
@@ -615,6 +654,7 @@ _VERBS = {
     "md": _md,
     "report": _report,
     "search": _search,
+    "import-gap": _import_gap,
     "info": _info,
     "export": _export,
 }
