@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kernelpot._version import __version__
 
@@ -14,8 +14,7 @@ EXAMPLES = {
     "update": "kernelpot update model.kpot new.xyz -o better.kpot",
     "check": "kernelpot check train.xyz --forces-key dft_forces",
     "evaluate": "kernelpot evaluate model.kpot test.xyz -o predictions.xyz",
-    "md": "kernelpot md model.kpot start.xyz --ensemble nvt --temperature 600 --steps 5000 "
-    "--trajectory run.traj",
+    "md": "kernelpot md model.kpot start.xyz --ensemble nvt --temperature 600",
     "report": "kernelpot report model.kpot test.xyz -o report.html",
     "search": "kernelpot search train.xyz -o better.toml --budget 30min",
     "import-gap": "kernelpot import-gap fit_gap.sh -o fit.toml",
@@ -34,8 +33,23 @@ _KEYS = {
 }
 
 
+# What every help ends with.
+UNITS = "Units are eV, Å, eV/Å, and eV/Å^3 for stresses (ASE's sign), where nothing else is said."
+# Arguments that are files, by what their help calls them.
+_FILES = ("MODEL", "MODEL2", "NEW", "DATA", "STRUCTURE", "INPUT", "COMMAND", "FILE")
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help with defaults, where there are any."""
+    """Help with defaults, where there are any, and examples on one line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(
+            line
+            if line.startswith("  ")
+            else super(_Formatter, self)._fill_text(line, width, indent)
+            for line in lines
+        )
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         plain = action.default is None or action.default is False or action.required
@@ -57,6 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
         description="Gaussian-process interatomic potentials: fit, evaluate, run.",
     )
     parser.add_argument("--version", action="version", version=f"kernelpot {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=("bash", "zsh", "tcsh"), action=_PrintCompletion,
+        help="print what makes this shell complete the command (needs shtab)",
+    )  # fmt: skip
+    parser.epilog = (
+        "Start with: kernelpot quickstart, or kernelpot check YOUR_DATA.xyz. "
+        "Help on a verb: kernelpot VERB --help. Completion of words in bash: "
+        'eval "$(kernelpot --print-completion bash)"'
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_quickstart(verbs)
     _add_fit(verbs)
@@ -72,8 +95,33 @@ def build_parser() -> argparse.ArgumentParser:
     for name, verb in verbs.choices.items():
         verb.formatter_class = _Formatter
         verb.description = f"{verb.description or ''}".strip() or None
-        verb.epilog = f"example: {EXAMPLES[name]}"
+        verb.epilog = f"{UNITS}\nExample:\n  {EXAMPLES[name]}"
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Print what makes a shell complete the command, made by shtab."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
+    ) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.exit(2, "kernelpot: completion needs shtab: pip install shtab\n")
+        _complete_files(parser, shtab.FILE)
+        print(shtab.complete(parser, shell=values))
+        parser.exit(0)
+
+
+def _complete_files(parser: argparse.ArgumentParser, files: Any) -> None:
+    """Mark the arguments that are files."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                _complete_files(verb, files)
+        elif str(action.metavar or action.dest).upper().split(".")[0] in (*_FILES, "TRAIN"):
+            action.complete = files  # type: ignore[attr-defined]
 
 
 def _add_quickstart(verbs: Verbs) -> None:

@@ -303,6 +303,10 @@ def _sigmas(options: dict[str, str], data: Dataset | None, found: Translation) -
                 f"{name} must be groups of name:energy:force:virial:hessian, got {len(parts)} parts"
             )
         for k in range(0, len(parts), 5):
+            if data is not None and parts[k] not in data.config_types:
+                why = "the data have no such config type"
+                found.left.append(("", f"{name}, {parts[k]}", why))
+                continue
             group, values = parts[k], [numbers(part)[0] for part in parts[k + 1 : k + 5]]
             table = []
             for kind, line in _sigma_lines(values, name, _volume(data, group)):

@@ -138,7 +138,7 @@ def _options(words: list[str], where: str) -> dict[str, str]:
     """Options by name; a name alone is true, as for gap_fit."""
     found: dict[str, str] = {}
     for word in words:
-        name, equals, value = word.strip("\"'").partition("=")
+        name, equals, value = _bare(word).partition("=")
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ValueError(f"{word!r} in {where} is no option of the form name=value")
         found[name] = _bare(value) if equals else "T"

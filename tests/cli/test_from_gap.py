@@ -159,7 +159,7 @@ def test_the_command_line_writes_what_fit_reads(tmp_path, capsys):
     train, script, config = (str(tmp_path / n) for n in ("train.xyz", "fit.sh", "fit.toml"))
     ase.io.write(train, frames, format="extxyz")
     text = COMMANDS["silicon-2018"].replace("train_sigma.xyz", train)
-    text = text.replace("n_sparse=9000", "n_sparse=60").replace(
+    text = text.replace("n_sparse=9000", "n_sparse=200").replace(
         "l_max=12 n_max=10", "l_max=4 n_max=6"
     )
     (tmp_path / "fit.sh").write_text(text)
