@@ -29,8 +29,10 @@ _HOMES = {
     "OnTheFly": "learn.on_the_fly",
     "PairBaseline": "baseline.pairs",
     "Prediction": "model.prediction",
+    "ProgressBar": "common.progress",
     "LinearMap": "terms.linear_map",
     "PairTerm": "terms.pair",
+    "Plots": "plot.plots",
     "PolynomialSOAP": "terms.polynomial_soap",
     "SOAP": "terms.power_spectrum",
     "SOAPTerm": "terms.soap",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     )
     from kernelpot.baseline.pairs import PairBaseline
     from kernelpot.baseline.wall import Wall
+    from kernelpot.common.progress import ProgressBar
     from kernelpot.data.dataset import Dataset, Frame, LabelKeys
     from kernelpot.data.neighbors import NeighborList
     from kernelpot.data.reading import read_dataset
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from kernelpot.model.committee import Committee
     from kernelpot.model.errors import evaluate
     from kernelpot.model.prediction import Prediction
+    from kernelpot.plot.plots import Plots
     from kernelpot.potential import KernelPotential, load
     from kernelpot.safety.gate import VarianceGate
     from kernelpot.terms.acsf import ACSFTerm

@@ -3,71 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
-from ase.units import GPa
-from scipy.stats import spearmanr
 
 from kernelpot.common.types import FloatArray, Progress
-from kernelpot.data.dataset import Dataset, Frame
-from kernelpot.model.errors import coverage, evaluate
+from kernelpot.data.dataset import Dataset
+from kernelpot.model.errors import evaluate
 from kernelpot.model.prediction import Prediction, ReturnStd
+from kernelpot.plot.comparison import Parity, Reliability, parity, reliability
+from kernelpot.plot.environments import EnvironmentMap, environment_map
+from kernelpot.plot.scans import Curve, compression_curves, dimer_curves
 from kernelpot.potential import KernelPotential
-from kernelpot.report.curves import Curve, compression_curves, dimer_curves
 from kernelpot.safety.gate import NOTICEABLE, VarianceGate
 
-# Structures, and atoms of them, whose forces get a standard deviation (it costs some
-# hundred times a prediction).
-MAX_STD_STRUCTURES, MAX_STD_ATOMS = 60, 1000
-# Equally populated bins of the predicted standard deviation.
-N_BINS = 10
+# Structures shown for their energies, and for their forces; species that are mapped.
+N_WORST, MAX_MAPS = 3, 4
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """Predicted standard deviations of force components against errors.
+class WorstStructure:
+    """A structure with one of the largest errors.
 
     Attributes
     ----------
-    std, error : ndarray of shape (n,)
-        Predicted, and found [eV/Å].
-    bin_std, bin_rmse : ndarray of shape (n_bins,)
-        Root mean squares in bins of equal population.
-    spearman : float or None
-        Rank correlation of std and error of force vectors; None where one is constant.
-    n_structures : int
-    calibrated : bool
-        Whether the model's calibration has been applied.
+    index : int
+        In the data.
+    name, config_type : str
+    energy_error : float or None
+        Prediction less label [meV/atom].
+    force_error : float or None
+        Length of the largest error of a force [eV/Å].
+    atom : int or None
+        On which that acts.
     """
 
-    std: FloatArray
-    error: FloatArray
-    bin_std: FloatArray
-    bin_rmse: FloatArray
-    spearman: float | None
-    n_structures: int
-    calibrated: bool
-
-    @property
-    def coverage(self) -> dict[str, float]:
-        """Share of errors within one and two standard deviations."""
-        return {str(k): coverage(self.error, k * self.std) for k in (1, 2)}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, binned."""
-        return {
-            "n_structures": self.n_structures,
-            "n_components": len(self.std),
-            "calibrated": self.calibrated,
-            "spearman_forces": self.spearman,
-            "coverage": self.coverage,
-            "bin_std_ev_per_ang": self.bin_std.tolist(),
-            "bin_rmse_ev_per_ang": self.bin_rmse.tolist(),
-        }
+    index: int
+    name: str
+    config_type: str
+    energy_error: float | None
+    force_error: float | None
+    atom: int | None
 
 
 @dataclass(frozen=True)
@@ -78,11 +57,13 @@ class Diagnosis:
     ----------
     errors : dict
         Of `kernelpot.evaluate`.
-    parity : dict of kind to ndarray of shape (n, 2)
-        Label and prediction: energies over free atoms [eV/atom], force components
-        [eV/Å], stress components [GPa].
-    config_types : dict of kind to list of str
-        Of each row of `parity`.
+    by_species : dict of symbol to dict
+        Errors of force components on the atoms of a species: ``n_atoms``,
+        ``forces_mae_ev_per_ang``, ``forces_rmse_ev_per_ang``.
+    worst : list of WorstStructure
+        Those of the largest errors, of energies first.
+    parity : dict of kind to Parity
+        Labels and predictions.
     reliability : Reliability or None
         None without force labels.
     gated : dict
@@ -91,24 +72,30 @@ class Diagnosis:
     thresholds : dict of symbol to dict
         ``std_known``, ``width`` [eV].
     dimers, compressions : list of Curve
+    maps : list of EnvironmentMap
+        Of the species that can be mapped, most frequent first.
     notes : list of str
-        Curves that could not be made, and why.
+        Curves and maps that could not be made, and why.
     """
 
     errors: dict[str, Any]
-    parity: dict[str, FloatArray]
-    config_types: dict[str, list[str]]
+    by_species: dict[str, dict[str, Any]]
+    worst: list[WorstStructure]
+    parity: dict[str, Parity]
     reliability: Reliability | None
     gated: dict[str, Any]
     thresholds: dict[str, dict[str, float]]
     dimers: list[Curve]
     compressions: list[Curve]
+    maps: list[EnvironmentMap]
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the single labels."""
         return {
             "errors": self.errors,
+            "errors_by_species": self.by_species,
+            "worst": [asdict(found) for found in self.worst],
             "reliability": None if self.reliability is None else self.reliability.to_dict(),
             "gated": self.gated,
             "gate_thresholds_ev": self.thresholds,
@@ -145,18 +132,20 @@ def diagnose(
         If a structure has a species the model does not know, or is not sound.
     """
     remembering = _Remembering(potential)
-    errors = evaluate(remembering, data, n_threads=n_threads, progress=progress)
-    parity, config_types = _parity(potential, data, remembering.predictions)
+    errors = evaluate(remembering, data, n_threads=n_threads, progress=progress, local_std=True)
+    found = remembering.predictions
     notes: list[str] = []
     return Diagnosis(
         errors,
-        parity,
-        config_types,
-        _force_reliability(potential, data, n_threads=n_threads, progress=progress),
+        _by_species(data, found),
+        _worst(data, found),
+        parity(potential, data, found),
+        reliability(potential, data, n_threads=n_threads, progress=progress),
         _gated_atoms(potential, data, n_threads=n_threads, progress=progress),
         _thresholds(potential),
         dimer_curves(potential, notes, n_threads=n_threads),
         compression_curves(potential, data, notes, n_threads=n_threads),
+        _maps(potential, data, found, notes),
         notes,
     )
 
@@ -184,79 +173,63 @@ class _Remembering:
             yield found
 
 
-def _parity(
-    potential: KernelPotential, data: Dataset, predictions: Sequence[Prediction]
-) -> tuple[dict[str, FloatArray], dict[str, list[str]]]:
-    pairs: dict[str, list[FloatArray]] = {"energy": [], "forces": [], "stress": []}
-    types: dict[str, list[str]] = {kind: [] for kind in pairs}
+def _by_species(data: Dataset, predictions: Sequence[Prediction]) -> dict[str, dict[str, Any]]:
+    """Errors of force components on the atoms of each species."""
+    errors: dict[str, list[FloatArray]] = {}
     for frame, found in zip(data, predictions, strict=True):
-        known: dict[str, tuple[Any, Any]] = {}
-        if frame.energy is not None:
-            free = potential.model.e0.total(frame.atoms.numbers)
-            per_atom = [(e - free) / len(frame) for e in (frame.energy, found.energy)]
-            known["energy"] = (per_atom[0], per_atom[1])
         if frame.forces is not None:
-            known["forces"] = (frame.forces, found.forces)
-        if frame.virial is not None and found.stress is not None:
-            label = -frame.virial / frame.atoms.get_volume()
-            known["stress"] = (label / GPa, found.stress / GPa)
-        for kind, (label, predicted) in known.items():
-            rows = np.stack([np.ravel(label), np.ravel(predicted)], axis=1)
-            pairs[kind].append(rows)
-            types[kind] += [frame.config_type] * len(rows)
-    return {k: np.concatenate(v) for k, v in pairs.items() if v}, {
-        k: v for k, v in types.items() if v
-    }
+            wrong = found.forces - frame.forces
+            for z in np.unique(frame.atoms.numbers):
+                errors.setdefault(chemical_symbols[z], []).append(wrong[frame.atoms.numbers == z])
+    result = {}
+    for symbol, parts in sorted(errors.items()):
+        wrong = np.concatenate(parts)
+        result[symbol] = {
+            "n_atoms": len(wrong),
+            "forces_mae_ev_per_ang": float(np.abs(wrong).mean()),
+            "forces_rmse_ev_per_ang": float(np.sqrt(np.mean(wrong**2))),
+        }
+    return result
 
 
-def _force_reliability(
-    potential: KernelPotential,
-    data: Dataset,
-    *,
-    n_threads: int | None = None,
-    progress: Progress | None = None,
-) -> Reliability | None:
-    """Compare force errors with predicted standard deviations, on some of the structures.
+def _worst(data: Dataset, predictions: Sequence[Prediction]) -> list[WorstStructure]:
+    """Structures of the largest errors of the energy per atom, and of a force."""
+    all_of_them = []
+    for index, (frame, found) in enumerate(zip(data, predictions, strict=True)):
+        energy = force = atom = None
+        if frame.energy is not None:
+            energy = 1e3 * (found.energy - frame.energy) / len(frame)
+        if frame.forces is not None:
+            lengths = np.linalg.norm(found.forces - frame.forces, axis=1)
+            atom = int(np.argmax(lengths))
+            force = float(lengths[atom])
+        all_of_them.append(
+            WorstStructure(index, frame.name, frame.config_type, energy, force, atom)
+        )
+    of_energy = [w for w in all_of_them if w.energy_error is not None]
+    of_forces = [w for w in all_of_them if w.force_error is not None]
+    chosen = [
+        *sorted(of_energy, key=lambda w: -abs(w.energy_error or 0.0))[:N_WORST],
+        *sorted(of_forces, key=lambda w: -(w.force_error or 0.0))[:N_WORST],
+    ]
+    return list({w.index: w for w in chosen}.values())
 
-    None without force labels.
-    """
-    labelled = [f for f in data if f.forces is not None and len(f) > 1]
-    # evenly over the data, config types come in runs
-    chosen: list[Frame] = []
-    n_atoms = 0
-    for frame in labelled[:: max(1, len(labelled) // MAX_STD_STRUCTURES)]:
-        if n_atoms + len(frame) <= MAX_STD_ATOMS or not chosen:
-            chosen.append(frame)
-            n_atoms += len(frame)
-    if not chosen:
-        return None
-    calibrated = potential.model.calibration is not None
-    stds, errors = [], []
-    for done, frame in enumerate(chosen):
-        found = potential.predict(frame.atoms, return_std=True, n_threads=n_threads)
-        assert frame.forces is not None
-        assert found.forces_std is not None
-        stds.append(found.forces_std)
-        errors.append(found.forces - frame.forces)
-        if progress is not None:
-            progress("standard deviations", done + 1, len(chosen))
-    std_nc, error_nc = np.concatenate(stds), np.concatenate(errors)
-    lengths = [np.linalg.norm(values, axis=1) for values in (std_nc, error_nc)]
-    varied = all(len(v) > 2 and np.ptp(v) > 0 for v in lengths)
-    # components without uncertainty are zero by symmetry
-    used = std_nc > 1e-3 * np.sqrt(np.mean(std_nc**2))
-    flat, wrong = std_nc[used], error_nc[used]
-    order = np.argsort(flat, kind="stable")
-    bins = [b for b in np.array_split(order, N_BINS) if len(b)]
-    return Reliability(
-        flat,
-        wrong,
-        np.array([np.sqrt(np.mean(flat[b] ** 2)) for b in bins]),
-        np.array([np.sqrt(np.mean(wrong[b] ** 2)) for b in bins]),
-        float(spearmanr(*lengths).statistic) if varied else None,
-        len(chosen),
-        calibrated,
-    )
+
+def _maps(
+    potential: KernelPotential, data: Dataset, predictions: Sequence[Prediction], notes: list[str]
+) -> list[EnvironmentMap]:
+    """Maps of the environments of the most frequent species."""
+    stds = [found.energies_std for found in predictions]
+    assert all(std is not None for std in stds)
+    known = [std for std in stds if std is not None]
+    counts = {z: sum(int(np.sum(f.atoms.numbers == z)) for f in data) for z in data.species}
+    maps = []
+    for z in sorted(counts, key=lambda z: -counts[z])[:MAX_MAPS]:
+        try:
+            maps.append(environment_map(potential.model, data, number=z, stds=known))
+        except ValueError as error:
+            notes.append(f"no map of {chemical_symbols[z]}: {error}")
+    return maps
 
 
 def _thresholds(potential: KernelPotential) -> dict[str, dict[str, float]]:
