@@ -22,6 +22,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
     "myst_nb",
+    "sphinxarg.ext",
     "sphinx_copybutton",
     "sphinx_design",
     "pages",  # _ext/pages.py: what is written from the code
@@ -32,7 +33,7 @@ nb_execution_mode = "off"
 nb_mime_priority_overrides = [("html", "text/html", 0)]
 myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
