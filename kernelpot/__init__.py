@@ -27,6 +27,7 @@ _HOMES = {
     "Prediction": "model.prediction",
     "LinearMap": "terms.linear_map",
     "PairTerm": "terms.pair",
+    "Plots": "plot.plots",
     "PolynomialSOAP": "terms.polynomial_soap",
     "SOAP": "terms.power_spectrum",
     "SOAPTerm": "terms.soap",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from kernelpot.model.committee import Committee
     from kernelpot.model.errors import evaluate
     from kernelpot.model.prediction import Prediction
+    from kernelpot.plot.plots import Plots
     from kernelpot.potential import KernelPotential, load
     from kernelpot.safety.gate import VarianceGate
     from kernelpot.terms.linear_map import LinearMap

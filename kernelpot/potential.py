@@ -13,6 +13,7 @@ from ase import Atoms
 
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.common.caller import warn_user
+from kernelpot.common.cards import card
 from kernelpot.common.estimator import Estimator
 from kernelpot.common.parallel import single_blas_thread, thread_count
 from kernelpot.common.types import FloatArray, Progress
@@ -24,7 +25,7 @@ from kernelpot.model import file
 from kernelpot.model.fitted import FittedModel
 from kernelpot.model.prediction import Prediction, ReturnStd
 from kernelpot.model.self_test import SelfTest
-from kernelpot.model.summary import summary_text
+from kernelpot.model.summary import summary_card, summary_text
 from kernelpot.safety.gate import VarianceGate, as_gate
 from kernelpot.terms.base import Term
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kernelpot.md.calculator import KernelPotCalculator
     from kernelpot.model.committee import Committee
     from kernelpot.model.suspects import Suspects
+    from kernelpot.plot.plots import Plots
 
 
 class KernelPotential(Estimator):
@@ -606,6 +608,13 @@ class KernelPotential(Estimator):
             progress=progress,
         )
 
+    @property
+    def plot(self) -> Plots:
+        """Pictures: parity, calibration, uncertainty, dimers, scans, ...; see `Plots`."""
+        from kernelpot.plot.plots import Plots
+
+        return Plots(self)
+
     # ---- reports -------------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
@@ -628,6 +637,15 @@ class KernelPotential(Estimator):
             Text with units, to be printed.
         """
         return summary_text(self.describe(), self.model.baseline)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook the parameters given, and what was fitted."""
+        if not hasattr(self, "fitted_"):
+            given = [(name, repr(value)) for name, value in self._changed().items()]
+            return card(
+                "KernelPotential, not fitted yet", given or [("parameters", "all by default")]
+            )
+        return summary_card(self.describe(), self.summary())
 
     # ---- file ----------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Equality of data classes that hold arrays."""
+"""Equality and display of data classes that hold arrays."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class ComparesArrays:
-    """A data class (with ``eq=False``) that equals another one if all its values do.
+    """A data class (with ``eq=False, repr=False``) that equals another one if all its values do.
 
     Arrays are equal if shapes and numbers are, NaN with NaN; fields with ``compare=False`` play
-    no part.
+    no part. Its text shows large arrays by their shapes.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -23,6 +23,26 @@ class ComparesArrays:
             return NotImplemented
         compared = [f.name for f in fields(self) if f.compare]  # type: ignore[arg-type]
         return all(_same(getattr(self, name), getattr(other, name)) for name in compared)
+
+    def __repr__(self) -> str:
+        """Show what is there, arrays by their shapes."""
+        shown = []
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            if f.repr and not (
+                value is None or (isinstance(value, (dict, tuple, str)) and not value)
+            ):
+                shown.append(f"{f.name}={_short(value)}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _short(value: Any) -> str:
+    """Numbers to four digits, arrays of more than one by their shape."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"<{' x '.join(map(str, value.shape))}>"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.7g}"
+    return repr(value)
 
 
 def _same(one: Any, two: Any) -> bool:

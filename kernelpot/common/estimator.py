@@ -71,14 +71,18 @@ class Estimator:
 
     def __repr__(self) -> str:
         """Show the parameters that differ from their defaults."""
+        changed = [f"{name}={value!r}" for name, value in self._changed().items()]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _changed(self) -> dict[str, Any]:
+        """Parameters that differ from their defaults."""
         defaults = self._defaults()
         # by their text: arrays and structures have no single answer to ==
-        changed = [
-            f"{name}={value!r}"
+        return {
+            name: value
             for name, value in self.get_params().items()
             if repr(value) != repr(defaults[name])
-        ]
-        return f"{type(self).__name__}({', '.join(changed)})"
+        }
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a fit (or a model was loaded)."""

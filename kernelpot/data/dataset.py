@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 from ase import Atoms
 
+from kernelpot.common.cards import card, grid
 from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import neighbor_list
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from kernelpot.data.distances import DistanceFacts
     from kernelpot.data.doctor import DataReport
 
@@ -96,7 +99,7 @@ def is_isolated_name(config_type: str) -> bool:
     return config_type.lower().replace("_", "").replace("-", "") in _ISOLATED_NAMES
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frame(ComparesArrays):
     """One labelled structure.
 
@@ -226,6 +229,28 @@ class Dataset(Sequence[Frame]):
             f"{'-'.join(self.symbols)}, {self.n_rows} labels)"
         )
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook what there is of each config type."""
+        groups: dict[str, list[Frame]] = {}
+        for frame in self:
+            groups.setdefault(frame.config_type, []).append(frame)
+        rows = []
+        for name, frames in sorted(groups.items(), key=lambda item: -len(item[1])):
+            labels = (
+                sum(getattr(f, kind) is not None for f in frames)
+                for kind in ("energy", "forces", "virial")
+            )
+            sizes = sorted({len(f) for f in frames})
+            atoms = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+            rows.append([name, str(len(frames)), atoms, *map(str, labels)])
+        header = ["config type", "structures", "atoms each", "energies", "forces", "stresses"]
+        facts = [
+            ("species", ", ".join(self.symbols)),
+            ("structures", f"{len(self)}, {self.n_atoms} atoms"),
+            ("labels", str(self.n_rows)),
+        ]
+        return card("Dataset", facts, grid(header, rows))
+
     @property
     def n_atoms(self) -> int:
         """Atoms in all frames."""
@@ -264,6 +289,33 @@ class Dataset(Sequence[Frame]):
         from kernelpot.data.doctor import check_dataset
 
         return check_dataset(self)
+
+    def plot(self, quantity: str = "energy", *, axes: Axes | None = None) -> Axes:
+        """Draw what there is of each config type.
+
+        Parameters
+        ----------
+        quantity : {"energy", "forces", "pressure", "distances"}
+            Energies over the lowest of the same composition [eV/atom], lengths of forces
+            [eV/Å] or pressures [GPa], a row of points for each config type with its median;
+            or neighbors of each pair of species per distance (of 200 structures at most).
+        axes : matplotlib.axes.Axes, optional
+            What to draw on; by default a new figure of one panel.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there are no such labels.
+        """
+        from kernelpot.data.picture import draw_dataset
+
+        return draw_dataset(self, quantity, axes)
 
 
 def label_sources(data: Dataset) -> dict[str, dict[str, int]]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 REACH = 4.0
 # Structures whose nearest neighbors tell the length of bonds.
 SAMPLED_FRAMES = 200
+# Of the sum of covalent radii: the longest distance of closest approach, and that of a pair that
+# the data do not have.
+LONGEST_CONTACT, UNSEEN_CONTACT = 0.95, 0.8
 
 
 @dataclass(frozen=True)
@@ -88,5 +91,26 @@ def contact_distances(data: Dataset, species: Sequence[int]) -> dict[Pair, float
             if a <= b:
                 touching = float(covalent_radii[a] + covalent_radii[b])
                 seen = shortest.get((a, b))
-                result[a, b] = 0.8 * touching if seen is None else min(seen, 0.95 * touching)
+                result[a, b] = (
+                    UNSEEN_CONTACT * touching
+                    if seen is None
+                    else min(seen, LONGEST_CONTACT * touching)
+                )
     return result
+
+
+def is_seen(pair: Pair, contact: float) -> bool:
+    """Whether a distance of `contact_distances` was found in the data, not put in for none.
+
+    Parameters
+    ----------
+    pair : (Z, Z')
+    contact : float
+        [Å].
+
+    Returns
+    -------
+    bool
+    """
+    touching = float(covalent_radii[pair[0]] + covalent_radii[pair[1]])
+    return not np.isclose(contact, UNSEEN_CONTACT * touching, rtol=1e-9, atol=0.0)

@@ -19,6 +19,7 @@ from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa, bar
 
+from kernelpot.common.cards import card, folded
 from kernelpot.common.types import FloatArray
 from kernelpot.data.consistency import compare_labels, is_tested, label_warnings
 from kernelpot.data.dataset import Dataset, Frame, is_isolated_name, label_sources
@@ -43,7 +44,7 @@ _DECIMALS = 5
 _OUTLIER = 12.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DataReport:
     """Result of `Dataset.check`.
 
@@ -61,6 +62,22 @@ class DataReport:
     def to_dict(self) -> dict[str, Any]:
         """Facts and warnings as plain data."""
         return {**self.facts, "warnings": list(self.warnings)}
+
+    def __repr__(self) -> str:
+        """Say how much was looked at, and whether to look closer."""
+        return (
+            f"DataReport({self.facts['n_structures']} structures, {len(self.warnings)} warnings; "
+            "print it for all)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook, warnings first."""
+        facts = [("warning", text) for text in self.warnings] or [("warnings", "none")]
+        return card(
+            f"{self.facts['n_structures']} structures, {self.facts['n_rows']} labels",
+            facts,
+            folded("all that was found", str(self)),
+        )
 
     def __str__(self) -> str:
         """Readable in a terminal."""

@@ -226,6 +226,13 @@ class OnTheFly:
             self._write_model()
         self._take_calculator()
 
+    def __repr__(self) -> str:
+        """Say how far the run is."""
+        return (
+            f"OnTheFly({self.atoms.get_chemical_formula()}, step {self.step}, "
+            f"{len(self.data)} structures, in {self.folder!r})"
+        )
+
     @property
     def n_calls(self) -> int:
         """Calls of the reference so far."""

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
 
 from kernelpot.common.caller import warn_user
+from kernelpot.common.cards import card
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList, SkinList
 from kernelpot.data.soundness import check_cell
@@ -188,6 +190,37 @@ class KernelPotCalculator(Calculator):
         tested = self.model.self_test
         if tested is not None and not tested.passed:
             warn_user(tested.verdict, UnsafePotentialWarning)
+
+    def __repr__(self) -> str:
+        """Say of which species it is, and what it was told."""
+        return f"KernelPotCalculator({', '.join(f'{k} {v}' for k, v in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook, with what it has computed last."""
+        facts = self._facts()
+        tested = self.model.self_test
+        if tested is not None:
+            facts.append(("self-test", tested.verdict))
+        facts.append(("evaluations", str(self.n_evaluations)))
+        if self.results:
+            facts.append(("has computed", ", ".join(self.results)))
+        if self.uncertainty:
+            facts.append(("and", ", ".join(self.uncertainty)))
+        return card("KernelPotCalculator", facts)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Names and values with units."""
+        net = "off" if self._gate is None else "on"
+        if self._gate is not None:
+            net += f" ({self._gate!r})" if self._gate != VarianceGate() else ""
+        facts = [
+            ("for", ", ".join(chemical_symbols[z] for z in self.model.species)),
+            ("cutoff", f"{self.model.r_cut:.2f} Å"),
+            ("safety net", net),
+        ]
+        if self._with_std:
+            facts.append(("local std", "with every evaluation"))
+        return facts
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Change parameters; results are dropped if they depend on them.

@@ -61,7 +61,7 @@ def energy_drift(times: FloatArray, energies: FloatArray, n_blocks: int = 10) ->
     return float(slope * (times[-1] - times[0]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dynamics:
     """A finished run, or the part of one that was stopped.
 
@@ -85,6 +85,16 @@ class Dynamics:
     n_steps: int
     ensemble: str
     fastest_period: float | None = None
+
+    def __repr__(self) -> str:
+        """Say how long it ran, and how hot."""
+        found = self.summary()
+        hot = found["mean_temperature_k"]
+        at = "" if hot is None else f", {hot:.0f} K"
+        return (
+            f"Dynamics({self.ensemble}, {len(self.atoms)} atoms, {self.n_steps} steps, "
+            f"{found['time_ps']:.3g} ps{at})"
+        )
 
     def summary(self) -> dict[str, Any]:
         """Drift, temperature and uncertainty in numbers; None for what is not known."""

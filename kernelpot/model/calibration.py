@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import BoolArray, FloatArray, IntArray
 
 # Coverages whose quantiles are kept; others are interpolated.
@@ -485,8 +486,8 @@ class Calibration:
         return cls(models, int(data["n_structures"]), float(data["spread"]), beyond)
 
 
-@dataclass(frozen=True)
-class Interval:
+@dataclass(frozen=True, eq=False, repr=False)
+class Interval(ComparesArrays):
     """Half-widths of calibrated intervals; None where the prediction has no std.
 
     Attributes

@@ -9,7 +9,9 @@ from typing import Generic, TypeVar, overload
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
+from kernelpot.common.cards import card
 from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray
@@ -22,7 +24,7 @@ from kernelpot.model.fitted import FittedModel
 Potential = TypeVar("Potential")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CommitteePrediction(ComparesArrays):
     """What each member of a committee predicts for one structure.
 
@@ -101,6 +103,23 @@ class Committee(Sequence[Potential], Generic[Potential]):
     @cached_property
     def _members(self) -> Members:
         return Members(self._model.design, self._weights, self._model.local.tails)
+
+    def __repr__(self) -> str:
+        """Say how many they are, and of what."""
+        symbols = ", ".join(chemical_symbols[z] for z in self._model.species)
+        return f"Committee({len(self)} potentials for {symbols})"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        model = self._model
+        spread = "as errors are" if model.calibration is not None else "NOT calibrated"
+        facts = [
+            ("species", ", ".join(chemical_symbols[z] for z in model.species)),
+            ("weights of each", str(self._weights.shape[1])),
+            ("spread", spread),
+            ("use", "committee.predict(atoms); committee[0].calculator()"),
+        ]
+        return card(f"Committee of {len(self)} potentials drawn from the posterior", facts)
 
     def __len__(self) -> int:
         """Return the number of members."""

@@ -9,6 +9,8 @@ import numpy as np
 from ase import Atoms
 from ase.units import GPa
 
+from kernelpot.common.cards import card, grid
+from kernelpot.common.tables import number
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Frame, LabelKeys
 from kernelpot.data.reading import read_dataset
@@ -33,6 +35,22 @@ class Predictor(Protocol):
 
 class Errors(dict[str, Any]):
     """What `evaluate` found: a dict, with a table of it."""
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook the errors of all structures and of each config type."""
+        columns = {
+            "n_structures": ("structures", 0),
+            "energy_mae_mev_per_atom": ("energy MAE [meV/atom]", 2),
+            "energy_rmse_mev_per_atom": ("RMSE", 2),
+            "forces_mae_ev_per_ang": ("force MAE [eV/Å]", 4),
+            "forces_rmse_ev_per_ang": ("RMSE", 4),
+            "stress_mae_gpa": ("stress MAE [GPa]", 3),
+        }
+        rows = [
+            [name, *(number(found[key], digits) for key, (_, digits) in columns.items())]
+            for name, found in {"all": self, **self["by_config_type"]}.items()
+        ]
+        return card("Errors", (), grid(["", *(name for name, _ in columns.values())], rows))
 
     def to_frame(self) -> Any:
         """Errors of all structures and of each config type as a table.

@@ -8,7 +8,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from ase.data import chemical_symbols
+from ase.units import GPa
 
+from kernelpot.common.cards import card, grid
 from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import BoolArray, FloatArray, IntArray
 from kernelpot.model.calibration import Calibration, Interval
@@ -16,7 +19,7 @@ from kernelpot.model.calibration import Calibration, Interval
 ReturnStd = bool | Literal["local"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PosteriorStd(ComparesArrays):
     r"""Standard deviations of the posterior of one structure, in its parts.
 
@@ -62,7 +65,7 @@ class PosteriorStd(ComparesArrays):
     energies_novelty: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction(ComparesArrays):
     r"""Energy, forces and stress of a structure, with uncertainty where asked for.
 
@@ -160,6 +163,48 @@ class Prediction(ComparesArrays):
             )
         return self.find_posterior()
 
+    def __repr__(self) -> str:
+        """Say what was predicted in one line."""
+        return f"Prediction({', '.join(f'{name} {value}' for name, value in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook, atom by atom."""
+        columns: dict[str, list[str]] = {}
+        if self.numbers is not None:
+            columns["atom"] = [f"{chemical_symbols[z]} {k}" for k, z in enumerate(self.numbers)]
+        columns["energy [eV]"] = _with_std(self.energies, self.energies_std, 4)
+        std = None if self.forces_std is None else np.linalg.norm(self.forces_std, axis=1)
+        columns["force [eV/Å]"] = _with_std(np.linalg.norm(self.forces, axis=1), std, 4)
+        if self.penalty is not None:
+            columns["penalty of the net [eV]"] = [f"{p:.4f}" for p in self.penalty]
+        if self.outside is not None:
+            columns["outside the data"] = ["yes" if out else "" for out in self.outside]
+        rows = list(zip(*columns.values(), strict=True))
+        return card("Prediction", self._facts(), grid(list(columns), rows, at_most=12))
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Names and values with units."""
+        energy = _with_std([self.energy], [self.energy_std], 5)[0]
+        facts = [("energy", f"{energy} eV"), ("of", f"{len(self.energies)} atoms")]
+        if len(self.forces):
+            worst = int(np.argmax(np.linalg.norm(self.forces, axis=1)))
+            facts.append(
+                ("largest force", f"{np.linalg.norm(self.forces[worst]):.4f} eV/Å on atom {worst}")
+            )
+        if self.stress is not None:
+            facts.append(("pressure", f"{-float(self.stress[:3].mean()) / GPa:.3f} GPa"))
+        if self.forces_std is not None:
+            facts.append(("largest std of a force", f"{float(self.forces_std.max()):.4f} eV/Å"))
+        if self.energies_std is not None:
+            facts.append(("largest local std", f"{float(self.energies_std.max()):.4f} eV"))
+        if self.outside is not None:
+            facts.append(("outside the data", f"{int(self.outside.sum())} atoms"))
+        if self.penalty is not None:
+            facts.append(("raised by the net", f"{float(self.penalty.sum()):.4f} eV"))
+        if self.energies_std is not None and self.calibration is None:
+            facts.append(("standard deviations", "NOT calibrated"))
+        return facts
+
     def __getstate__(self) -> dict[str, Any]:
         """Fields, without the way back to the model."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"find_posterior": None}
@@ -217,6 +262,16 @@ class Prediction(ComparesArrays):
                 factor = found.half_width(kind, level)
             widths[kind] = None if std is None or factor is None else factor * std
         return Interval(level, **widths)
+
+
+def _with_std(values: Any, stds: Any, digits: int) -> list[str]:
+    """Numbers, with their standard deviations where there are any."""
+    if stds is None:
+        stds = [None] * len(values)
+    return [
+        f"{value:.{digits}f}" if std is None else f"{value:.{digits}f} ± {std:.{digits}f}"
+        for value, std in zip(values, stds, strict=True)
+    ]
 
 
 # Fields that lead to the model.

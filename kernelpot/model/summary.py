@@ -8,6 +8,7 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from kernelpot.baseline.reference import BaselineTerm
+from kernelpot.common.cards import card, folded
 from kernelpot.common.tables import number, table
 from kernelpot.data.label_names import choices, lost_labels
 from kernelpot.model.self_test import SelfTest
@@ -129,6 +130,77 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         lines += [f"  - {note}" for note in training["notes"]]
     lines += ["", f"Errors on {training['errors_of']}:", error_table(training["errors"])]
     return "\n".join(lines)
+
+
+def summary_facts(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What to know first of a model (`KernelPotential.describe`), as names and values.
+
+    Parameters
+    ----------
+    model : mapping
+
+    Returns
+    -------
+    list of (str, str)
+    """
+    training, tested = model["training"], model["self_test"]
+    facts = [("warning", sentence) for sentence in training.get("shortcomings", ())]
+    facts += [
+        ("species", ", ".join(model["species"])),
+        ("cutoff", f"{model['r_cut']:.2f} Å"),
+        (
+            "fitted to",
+            f"{training['n_structures']} structures, {training['n_atoms']} atoms, "
+            f"{training['n_rows']} labels",
+        ),
+        (
+            "noise",
+            f"energy {1e3 * model['sigma_energy']:.2f} meV per atom, "
+            f"forces {model['sigma_forces']:.4f} eV/Å, stress {model['sigma_stress']:.4f} eV/Å^3",
+        ),
+    ]
+    for t, term in enumerate(model["terms"]):
+        n = ", ".join(f"{symbol} {count}" for symbol, count in term["n_sparse"].items())
+        facts.append((f"term {t}", f"{term['description'][0]}; sparse points: {n}"))
+    named = [term["kind"] for term in model["baseline"]]
+    facts.append(("baseline", ", ".join(named) if named else "none"))
+    errors = training["errors"]
+    if errors:
+        found = [
+            f"{name} {number(errors[key], digits)} {unit}"
+            for name, key, digits, unit in (
+                ("energy", "energy_mae_mev_per_atom", 2, "meV/atom"),
+                ("forces", "forces_mae_ev_per_ang", 4, "eV/Å"),
+                ("stress", "stress_mae_gpa", 3, "GPa"),
+            )
+            if errors.get(key) is not None
+        ]
+        facts.append((f"mean absolute errors on {training['errors_of']}", ", ".join(found)))
+    facts.append(
+        (
+            "standard deviations",
+            "NOT calibrated" if model["calibration"] is None else "those of errors (calibrated)",
+        )
+    )
+    facts.append(("self-test", "not made" if tested is None else tested["verdict"]))
+    return facts
+
+
+def summary_card(model: Mapping[str, Any], text: str) -> str:
+    """Show a model (`KernelPotential.describe`) in a notebook.
+
+    Parameters
+    ----------
+    model : mapping
+    text : str
+        Its whole summary, to be folded away.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return card("KernelPotential", summary_facts(model), folded("summary", text))
 
 
 def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, overload
 import numpy as np
 from ase.units import GPa
 
+from kernelpot.common.cards import card, grid
 from kernelpot.common.parallel import map_in_order
 from kernelpot.common.tables import table
 from kernelpot.common.types import KINDS, Progress
@@ -118,6 +119,21 @@ class Suspects(Sequence[Suspect]):
     def __iter__(self) -> Iterator[Suspect]:
         """Iterate from the worst."""
         return iter(self._ranked)
+
+    def __repr__(self) -> str:
+        """Say how many stand out."""
+        return f"Suspects({len(self)} frames, {len(self.flagged)} flagged; print them for a table)"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook the frames flagged, or the worst three."""
+        rows = [
+            [s.name, s.config_type, f"{s.score:.1f}", s.describe()]
+            for s in (self.flagged or self._ranked[:3])
+        ]
+        title = f"{len(self.flagged)} of {len(self)} frames contradict the rest"
+        if not self.flagged:
+            title += "; the worst"
+        return card(title, (), grid(["frame", "config type", "score", "what"], rows))
 
     def __str__(self) -> str:
         """Table of the frames flagged (of the three worst if there are none)."""

@@ -9,19 +9,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kernelpot._version import __version__
 from kernelpot.common.files import write_text
-from kernelpot.common.types import FloatArray, Progress
+from kernelpot.common.types import Progress
 from kernelpot.data.dataset import LabelKeys
 from kernelpot.data.doctor import check_dataset
 from kernelpot.data.reading import read_dataset
-from kernelpot.model.errors import reliability
+from kernelpot.plot import draw
+from kernelpot.plot.comparison import Reliability
 from kernelpot.potential import KernelPotential
-from kernelpot.report.curves import Curve
-from kernelpot.report.diagnosis import Diagnosis, Reliability, diagnose
-from kernelpot.safety.gate import NOTICEABLE
+from kernelpot.report.diagnosis import Diagnosis, diagnose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,9 +142,9 @@ def _parity_section(diagnosis: Diagnosis) -> str:
     kinds = list(diagnosis.parity)
     figure = _figure(4.5 * len(kinds), 4.3)
     for axes, kind in zip(_row(figure, len(kinds)), kinds, strict=True):
-        _draw_parity(axes, kind, diagnosis.parity[kind], diagnosis.config_types[kind])
+        draw.draw_parity(axes, diagnosis.parity[kind])
     words = "Energies are relative to free atoms. Every label is drawn"
-    most = max(map(len, diagnosis.parity.values()))
+    most = max(len(found.label) for found in diagnosis.parity.values())
     words += f", of more than {MAX_DRAWN} an even choice." if most > MAX_DRAWN else "."
     return _heading("Predictions against labels") + _text(words) + _image(figure, "parity")
 
@@ -158,23 +155,8 @@ def _reliability_section(found: Reliability | None) -> str:
         return heading + _text("The data have no forces to judge the standard deviations by.")
     figure = _figure(9.5, 4.3)
     left, right = _row(figure, 2)
-    error = np.abs(found.error)
-    drawn = slice(None, None, 1 + len(error) // MAX_DRAWN)
-    left.loglog(
-        found.std[drawn], np.maximum(error[drawn], 1e-6), ".", markersize=2, color="tab:gray"
-    )
-    left.loglog(found.bin_std, found.bin_rmse, "o-", label="root mean square error")
-    left.loglog(found.bin_std, found.bin_std, "k-", linewidth=0.7, label="std = error")
-    left.set(
-        xlabel="predicted std [eV/Å]",
-        ylabel="error of a force component [eV/Å]",
-        ylim=(max(1e-5, 0.01 * float(found.bin_rmse.min())), 2 * float(error.max()) + 1e-12),
-    )
-    left.legend()
-    promised, covered = reliability(found.error, found.std)
-    right.plot(promised, covered, "o-")
-    right.plot([0, 1], [0, 1], "k-", linewidth=0.7)
-    right.set(xlabel="promised coverage", ylabel="errors within the interval")
+    draw.draw_uncertainty(left, found)
+    draw.draw_calibration(right, found)
     rank = "" if found.spearman is None else f"; rank correlation {found.spearman:.2f}"
     words = (
         f"{'Calibrated' if found.calibrated else 'Uncalibrated'} standard deviations of force "
@@ -212,10 +194,7 @@ def _gate_section(diagnosis: Diagnosis) -> str:
 
 def _curves_section(diagnosis: Diagnosis) -> str:
     parts = [_heading("Beyond the data")]
-    for curves, x_label, y_label, name in (
-        (diagnosis.dimers, "distance [Å]", "energy of the dimer [eV]", "dimers"),
-        (diagnosis.compressions, "linear factor", "energy [eV/atom]", "compressed"),
-    ):
+    for curves, name in ((diagnosis.dimers, "dimers"), (diagnosis.compressions, "compressed")):
         if curves:
             n_rows = -(-len(curves) // 3)
             figure = _figure(4.2 * min(3, len(curves)), 3.6 * n_rows)
@@ -223,7 +202,7 @@ def _curves_section(diagnosis: Diagnosis) -> str:
             for axes in panels[len(curves) :]:
                 axes.set_axis_off()
             for axes, curve in zip(panels, curves, strict=False):
-                _draw_curve(axes, curve, x_label, y_label)
+                draw.draw_curve(axes, curve)
             parts += [_table(["", "energy inward of the data"], [
                 [c.name, {True: "rises throughout", False: "FALLS somewhere", None: "not known"}[
                     c.repulsive]] for c in curves
@@ -264,39 +243,6 @@ def _figure(width: float, height: float) -> Figure:
 
 def _row(figure: Figure, n: int) -> list[Axes]:
     return list(figure.subplots(1, n, squeeze=False)[0])
-
-
-def _draw_parity(axes: Axes, kind: str, rows: FloatArray, config_types: Sequence[str]) -> None:
-    names = np.array(config_types)
-    chosen = np.arange(0, len(rows), 1 + len(rows) // MAX_DRAWN)
-    for name in np.unique(names):
-        own = chosen[names[chosen] == name]
-        axes.plot(*rows[own].T, ".", markersize=3, alpha=0.6, label=name)
-    limits = [float(rows.min()), float(rows.max())]
-    axes.plot(limits, limits, "k-", linewidth=0.7)
-    axes.set(xlabel=f"label, {kind} [{UNITS[kind]}]", ylabel=f"prediction [{UNITS[kind]}]")
-    if len(np.unique(names)) <= 12:
-        axes.legend(fontsize="x-small")
-
-
-def _draw_curve(axes: Axes, curve: Curve, x_label: str, y_label: str) -> None:
-    axes.plot(curve.x, curve.gated, "-", label="gated")
-    axes.plot(curve.x, curve.ungated, "--", label="without gate")
-    axes.plot(curve.x, curve.baseline, ":", color="black", label="baseline")
-    axes.fill_between(
-        curve.x,
-        0,
-        curve.penalty > NOTICEABLE,
-        alpha=0.15,
-        color="gray",
-        transform=axes.get_xaxis_transform(),
-    )
-    if curve.contact is not None:
-        axes.axvline(curve.contact, color="gray", linewidth=0.7)
-    # the wall is orders of magnitude higher than what binds
-    low = float(min(curve.gated.min(), np.min(curve.ungated[curve.penalty < 1.0], initial=0.0)))
-    axes.set(xlabel=x_label, ylabel=y_label, title=curve.name, ylim=(low - 1.0, max(low + 10, 5.0)))
-    axes.legend(fontsize="x-small")
 
 
 def _heading(text: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
-from kernelpot.cli.quickstart import stretch_scan
+from kernelpot.cli.quickstart import scans_of
 from kernelpot.cli.verbs import main
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
@@ -35,10 +35,10 @@ def test_quickstart_does_the_main_job(tmp_path, capsys):
     assert abs(result["dynamics"]["drift_ev_per_atom"]) < 1e-3
     assert (tmp_path / "silicon.png").stat().st_size > 10_000
     # the std of the torn crystal and of the dimer exceeds that of the dynamics
-    assert max(row[2] for row in result["scans"]["stretch"]) > 0.1
+    assert max(result["scans"]["stretch"]["std"]) > 0.1
     # what was saved is what was shown
-    saved = stretch_scan(kp.load(tmp_path / "silicon.kpot"))
-    np.testing.assert_allclose(saved, result["scans"]["stretch"], rtol=1e-12)
+    saved = scans_of(kp.load(tmp_path / "silicon.kpot"))["stretch"]
+    np.testing.assert_allclose(saved.ungated, result["scans"]["stretch"]["ungated"], rtol=1e-9)
 
 
 def test_quickstart_refuses_a_missing_folder(tmp_path, capsys):

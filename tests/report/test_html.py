@@ -12,7 +12,7 @@ from ase import Atoms
 
 import kernelpot as kp
 from kernelpot.cli.verbs import main
-from kernelpot.report.curves import Curve, dimer_curves
+from kernelpot.plot.scans import Curve, dimer_curves
 from kernelpot.report.diagnosis import diagnose
 from kernelpot.report.html import write_report
 from tests.conftest import label, rattled_alloy
@@ -135,7 +135,7 @@ def test_curves_are_predictions_with_the_gate_and_without(written, potential):
     assert [c["name"] for c in facts["dimers"]] == ["Al-Al", "Al-Cu", "Cu-Cu"]
     curve = facts["dimers"][1]
     e0 = potential.fitted_.e0.e0
-    for k in (0, 20, 45):
+    for k in (0, 100, 225):
         atoms = Atoms("AlCu", [[0, 0, 0], [0, 0, curve["x"][k]]])
         for name, gate in (("gated", True), ("ungated", False)):
             found = potential.predict(atoms, gate=gate)
@@ -161,7 +161,7 @@ def test_a_curve_that_falls_inward_is_not_called_repulsive():
     flat = np.zeros(5)
 
     def curve(energy, contact=2.2):
-        return Curve("A-B", x, np.array(energy), flat, flat, flat, flat, contact)
+        return Curve("A-B", x, np.array(energy), flat, flat, flat, flat, flat, contact)
 
     assert curve([5.0, 4.0, 3.0, 9.0, 10.0]).repulsive is True
     assert curve([3.0, 4.0, 3.0, 2.0, 1.0]).repulsive is False
