@@ -1,6 +1,6 @@
 """The documentation site: Sphinx, pages in MyST markdown, notebooks with the outputs they hold.
 
-    python -m sphinx -W --keep-going docs docs/_build/html        (or .ci/docs, which also checks links)
+python -m sphinx -W --keep-going docs docs/_build/html        (or .ci/docs, which also checks links)
 """
 
 import sys

@@ -55,9 +55,7 @@ def additive():
              ylabel="change of its local energy [eV]", xlim=(2, 10))  # fmt: skip
     distances = np.linspace(4.5, 8.5, 161)
     cluster = Atoms("Si2", [[0, 0, 0], [0, 0, 2.3]])
-    energy = [
-        pot.predict(cluster + Atoms("Si", [[0, 0, 2.3 + r]])).energy for r in distances
-    ]
+    energy = [pot.predict(cluster + Atoms("Si", [[0, 0, 2.3 + r]])).energy for r in distances]
     energy = 1e3 * (np.array(energy) - energy[-1])
     right.plot(distances, energy, color=BLUE)
     right.axvline(pot.r_cut, color=GREY, linestyle="--")
@@ -90,7 +88,9 @@ def descriptors():
         (2, ORANGE, "l_max = 2"),
         (6, BLUE, "SOAP, l_max = 6"),
     ):
-        term = kp.SOAPTerm(r_cut=4.0, n_max=8, l_max=l_max, sigma_atom=0.4, zeta=4, central_weight=0.01)
+        term = kp.SOAPTerm(
+            r_cut=4.0, n_max=8, l_max=l_max, sigma_atom=0.4, zeta=4, central_weight=0.01
+        )
         left.plot(angles, difference(term, structures, reference), color=color, label=label)
     left.axvline(109.5, color=GREY, linewidth=0.8, linestyle=":")
     left.set(xlabel="angle at the central atom [°]", ylabel="difference from 109.5°")
@@ -99,7 +99,9 @@ def descriptors():
     structures = [Atoms("Si2", [[0, 0, 0], [r, 0, 0]]) for r in distances]
     reference = Atoms("Si2", [[0, 0, 0], [2.35, 0, 0]])
     for width, color in ((0.3, BLUE), (0.5, ORANGE), (0.8, GREEN)):
-        term = kp.SOAPTerm(r_cut=4.5, n_max=8, l_max=6, sigma_atom=width, zeta=4, central_weight=0.01)
+        term = kp.SOAPTerm(
+            r_cut=4.5, n_max=8, l_max=6, sigma_atom=width, zeta=4, central_weight=0.01
+        )
         right.plot(distances, difference(term, structures, reference), color=color,
                    label=f"sigma_atom = {width} Å")  # fmt: skip
     right.axvline(2.35, color=GREY, linewidth=0.8, linestyle=":")

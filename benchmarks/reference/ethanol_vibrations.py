@@ -19,8 +19,6 @@ from ase.optimize import BFGS
 from ethanol import BASIS, FUNCTIONAL, label
 
 
-
-
 class PBE(Calculator):
     """The level of theory of the data."""
 
@@ -70,7 +68,9 @@ def main():
     hessian = blocks.transpose(0, 2, 1, 3).reshape(n, n) * units.Hartree / units.Bohr**2
     root = np.repeat(atoms.get_masses(), 3) ** -0.5
     squares = np.linalg.eigvalsh(root[:, None] * (hessian + hessian.T) / 2 * root)
-    energies = units._hbar * 1e10 / np.sqrt(units._e * units._amu) * np.sqrt(squares.astype(complex))
+    energies = (
+        units._hbar * 1e10 / np.sqrt(units._e * units._amu) * np.sqrt(squares.astype(complex))
+    )
     waves = energies / units.invcm
     print("[1/cm]", [round(float(w.real - w.imag), 1) for w in waves])
 

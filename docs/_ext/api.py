@@ -19,6 +19,7 @@ HEADINGS = {
     "md": "Dynamics",
     "learn": "What to compute next",
     "hypersearch": "Search for better kernels",
+    "plot": "Pictures and reports",
     "report": "Pictures and reports",
 }
 # What users meet though it is not in `kernelpot.__all__`: results, errors, warnings, modules.
@@ -29,6 +30,8 @@ BESIDE = {
     "kernelpot.model.suspects": ["Suspects", "Suspect"],
     "kernelpot.model.self_test": ["SelfTest", "UnsafePotentialWarning"],
     "kernelpot.data.label_names": ["LostLabelsWarning"],
+    "kernelpot.data.doctor": ["DataReport"],
+    "kernelpot.data.distances": ["DistanceFacts"],
     "kernelpot.common.archive": ["ModelFileError"],
     "kernelpot.safety.gate": ["GateWarning", "GateClosedError"],
     "kernelpot.fit.sufficiency": ["FewDataWarning"],
@@ -36,6 +39,8 @@ BESIDE = {
     "kernelpot.md.bounds": ["Bounds"],
     "kernelpot.md.vibration": ["TimestepWarning"],
     "kernelpot.learn.select_frames": ["Selection"],
+    "kernelpot.model.errors": ["Errors"],
+    "kernelpot.hypersearch.search": ["Search"],
     "kernelpot.report.html": ["write_report"],
     "kernelpot.datasets": None,  # all of it
     "kernelpot.testing": None,

@@ -35,5 +35,7 @@ def write_pages(app: Sphinx) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
-    app.connect("config-inited", lambda app, config: write_pages(app))  # before files are looked for
+    app.connect(
+        "config-inited", lambda app, config: write_pages(app)
+    )  # before files are looked for
     return {"parallel_read_safe": True, "parallel_write_safe": True}
