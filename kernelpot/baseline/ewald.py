@@ -40,11 +40,11 @@ NEUTRAL = 1e-4
 
 @dataclass(frozen=True)
 class Ewald:
-    """Coulomb interaction of point charges [1]_, damped at short range.
+    """Coulomb interaction of point charges, damped at short range.
 
-    Structures must be periodic in all three directions or in none. A crystal is
-    surrounded by a conductor (no surface term). A free atom - a single one further than
-    7 Å from its images - is alone and needs no charge.
+    In crystals by Ewald's sum [1]_. Structures must be periodic in all three directions or
+    in none. A crystal is surrounded by a conductor (no surface term). A free atom - a single
+    one further than 7 Å from its images - is alone and needs no charge.
 
     Parameters
     ----------

@@ -37,7 +37,9 @@ COMBINATIONS = ("lorentz-berthelot", "geometric")
 
 @dataclass(frozen=True)
 class LennardJones(PairFunction):
-    r"""Twelve-six potential [1]_.
+    r"""Twelve-six potential.
+
+    Lennard-Jones [1]_:
 
     .. math:: V(r) = 4 \epsilon [(\sigma/r)^{12} - (\sigma/r)^6]
 
@@ -90,7 +92,9 @@ class LennardJones(PairFunction):
 
 @dataclass(frozen=True)
 class Morse(PairFunction):
-    r"""Morse's bond [1]_.
+    r"""Morse's bond.
+
+    The anharmonic well of [1]_:
 
     .. math:: V(r) = D [e^{-2 (r - r_0)/w} - 2 e^{-(r - r_0)/w}]
 
@@ -147,7 +151,9 @@ class Morse(PairFunction):
 
 @dataclass(frozen=True)
 class BornMayer(PairFunction):
-    r"""Exponential repulsion [1]_.
+    r"""Exponential repulsion.
+
+    That of closed shells [1]_:
 
     .. math:: V(r) = A e^{-r/\rho}
 
@@ -190,7 +196,9 @@ class BornMayer(PairFunction):
 
 @dataclass(frozen=True)
 class Buckingham(PairFunction):
-    r"""Exponential repulsion and dispersion [1]_, damped at short range.
+    r"""Exponential repulsion and dispersion, damped at short range.
+
+    Buckingham's potential [1]_:
 
     .. math:: V(r) = A e^{-r/\rho} - f_6(r/\rho) \, C / r^6, \qquad
               f_6(x) = 1 - e^{-x} \sum_{k=0}^6 x^k / k!
@@ -267,7 +275,9 @@ class Buckingham(PairFunction):
 
 @dataclass(frozen=True)
 class ZBL(PairFunction):
-    r"""Screened repulsion of nuclei, the universal form of [1]_.
+    r"""Screened repulsion of nuclei.
+
+    The universal form of [1]_:
 
     .. math:: V(r) = \frac{e^2}{4 \pi \epsilon_0} \frac{Z_1 Z_2}{r}
               \sum_{k=1}^4 c_k e^{-d_k r / a}, \qquad
