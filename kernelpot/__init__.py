@@ -13,6 +13,8 @@ _HOMES = {
     "Committee": "model.committee",
     "BornMayer": "baseline.pair_functions",
     "Buckingham": "baseline.pair_functions",
+    "CalculatorBaseline": "baseline.calculator",
+    "D3": "baseline.dispersion",
     "Dataset": "data.dataset",
     "Ewald": "baseline.ewald",
     "Frame": "data.dataset",
@@ -44,6 +46,8 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from kernelpot.baseline.calculator import CalculatorBaseline
+    from kernelpot.baseline.dispersion import D3
     from kernelpot.baseline.ewald import Ewald
     from kernelpot.baseline.pair_functions import (
         ZBL,

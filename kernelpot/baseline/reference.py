@@ -73,9 +73,13 @@ class BaselineTerm(Protocol):
     ----------
     kind : str
         Its name in model files.
+    local : bool
+        Whether the energy is a sum over atoms and pairs within `r_cut` of each other; else it
+        needs the whole structure, and no program that cuts space into domains can have it.
     """
 
     kind: ClassVar[str]
+    local: ClassVar[bool]
 
     @property
     def r_cut(self) -> float:
