@@ -18,6 +18,7 @@ _HOMES = {
     "Dataset": "data.dataset",
     "Ewald": "baseline.ewald",
     "Frame": "data.dataset",
+    "KernelCharges": "terms.charges",
     "KernelPotCalculator": "md.calculator",
     "KernelPotential": "potential",
     "LabelKeys": "data.dataset",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from kernelpot.model.prediction import Prediction
     from kernelpot.potential import KernelPotential, load
     from kernelpot.safety.gate import VarianceGate
+    from kernelpot.terms.charges import KernelCharges
     from kernelpot.terms.linear_map import LinearMap
     from kernelpot.terms.pair import PairTerm
     from kernelpot.terms.polynomial_soap import PolynomialSOAP

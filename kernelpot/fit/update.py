@@ -34,6 +34,7 @@ from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
 from kernelpot.safety.thresholds import learn_safety_net
+from kernelpot.terms.base import OwnPoints
 from kernelpot.terms.compression import CompressedDescriptor
 from kernelpot.terms.polynomial import PolynomialKernel
 
@@ -223,6 +224,11 @@ def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, lis
     extended: list[Points] = []
     notes = []
     for t, bound in enumerate(design.terms):
+        if isinstance(bound.descriptor, OwnPoints):
+            extended += [
+                Points(t, block.key, block.points) for block in design.blocks if block.term == t
+            ]
+            continue
         if bound.kernel.explicit:
             blocks = [block for block in design.blocks if block.term == t]
             more, note = _with_more_monomials(bound, blocks, n)

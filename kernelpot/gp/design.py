@@ -17,6 +17,7 @@ from kernelpot.gp.labels import Noise, observe
 from kernelpot.regression.layout import Layout
 from kernelpot.regression.rows import Rows, StructureRows
 from kernelpot.regression.whitening import whitening
+from kernelpot.terms.base import OwnPoints
 from kernelpot.terms.kinds import term_from_dict, term_to_dict
 
 # Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
@@ -179,14 +180,18 @@ class Design:
         system = System.of([f.atoms for f in frames], self.r_cut)
         observed = observe(frames, noise)
         unit = observed.unit
+        y = observed.y / unit
         phi = np.zeros((len(unit), self.n_columns), order="F")
         phi[:, -1] = self.offset_column(frames)[observed.rows] / unit
         for index, K in covariance_rows(self.terms, self.blocks, system, derivatives=derivatives):
             block = self.blocks[index]
             K = K[observed.rows]
             K /= unit[:, None]
+            known = self.known_weights(block)
+            if known is not None:
+                y -= K @ known
             phi[:, block.columns] = block.whitened(K)
-        return Rows(phi, observed.y / unit, unit, observed.kind, observed.groups, observed.group)
+        return Rows(phi, y, unit, observed.kind, observed.groups, observed.group)
 
     def structure_rows(self, index: int, frame: Frame, noise: Noise) -> StructureRows:
         """Rows of one frame, in the order of its labels.
@@ -241,7 +246,22 @@ class Design:
         found = np.empty(self.n_sparse)
         for block in self.blocks:
             found[block.sparse] = block.of_points(whitened_weights[block.columns])
+            known = self.known_weights(block)
+            if known is not None:
+                found[block.sparse] += known
         return found
+
+    def known_weights(self, block: Block) -> FloatArray | None:
+        """Part of the weights of a block's points that no label changes, or None [1/eV].
+
+        Parameters
+        ----------
+        block : Block
+        """
+        bound = self.terms[block.term]
+        if not isinstance(bound.descriptor, OwnPoints):
+            return None
+        return np.asarray(bound.descriptor.known_weights / bound.kernel.diagonal())
 
     # ---- in files ------------------------------------------------------------------
 

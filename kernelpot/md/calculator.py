@@ -25,6 +25,7 @@ from kernelpot.model.fitted import FittedModel
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.self_test import UnsafePotentialWarning
 from kernelpot.safety.gate import NOTICEABLE, GateClosedError, GateWarning, VarianceGate, as_gate
+from kernelpot.terms.charges import TOTAL_CHARGE
 
 # What the calculator says beyond ASE's properties: what each evaluation finds, what it finds with
 # a local std, and what is computed only where it is asked for.
@@ -175,6 +176,8 @@ class KernelPotCalculator(Calculator):
         _refuse_unknown(kwargs, (*_PARAMETERS, *_OF_ASE), "KernelPotCalculator")
         self._lock = threading.RLock()
         self.model = model_of(potential)
+        if self.model.has_charges:
+            self.implemented_properties = [*self.implemented_properties, "charges", "dipole"]
         self._gate: VarianceGate | None
         self._skin: float
         self._with_std: bool
@@ -532,6 +535,9 @@ class KernelPotCalculator(Calculator):
         """
         changes: list[str] = super().check_state(atoms, tol)
         if self.atoms is not None:
+            old, new = (a.info.get(TOTAL_CHARGE) for a in (self.atoms, atoms))
+            if self.model.has_charges and old != new:
+                changes.append("total charge")
             for name in self.model.reference.array_names:
                 old, new = self.atoms.arrays.get(name), atoms.arrays.get(name)
                 same = old is new or (
@@ -601,6 +607,10 @@ class KernelPotCalculator(Calculator):
             self.results["stress"] = predicted.stress
         if predicted.stresses is not None:
             self.results["stresses"] = predicted.stresses
+        if predicted.charges is not None:
+            self.results["charges"] = predicted.charges
+            if predicted.dipole is not None:
+                self.results["dipole"] = predicted.dipole
         if self.with_std:
             self.uncertainty.update(
                 energies_std=predicted.energies_std, spilling=predicted.spilling

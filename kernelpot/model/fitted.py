@@ -35,6 +35,7 @@ from kernelpot.regression.factors import AbsentFactor, TriangularFactor
 from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
 from kernelpot.terms.base import key_name
+from kernelpot.terms.charges import ChargesDescriptor, check_periodicity, total_charge
 
 # Potentials drawn from the posterior whose spread tells what the data leave open, to one part in
 # the root of twice as many.
@@ -206,6 +207,7 @@ class FittedModel:
         outside = None
         if watched and bound is not None:
             outside = bound > self._known(gate)[system.z_index(self.species)]
+        charges = self.charges(system)
         shares = system.atom_virials(result) if stresses else None
         predictions = []
         first = system.first_atom
@@ -228,12 +230,39 @@ class FittedModel:
                 outside=None if outside is None else outside[own],
                 stresses=of_atoms,
                 numbers=atoms.numbers,
+                charges=None if charges is None else charges[own],
+                dipole=None if charges is None else _dipole(atoms, charges[own]),
                 calibration=self.calibration,
             )
             if return_std:
                 predicted = self._with_std(predicted, system.part(index), local_only, n_threads)
             predictions.append(predicted)
         return predictions
+
+    @property
+    def has_charges(self) -> bool:
+        """Whether charges of atoms are part of the model."""
+        return any(isinstance(t.descriptor, ChargesDescriptor) for t in self.local.terms)
+
+    def charges(self, system: System) -> FloatArray | None:
+        """Charges of all atoms of a system, where they are part of the model.
+
+        Parameters
+        ----------
+        system : System
+
+        Returns
+        -------
+        ndarray of shape (n_atoms,) or None
+            [e].
+        """
+        for block in self.design.blocks:
+            bound = self.design.terms[block.term]
+            if isinstance(bound.descriptor, ChargesDescriptor):
+                weights = bound.kernel.diagonal() * self.local.weights[block.sparse]
+                coefficients = bound.descriptor.coefficients(weights)
+                return bound.descriptor.charges(system, coefficients)
+        return None
 
     def _known(self, gate: VarianceGate | None) -> FloatArray:
         """Local std of each species up to which atoms count as known [eV]."""
@@ -466,6 +495,9 @@ class FittedModel:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         self.reference.check(atoms, name)
+        if self.has_charges:
+            check_periodicity(atoms, name)
+            total_charge(atoms)
 
     def system(self, atoms: Atoms, neighbors: NeighborList | None = None) -> System:
         """Check a structure, and find its pairs unless they are given.
@@ -574,6 +606,13 @@ class _WeightedVariance:
 
     def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
         """Depends on nothing else."""
+
+
+def _dipole(atoms: Atoms, charges: FloatArray) -> FloatArray | None:
+    """Dipole of charges about the center of mass; none of what is periodic [e Å]."""
+    if atoms.pbc.any():
+        return None
+    return charges @ (atoms.positions - atoms.get_center_of_mass())
 
 
 def _spilling(found: LocalEvaluation) -> FloatArray:

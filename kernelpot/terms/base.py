@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -229,6 +229,28 @@ class Descriptor(Protocol):
 
     def to_arrays(self) -> dict[str, Array]:
         """Constants that must travel with a model; given back when it is loaded."""
+
+
+@runtime_checkable
+class OwnPoints(Protocol):
+    """A descriptor that says what takes the place of sparse points, and what is known of them.
+
+    Attributes
+    ----------
+    own_points : ndarray of shape (n_points, n_features)
+        Points of its only class of environments.
+    known_weights : ndarray of shape (n_points,)
+        Part of their weights that no label changes: the mean of the prior, in units in which
+        the kernel of a point with a unit feature is one.
+    """
+
+    @property
+    def own_points(self) -> FloatArray:
+        """Points of its only class of environments."""
+
+    @property
+    def known_weights(self) -> FloatArray:
+        """Part of their weights that no label changes."""
 
 
 # ---- kernels -----------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernelpot.terms.base import Term
+from kernelpot.terms.charges import KernelCharges
 from kernelpot.terms.linear_map import LinearMap
 from kernelpot.terms.pair import PairTerm
 from kernelpot.terms.polynomial_soap import PolynomialSOAP
@@ -17,7 +18,9 @@ KINDS = (
     LinearMap,
     PolynomialSOAP,
 )
-TERMS: dict[str, type[Any]] = {term.kind: term for term in KINDS}
+# Beside other terms, as they learn from labels before these are fitted.
+LEARNED_FROM_LABELS = (KernelCharges,)
+TERMS: dict[str, type[Any]] = {term.kind: term for term in (*KINDS, *LEARNED_FROM_LABELS)}
 # Of a term that names none.
 DEFAULT_KIND = SOAPTerm.kind
 
