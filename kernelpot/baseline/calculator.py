@@ -223,15 +223,35 @@ class CalculatorBaseline:
         virial = bare.positions.T @ forces
         virial = 0.5 * (virial + virial.T)
         if atoms.pbc.any():
-            if "stress" not in calc.implemented_properties:
-                raise ValueError(
-                    f"{self.calculator} has no stress, which periodic structures need; use a "
-                    "calculator that has it"
-                )
+            self.check(atoms, "structure")
             virial = -np.array(bare.get_stress(voigt=False)) * bare.get_volume()
         if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
             raise ValueError(f"{self.calculator} gave no finite energy and forces for a structure")
         return energies - single, forces, virial
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` that the term asks for: none."""
+        return ()
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Refuse periodic structures where the calculator has no stress.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        name : str
+            For messages.
+
+        Raises
+        ------
+        ValueError
+        """
+        if atoms.pbc.any() and "stress" not in self._made().implemented_properties:
+            raise ValueError(
+                f"{name}: {self.calculator} has no stress, which periodic structures need; use a "
+                "calculator that has it"
+            )
 
     def evaluate(self, system: System, result: Contribution) -> None:
         """Add energies, forces and virials of all structures.

@@ -135,6 +135,21 @@ class D3:
         forces = -Hartree / Bohr * np.asarray(found["gradient"])
         return energies, forces, 0.5 * (virial + virial.T)
 
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Arrays of ``atoms.arrays`` that the term asks for: none."""
+        return ()
+
+    def check(self, atoms: Atoms, name: str) -> None:
+        """Refuse nothing.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+        name : str
+            For messages.
+        """
+
     def evaluate(self, system: System, result: Contribution) -> None:
         """Add energies, forces and virials of all structures.
 

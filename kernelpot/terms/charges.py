@@ -73,7 +73,7 @@ class KernelCharges(TermBase):
         Prior standard deviation of what the environment does to a charge [e].
     sigma_species : float, default=1.0
         Prior standard deviation of the charge of a species [e].
-    sigma_total : float, default=0.1
+    sigma_total : float, default=0.5
         How far charges may be from a structure's total before they are neutralized [e].
     smearing : float or mapping of symbol to float, optional
         Gaussian width of the charges [Å], of each species; by default 0.35 of the shortest
@@ -105,7 +105,7 @@ class KernelCharges(TermBase):
     zeta: float = 2
     sigma_charge: float = 0.1
     sigma_species: float = 1.0
-    sigma_total: float = 0.1
+    sigma_total: float = 0.5
     smearing: float | Mapping[str, float] | None = None
     delta: float = 1.0
     n_sparse: int | None = None

@@ -12,7 +12,7 @@ from ase.calculators.emt import EMT
 import kernelpot as kp
 from kernelpot.baseline.free_atoms import AtomicEnergies
 from kernelpot.baseline.kinds import baseline_of
-from kernelpot.baseline.reference import Reference
+from kernelpot.baseline.reference import ReadsAtoms, Reference
 from tests.conftest import label, rattled_alloy
 
 SPECIES = (13, 29)
@@ -150,6 +150,13 @@ def test_dispersion_says_what_it_needs(arguments, message):
     pytest.importorskip("dftd3", reason="the extra `dispersion` is not installed")
     with pytest.raises(ValueError, match=message):
         kp.D3(**arguments)
+
+
+def test_whoever_cuts_space_into_domains_can_tell():
+    """They read whole structures, whatever their reach says."""
+    for kind in (kp.CalculatorBaseline, kp.D3):
+        assert not kind.local
+        assert isinstance(kind.__new__(kind), ReadsAtoms)
 
 
 def test_both_are_plain_data():

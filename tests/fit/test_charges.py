@@ -12,11 +12,14 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 import kernelpot as kp
+from kernelpot.baseline.free_atoms import AtomicEnergies
+from kernelpot.baseline.reference import Reference
 from kernelpot.baseline.smeared import SmearedCoulomb
 from kernelpot.data.dataset import Dataset
 from kernelpot.testing import numerical_forces, numerical_stress
 
 WIDTH = 0.8
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
 def true_charges(atoms, total=0.0):
@@ -275,3 +278,49 @@ def test_total_charges_of_frames_are_read(data):
     atoms.info["charge"] = 1
     frames: Dataset = kp.read_dataset([atoms])
     assert frames[0].atoms.info == {"charge": 1}
+
+
+def crystal_with_labels(seed):
+    """Rock salt of constant charges of 0.7 e and a repulsion, with stress."""
+    rng = np.random.default_rng(seed)
+    atoms = bulk("NaCl", "rocksalt", a=5.5 * rng.uniform(0.95, 1.06), cubic=True)
+    atoms.set_cell(
+        atoms.cell.array @ (np.eye(3) + 0.03 * rng.normal(size=(3, 3))), scale_atoms=True
+    )
+    atoms.positions += rng.normal(scale=0.2, size=atoms.positions.shape)
+    q = np.where(atoms.numbers == 11, 0.7, -0.7)
+    coulomb = SmearedCoulomb(atoms, np.full(len(q), WIDTH))
+    forces, virial = coulomb.derivatives(q, q)
+    pairs = kp.PairBaseline(
+        {("Na", "Cl"): kp.BornMayer(1200, 0.31), ("Na", "Na"): None, ("Cl", "Cl"): None}, r_cut=5.0
+    )
+    known = Reference(AtomicEnergies({11: 0.0, 17: 0.0}, "given"), [pairs])
+    energy, of_pairs, virial_of_pairs = known.labels(atoms)
+    atoms.info["REF_energy"] = energy + 0.5 * q @ coulomb.potential(q)
+    atoms.arrays["REF_forces"] = of_pairs + 0.5 * forces
+    full = virial_of_pairs[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    atoms.info["REF_virial"] = full + 0.5 * virial
+    return atoms
+
+
+def test_charges_are_found_in_crystals_with_stress():
+    train = [crystal_with_labels(seed) for seed in range(20)]
+    test = [crystal_with_labels(seed) for seed in range(100, 104)]
+    errors = {}
+    for charges in (None, replace(CHARGES, sigma_charge=0.05)):
+        pot = kp.KernelPotential([kp.PairTerm(r_cut=4.5)], baseline=[kp.Wall()], charges=charges)
+        pot.fit(train, optimize=None, calibrate=False)
+        forces, stress = [], []
+        for atoms in test:
+            found = pot.predict(atoms)
+            forces.append(found.forces - atoms.arrays["REF_forces"])
+            virial = atoms.info["REF_virial"]
+            full = np.array([virial[a, b] for a, b in VOIGT])
+            stress.append(found.stress + full / atoms.get_volume())
+        errors[charges is not None] = np.std(forces), np.sqrt(np.mean(np.square(stress)))
+    assert "charges are used" in pot.summary()
+    # what a crystal of one kind leaves open between charges and what is local: the rest is prior
+    q = np.where(test[0].numbers == 11, 1, -1) * pot.predict(test[0]).charges
+    assert 0.4 < q.min() < q.max() < 0.9
+    for with_charges, without in zip(errors[True], errors[False], strict=True):
+        assert with_charges < 0.7 * without
