@@ -15,11 +15,14 @@ _HOMES = {
     "CoulombMatrixTerm": "terms.coulomb_matrix",
     "BornMayer": "baseline.pair_functions",
     "Buckingham": "baseline.pair_functions",
+    "CalculatorBaseline": "baseline.calculator",
     "CustomTerm": "terms.custom",
+    "D3": "baseline.dispersion",
     "Dataset": "data.dataset",
     "Ewald": "baseline.ewald",
     "Frame": "data.dataset",
     "GDMLTerm": "terms.gdml",
+    "KernelCharges": "terms.charges",
     "KernelPotCalculator": "md.calculator",
     "KernelPotential": "potential",
     "LabelKeys": "data.dataset",
@@ -51,6 +54,8 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
+    from kernelpot.baseline.calculator import CalculatorBaseline
+    from kernelpot.baseline.dispersion import D3
     from kernelpot.baseline.ewald import Ewald
     from kernelpot.baseline.pair_functions import (
         ZBL,
@@ -77,6 +82,7 @@ if TYPE_CHECKING:
     from kernelpot.potential import KernelPotential, load
     from kernelpot.safety.gate import VarianceGate
     from kernelpot.terms.acsf import ACSFTerm
+    from kernelpot.terms.charges import KernelCharges
     from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
     from kernelpot.terms.custom import CustomTerm
     from kernelpot.terms.gdml import GDMLTerm

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kernelpot.model.committee import Committee
     from kernelpot.model.suspects import Suspects
     from kernelpot.plot.plots import Plots
+    from kernelpot.terms.charges import KernelCharges
 
 
 class KernelPotential(Estimator):
@@ -82,6 +83,9 @@ class KernelPotential(Estimator):
         Per term a list of ``(atoms, center)`` to use as sparse points, or None.
     seed : int, default=0
         For random choices among the data.
+    charges : KernelCharges, optional
+        Electrostatics of charges that depend on their environments, learned from energies and
+        forces; used where they lower errors on structures left out, which `summary` says.
 
     Attributes
     ----------
@@ -109,6 +113,7 @@ class KernelPotential(Estimator):
         baseline: BaselineTerm | Sequence[BaselineTerm] | None = None,
         sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None,
         seed: int = 0,
+        charges: KernelCharges | None = None,
     ) -> None:
         self.terms = terms
         self.preset = preset
@@ -121,6 +126,7 @@ class KernelPotential(Estimator):
         self.baseline = baseline
         self.sparse_points = sparse_points
         self.seed = seed
+        self.charges = charges
 
     # ---- fitting -------------------------------------------------------------------
 

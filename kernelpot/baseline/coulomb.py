@@ -212,7 +212,7 @@ def _add_waves(
 ) -> None:
     """Long-ranged part: a sum over half of the wave vectors, k and -k being the same."""
     reciprocal = np.asarray(2.0 * np.pi * np.linalg.inv(cell).T, dtype=float)  # rows
-    indices, rows = _wave_vectors(cell, reciprocal, split.k_max)
+    indices, rows = wave_vectors(cell, reciprocal, split.k_max)
     if len(indices) == 0:
         return
     n_max = np.abs(indices).max(axis=0)
@@ -232,7 +232,7 @@ def _add_waves(
     result.virial[:] += energy_k.sum() * np.eye(3) - np.einsum("k,ka,kb->ab", bend, k, k)
 
 
-def _wave_vectors(
+def wave_vectors(
     cell: FloatArray, reciprocal: FloatArray, k_max: float
 ) -> tuple[IntArray, IntArray]:
     """Indices of half of the wave vectors up to `k_max`, and their rows.

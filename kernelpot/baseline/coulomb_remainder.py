@@ -45,6 +45,7 @@ class CoulombRemainder:
     damped: Ewald
 
     kind: ClassVar[str] = "coulomb_remainder"
+    local: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse charges that differ from atom to atom, or are open."""

@@ -89,6 +89,7 @@ class Ewald:
     kind: ClassVar[str] = "ewald"
     # The sums find their own pairs: their reach grows with the cell.
     r_cut: ClassVar[float] = 0.0
+    local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check everything given; key the widths by ordered atomic numbers."""

@@ -85,6 +85,7 @@ class PairBaseline:
     errors: Mapping[Pair, Mapping[str, float]] = field(default_factory=dict)
 
     kind: ClassVar[str] = "pairs"
+    local: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check every value once; order every pair by atomic number."""

@@ -74,9 +74,13 @@ class BaselineTerm(Protocol):
     ----------
     kind : str
         Its name in model files.
+    local : bool
+        Whether the energy is a sum over atoms and pairs within `r_cut` of each other; else it
+        needs the whole structure, and no program that cuts space into domains can have it.
     """
 
     kind: ClassVar[str]
+    local: ClassVar[bool]
 
     @property
     def r_cut(self) -> float:
@@ -268,11 +272,14 @@ class Explained:
     data : Dataset
     labels : sequence of (energy, forces, virial)
         Of each frame what the terms explain, without the free atoms [eV, eV/Å, eV].
+    others : sequence of float or None
+        Energies that other parts of a model explain beside them [eV].
     """
 
     reference: Reference
     data: Dataset
     labels: Sequence[tuple[float, FloatArray, FloatArray]]
+    others: Sequence[float] | None = None
 
     @classmethod
     def of(cls, reference: Reference, data: Dataset) -> Explained:
@@ -297,11 +304,29 @@ class Explained:
             reference = Reference(e0, reference.baseline)
         return cls(reference, data, labels)
 
+    def beside(self, energies: Sequence[float] | None) -> Explained:
+        """Beside energies that are no baseline's: least-squares e0 are referred to the rest.
+
+        Parameters
+        ----------
+        energies : sequence of float or None
+            Of each frame [eV]. None: as before, with the e0 that were found.
+        """
+        if energies is None:
+            return replace(self, others=None)
+        reference = self.reference
+        if not reference.e0.absolute:
+            both = [own + e for (own, _, _), e in zip(self.labels, energies, strict=True)]
+            e0 = atomic_energies(self.data, "least_squares", both)
+            reference = Reference(e0, reference.baseline)
+        return replace(self, reference=reference, others=energies)
+
     def without_terms(self) -> Dataset:
         """The data with energies less what the terms explain; other labels as they are."""
+        others = [0.0] * len(self.labels) if self.others is None else self.others
         frames = [
-            frame if frame.energy is None else replace(frame, energy=frame.energy - energy)
-            for frame, (energy, _, _) in zip(self.data, self.labels, strict=True)
+            frame if frame.energy is None else replace(frame, energy=frame.energy - energy - other)
+            for frame, (energy, _, _), other in zip(self.data, self.labels, others, strict=True)
         ]
         return self.data.relabelled(frames)
 

@@ -59,6 +59,7 @@ class Wall:
     reach: Mapping[Pair, float] | None = None
 
     kind: ClassVar[str] = "wall"
+    local: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Order every pair of species, check the distances."""

@@ -116,6 +116,11 @@ def read_config(path: str) -> dict[str, Any]:
                 config["terms"][number] = term_from_dict(term)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{path}: [[terms]] number {number + 1}: {error}") from error
+    if "charges" in config:
+        try:
+            config["charges"] = term_from_dict({"kind": "charges", **config["charges"]})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: [charges]: {error}") from error
     return config
 
 

@@ -28,6 +28,10 @@ from kernelpot.data.system import voigt, volume_of
 _STATE = ("charge", "total_charge", "spin", "total_spin", "multiplicity", "spin_multiplicity")
 
 
+# What terms of a model may read of ``atoms.info``: total charge, and labels of dipoles.
+_KEPT = ("charge", "REF_dipole")
+
+
 def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:
     """Read labelled structures from files or ASE objects.
 
@@ -305,6 +309,9 @@ def _frame(atoms: Atoms, name: str, keys: LabelKeys) -> Frame:
     charges = atoms.calc.results.get("charges") if atoms.calc is not None else None
     if charges is not None and np.shape(charges) == (len(atoms),) and "charges" not in bare.arrays:
         bare.set_array("charges", np.asarray(charges, dtype=float))
+    for key in _KEPT:
+        if atoms.info.get(key) is not None:
+            bare.info[key] = atoms.info[key]
     if free:
         others = [label for label in others if label.kind in ("energy", "forces")]
     return Frame(

@@ -293,7 +293,7 @@ def choose_hyperparameters(
         grouped,
         state.design.layout,
         problem.noise,
-        free_parameters(settings, grouped.groups, len(problem.terms)),
+        free_parameters(settings, grouped.groups, problem.n_kernels),
         structures,
         [problem.frames[rows.index].config_type for rows in structures],
         n_threads=n_threads,
@@ -306,7 +306,7 @@ def choose_hyperparameters(
 def is_searched(method: str | None, problem: Problem, settings: Settings) -> bool:
     """Whether structures are left out again and again to choose something."""
     groups = list(group_rows(problem.frames, problem.noise))
-    return method == "loo" and bool(free_parameters(settings, groups, len(problem.terms)).names)
+    return method == "loo" and bool(free_parameters(settings, groups, problem.n_kernels).names)
 
 
 def free_parameters(settings: Settings, groups: Sequence[Any], n_terms: int) -> Free:

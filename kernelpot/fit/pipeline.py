@@ -149,7 +149,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         n_threads=n_threads,
         progress=progress,
     )
-    free = free_parameters(settings, grouped.groups, len(problem.terms))
+    free = free_parameters(settings, grouped.groups, problem.n_kernels)
     tuned = with_less_noise(tuned, state.design, free.groups)
     tuned = with_less_noise_of_forces(tuned, state.design, problem.frames, free.groups)
     notes = list(state.notes)
@@ -228,6 +228,7 @@ def select(
         problem.frames,
         held_out=problem.held_out,
         settings=settings,
+        constants=problem.constants,
         candidate_bytes=MAX_CANDIDATE_BYTES if plan is None else plan.candidate_bytes,
         progress=progress,
     )

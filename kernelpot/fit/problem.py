@@ -15,10 +15,12 @@ from ase.data import atomic_numbers, chemical_symbols
 from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
 from kernelpot.baseline.reference import Reference, terms_of
 from kernelpot.baseline.repulsion import assemble
+from kernelpot.common.types import Array
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.order import canonical_order, fingerprint
 from kernelpot.fit import defaults
 from kernelpot.fit.added_frames import is_assumed, with_added_frames
+from kernelpot.fit.charges import learn_charges
 from kernelpot.fit.default_baseline import choose_baseline
 from kernelpot.fit.hold_out import hold_out
 from kernelpot.fit.settings import Settings
@@ -50,6 +52,8 @@ class Problem:
         Why the defaults of the noise are what they are, by parameter.
     held_out : list of int
         Those of `frames` that sparse points are not chosen from.
+    constants : mapping of int to mapping
+        Of terms (by their index) that learned theirs from labels: charges, after the kernels.
     """
 
     dataset: Dataset
@@ -62,11 +66,20 @@ class Problem:
     notes: Sequence[str]
     noise_notes: Mapping[str, str] = field(default_factory=dict)
     held_out: Sequence[int] = ()
+    constants: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
 
     @cached_property
     def descriptors(self) -> list[Descriptor]:
         """Descriptor of each term for the species of the data."""
-        return [term.descriptor(self.species) for term in self.terms]
+        return [
+            term.descriptor(self.species, self.constants.get(t))
+            for t, term in enumerate(self.terms)
+        ]
+
+    @property
+    def n_kernels(self) -> int:
+        """Number of terms that are kernels of local environments."""
+        return len(self.terms) - len(self.constants)
 
 
 def prepare(data: Dataset, settings: Settings) -> Problem:
@@ -92,6 +105,28 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
     e0 = reference.e0
     # the scale of the kernels: of what the baseline leaves
     terms, notes = _choose_terms(settings, explained.without_terms(), e0)
+    charged = None
+    if settings.charges is not None:
+        frames = canonical_order(with_added_frames(dataset, e0))
+        charged = learn_charges(
+            settings.charges,
+            dataset,
+            explained.remainders(frames),
+            terms,
+            noise,
+            absolute=e0.absolute,
+            seed=settings.seed,
+        )
+        notes = [*notes, *charged.notes]
+    constants: dict[int, Mapping[str, Array]] = {}
+    if settings.charges is not None and charged is not None and charged.constants is not None:
+        explained = explained.beside(charged.energies(settings.charges, dataset))
+        e0 = explained.reference.e0
+        terms, _ = _choose_terms(settings, explained.without_terms(), e0)
+        explained = explained.beside(None)
+        constants[len(terms)] = charged.constants
+        terms = [*terms, settings.charges]
+    reference = explained.reference
     frames = canonical_order(with_added_frames(dataset, e0))
     return Problem(
         dataset,
@@ -104,6 +139,7 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         [*notes, *baseline_notes, *_isolated_notes(dataset, e0)],
         noise_notes,
         _held_out(frames),
+        constants,
     )
 
 

@@ -12,6 +12,7 @@ from ase import Atoms
 from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.fit import defaults
 from kernelpot.terms.base import Term
+from kernelpot.terms.charges import KernelCharges
 
 # Instead of a number in `config_type_sigma`, where None cannot be written (TOML).
 SEARCH = "search"
@@ -31,6 +32,7 @@ class Settings:
     e0: Mapping[str, float] | Mapping[int, float] | str | None = None
     baseline: BaselineTerm | Sequence[BaselineTerm] | None = None
     sparse_points: Sequence[Sequence[tuple[Atoms, int]] | None] | None = None
+    charges: KernelCharges | None = None
     seed: int = 0
 
     @property

@@ -23,7 +23,7 @@ from kernelpot.regression.selection import (
     quotas,
     select,
 )
-from kernelpot.terms.base import Environments, key_name
+from kernelpot.terms.base import Environments, OwnPoints, key_name
 from kernelpot.terms.compression import CompressedDescriptor
 from kernelpot.terms.gdml import DirectionKernel, InverseDistances
 from kernelpot.terms.polynomial import PolynomialKernel
@@ -108,6 +108,8 @@ def choose_sparse_points(
     """
     term, descriptor = bound.term, bound.descriptor
     keys = descriptor.keys
+    if isinstance(descriptor, OwnPoints):
+        return Chosen([Points(index, keys[0], descriptor.own_points)], [], False)
     if bound.kernel.explicit:
         if given is not None:
             what = "directions" if isinstance(bound.kernel, DirectionKernel) else "monomials"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ase.data import chemical_symbols
 
-from kernelpot.common.types import Progress
+from kernelpot.common.types import Array, Progress
 from kernelpot.data.dataset import Frame
 from kernelpot.fit.accumulation import FactorTree
 from kernelpot.fit.progress import nth_of
@@ -48,6 +48,7 @@ class State:
         held_out: Sequence[int] = (),
         settings: Settings,
         usual: Sequence[int] | None = None,
+        constants: Mapping[int, Mapping[str, Array]] | None = None,
         candidate_bytes: float = MAX_CANDIDATE_BYTES,
         progress: Progress | None = None,
     ) -> State:
@@ -65,6 +66,8 @@ class State:
             Given sparse points, the usual number of them, and the seed.
         usual : sequence of int, optional
             That number for each term instead.
+        constants : mapping of int to mapping, optional
+            Of terms (by their index) that learned theirs from labels.
         candidate_bytes : float
             Memory for features to select from.
         progress : callable, optional
@@ -84,8 +87,9 @@ class State:
         hidden = set(held_out)
         seen = [frame.atoms for index, frame in enumerate(frames) if index not in hidden]
         for index, term in enumerate(terms):
-            constants, found = term.learned(species, seen)
-            bound.append(BoundTerm.of(term, species, constants or None))
+            known_before = (constants or {}).get(index)
+            own, found = (known_before, []) if known_before else term.learned(species, seen)
+            bound.append(BoundTerm.of(term, species, own or None))
             notes += [f"term {index}: {note}" for note in found]
         for index, known in enumerate(bound):
             given = None if settings.sparse_points is None else settings.sparse_points[index]

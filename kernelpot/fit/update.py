@@ -35,6 +35,7 @@ from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.selection import environment_keys, farthest_from, first_of_each
 from kernelpot.safety.thresholds import learn_safety_net
+from kernelpot.terms.base import OwnPoints
 from kernelpot.terms.compression import CompressedDescriptor
 from kernelpot.terms.gdml import DirectionKernel
 from kernelpot.terms.polynomial import PolynomialKernel
@@ -163,7 +164,7 @@ def _all_directions(
     """All directions of all molecules."""
     frames = [
         model.reference.remainder(frame)
-        for frame in canonical_order(with_isolated_atoms(data, model.e0))
+        for frame in canonical_order(with_added_frames(data, model.e0))
     ]
     return AllDirections(design).completed(frames, model.noise, factor)
 
@@ -252,6 +253,11 @@ def _with_more_points(design: Design, new: Dataset, n: int) -> tuple[Design, lis
     extended: list[Points] = []
     notes = []
     for t, bound in enumerate(design.terms):
+        if isinstance(bound.descriptor, OwnPoints):
+            extended += [
+                Points(t, block.key, block.points) for block in design.blocks if block.term == t
+            ]
+            continue
         if bound.kernel.explicit:
             blocks = [block for block in design.blocks if block.term == t]
             if isinstance(bound.kernel, DirectionKernel):

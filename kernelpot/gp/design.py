@@ -17,6 +17,7 @@ from kernelpot.gp.labels import Noise, observe
 from kernelpot.regression.layout import Layout
 from kernelpot.regression.rows import Rows, StructureRows
 from kernelpot.regression.whitening import whitening
+from kernelpot.terms.base import OwnPoints, is_long_ranged
 from kernelpot.terms.kinds import term_from_dict, term_to_dict
 
 # Prior standard deviation of the virial offset [eV/atom]: small against bonding, so
@@ -95,8 +96,11 @@ class Design:
 
     @property
     def of_molecules(self) -> bool:
-        """Whether a term has whole structures as environments, and knows no others."""
-        return not all(term.descriptor.has_centers for term in self.terms)
+        """Whether a term has whole molecules as environments, and knows no others."""
+        return any(
+            not (term.descriptor.has_centers or is_long_ranged(term.descriptor))
+            for term in self.terms
+        )
 
     @property
     def n_sparse(self) -> int:
@@ -184,14 +188,18 @@ class Design:
         system = System.of([f.atoms for f in frames], self.r_cut)
         observed = observe(frames, noise)
         unit = observed.unit
+        y = observed.y / unit
         phi = np.zeros((len(unit), self.n_columns), order="F")
         phi[:, -1] = self.offset_column(frames)[observed.rows] / unit
         for index, K in covariance_rows(self.terms, self.blocks, system, derivatives=derivatives):
             block = self.blocks[index]
             K = K[observed.rows]
             K /= unit[:, None]
+            known = self.known_weights(block)
+            if known is not None:
+                y -= K @ known
             phi[:, block.columns] = block.whitened(K)
-        return Rows(phi, observed.y / unit, unit, observed.kind, observed.groups, observed.group)
+        return Rows(phi, y, unit, observed.kind, observed.groups, observed.group)
 
     def structure_rows(self, index: int, frame: Frame, noise: Noise) -> StructureRows:
         """Rows of one frame, in the order of its labels.
@@ -246,7 +254,22 @@ class Design:
         found = np.empty(self.n_sparse)
         for block in self.blocks:
             found[block.sparse] = block.of_points(whitened_weights[block.columns])
+            known = self.known_weights(block)
+            if known is not None:
+                found[block.sparse] += known
         return found
+
+    def known_weights(self, block: Block) -> FloatArray | None:
+        """Part of the weights of a block's points that no label changes, or None [1/eV].
+
+        Parameters
+        ----------
+        block : Block
+        """
+        bound = self.terms[block.term]
+        if not isinstance(bound.descriptor, OwnPoints):
+            return None
+        return np.asarray(bound.descriptor.known_weights / bound.kernel.diagonal())
 
     # ---- in files ------------------------------------------------------------------
 

@@ -21,7 +21,6 @@ from kernelpot.gp.local import BATCH
 from kernelpot.gp.parts import TermRun
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.terms.base import FastMean, HasBeside, Kernel, PullsMembers
-from kernelpot.terms.polynomial import LeadingQuadratic
 
 # Members whose products with the sparse points are formed together, and bytes of closed forms
 # of the mean that are kept.

@@ -27,6 +27,7 @@ from kernelpot.model.fitted import FittedModel
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.self_test import UnsafePotentialWarning
 from kernelpot.safety.gate import NOTICEABLE, GateClosedError, GateWarning, VarianceGate, as_gate
+from kernelpot.terms.charges import TOTAL_CHARGE
 
 # What the calculator says beyond ASE's properties: what each evaluation finds, what it finds with
 # a local std, and what is computed only where it is asked for.
@@ -190,6 +191,8 @@ class KernelPotCalculator(Calculator):
         _refuse_unknown(kwargs, (*_PARAMETERS, *_OF_ASE), "KernelPotCalculator")
         self._lock = threading.RLock()
         self.model = model_of(potential)
+        if self.model.has_charges:
+            self.implemented_properties = [*self.implemented_properties, "charges", "dipole"]
         self._gate: VarianceGate | None
         self._skin: float
         self._with_std: bool
@@ -587,6 +590,8 @@ class KernelPotCalculator(Calculator):
         for name in _CHANGING:
             if _differ(old.arrays.get(name), atoms.arrays.get(name), tol):
                 changes.append(name)
+        if self.model.has_charges and old.info.get(TOTAL_CHARGE) != atoms.info.get(TOTAL_CHARGE):
+            changes.append("total charge")
         for name in self.model.reference.array_names:
             if _differ(old.arrays.get(name), atoms.arrays.get(name), 0.0) and name not in changes:
                 changes.append(name)
@@ -652,6 +657,10 @@ class KernelPotCalculator(Calculator):
             self.results["stress"] = predicted.stress
         if predicted.stresses is not None:
             self.results["stresses"] = predicted.stresses
+        if predicted.charges is not None:
+            self.results["charges"] = predicted.charges
+            if predicted.dipole is not None:
+                self.results["dipole"] = predicted.dipole
         if self.with_std:
             self.uncertainty.update(
                 energies_std=predicted.energies_std, spilling=predicted.spilling

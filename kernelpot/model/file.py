@@ -278,6 +278,9 @@ def _pack_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     packed = dict(parameters)
     if packed["terms"] is not None:
         packed["terms"] = [term_to_dict(term) for term in packed["terms"]]
+    charges = packed.get("charges")
+    if charges is not None:
+        packed["charges"] = term_to_dict(charges)
     baseline = packed["baseline"]
     if baseline is not None:
         packed["baseline"] = [term.to_dict() for term in terms_of(baseline)]
@@ -288,6 +291,8 @@ def _unpack_parameters(packed: Mapping[str, Any]) -> dict[str, Any]:
     parameters = dict(packed)
     if parameters["terms"] is not None:
         parameters["terms"] = [term_from_dict(entry) for entry in parameters["terms"]]
+    if parameters.get("charges") is not None:
+        parameters["charges"] = term_from_dict(parameters["charges"])
     if parameters["baseline"] is not None:
         parameters["baseline"] = baseline_of(parameters["baseline"])
     return parameters

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 
 from kernelpot.baseline.coulomb_remainder import beside_bare_charges
 from kernelpot.baseline.free_atoms import AtomicEnergies
-from kernelpot.baseline.reference import BaselineTerm, ReadsAtoms, Reference
+from kernelpot.baseline.reference import BaselineTerm, Reference
 from kernelpot.common.archive import plain
 from kernelpot.common.parallel import thread_count
 from kernelpot.common.types import FloatArray, IntArray
@@ -37,6 +37,7 @@ from kernelpot.regression.factors import AbsentFactor, TriangularFactor
 from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
 from kernelpot.terms.base import is_local, key_name
+from kernelpot.terms.charges import ChargesDescriptor, check_periodicity, total_charge
 
 # Potentials drawn from the posterior whose spread tells what the data leave open, to one part in
 # the root of twice as many.
@@ -193,6 +194,7 @@ class FittedModel:
             n_threads=n_threads,
         )
         result, spilling = found.result, found.spilling
+        charges = self.charges(system)
         shares = system.atom_virials(result) if stresses else None
         predictions = []
         first = system.first_atom
@@ -215,6 +217,8 @@ class FittedModel:
                 outside=None if found.outside is None else found.outside[own],
                 stresses=of_atoms,
                 numbers=atoms.numbers,
+                charges=None if charges is None else charges[own],
+                dipole=None if charges is None else _dipole(atoms, charges[own]),
                 calibration=self.calibration,
             )
             if return_std:
@@ -295,7 +299,7 @@ class FittedModel:
             Naming the terms that need whole structures.
         """
         whole = [t.term.kind for t in self.local.terms if not is_local(t.descriptor)]
-        whole += [term.kind for term in self.baseline if isinstance(term, ReadsAtoms)]
+        whole += [term.kind for term in self.baseline if not term.local]
         if whole:
             raise ValueError(
                 f"this model has a part that needs whole structures ({', '.join(whole)}), and "
@@ -368,6 +372,31 @@ class FittedModel:
             bound,
             outside,
         )
+
+    @property
+    def has_charges(self) -> bool:
+        """Whether charges of atoms are part of the model."""
+        return any(isinstance(t.descriptor, ChargesDescriptor) for t in self.local.terms)
+
+    def charges(self, system: System) -> FloatArray | None:
+        """Charges of all atoms of a system, where they are part of the model.
+
+        Parameters
+        ----------
+        system : System
+
+        Returns
+        -------
+        ndarray of shape (n_atoms,) or None
+            [e].
+        """
+        for block in self.design.blocks:
+            bound = self.design.terms[block.term]
+            if isinstance(bound.descriptor, ChargesDescriptor):
+                weights = bound.kernel.diagonal() * self.local.weights[block.sparse]
+                coefficients = bound.descriptor.coefficients(weights)
+                return bound.descriptor.charges(system, coefficients)
+        return None
 
     def _known(self, gate: VarianceGate | None) -> FloatArray:
         """Local std of each species up to which atoms count as known [eV]."""
@@ -600,6 +629,9 @@ class FittedModel:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         self.reference.check(atoms, name)
+        if self.has_charges:
+            check_periodicity(atoms, name)
+            total_charge(atoms)
 
     def system(self, atoms: Atoms, neighbors: NeighborList | None = None) -> System:
         """Check a structure, and find its pairs unless they are given.
@@ -709,6 +741,13 @@ class _WeightedVariance:
 
     def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
         """Depends on nothing else."""
+
+
+def _dipole(atoms: Atoms, charges: FloatArray) -> FloatArray | None:
+    """Dipole of charges about the center of mass; none of what is periodic [e Å]."""
+    if atoms.pbc.any():
+        return None
+    return charges @ (atoms.positions - atoms.get_center_of_mass())
 
 
 def _spilling(found: LocalEvaluation) -> FloatArray:

@@ -118,6 +118,10 @@ class Prediction(ComparesArrays):
         [eV/Å^3]: pairs of atoms share alike.
     numbers : ndarray of shape (n_atoms,) or None
         Atomic numbers.
+    charges : ndarray of shape (n_atoms,) or None
+        Charges of the atoms, of a model that has learned them (`KernelCharges`) [e].
+    dipole : ndarray of shape (3,) or None
+        Their dipole about the center of mass, without periodicity [e Å].
     calibration : Calibration or None
         How standard deviations were calibrated, and what turns them into intervals
         (`interval`); None if they were not.
@@ -139,6 +143,8 @@ class Prediction(ComparesArrays):
     outside: BoolArray | None = None
     stresses: FloatArray | None = field(default=None, repr=False)
     numbers: IntArray | None = field(default=None, repr=False)
+    charges: FloatArray | None = field(default=None, repr=False)
+    dipole: FloatArray | None = field(default=None, repr=False)
     calibration: Calibration | None = field(default=None, repr=False, compare=False)
     find_posterior: Callable[[], PosteriorStd] | None = field(
         default=None, repr=False, compare=False

@@ -27,6 +27,7 @@ from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_
 # Pairs whose derivatives are multiplied with several adjoints at a time.
 TANGENTS = 2 * LANES
 
+
 def extent(size):
     """Return the integer that ``size`` (an int, or a tuple of that length) means."""
     return len(size) if isinstance(size, tuple) else size

@@ -276,6 +276,28 @@ class PullsMembers(Protocol):
         """
 
 
+@runtime_checkable
+class OwnPoints(Protocol):
+    """A descriptor that says what takes the place of sparse points, and what is known of them.
+
+    Attributes
+    ----------
+    own_points : ndarray of shape (n_points, n_features)
+        Points of its only class of environments.
+    known_weights : ndarray of shape (n_points,)
+        Part of their weights that no label changes: the mean of the prior, in units in which
+        the kernel of a point with a unit feature is one.
+    """
+
+    @property
+    def own_points(self) -> FloatArray:
+        """Points of its only class of environments."""
+
+    @property
+    def known_weights(self) -> FloatArray:
+        """Part of their weights that no label changes."""
+
+
 # ---- kernels -----------------------------------------------------------------------
 
 
@@ -531,8 +553,17 @@ def is_local(descriptor: Descriptor) -> bool:
         Not local are those of whole structures, those that ask for no pairs, and what says
         ``long_ranged``.
     """
-    long_ranged = bool(getattr(descriptor, "long_ranged", False))
-    return descriptor.has_centers and descriptor.r_cut > 0 and not long_ranged
+    return descriptor.has_centers and descriptor.r_cut > 0 and not is_long_ranged(descriptor)
+
+
+def is_long_ranged(descriptor: Descriptor) -> bool:
+    """Whether a descriptor says that it depends on atoms beyond `r_cut`, in any structure.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+    """
+    return bool(getattr(descriptor, "long_ranged", False))
 
 
 def key_name(key: Key) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kernelpot.terms.acsf import ACSFTerm
 from kernelpot.terms.base import Term
+from kernelpot.terms.charges import KernelCharges
 from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
 from kernelpot.terms.custom import CustomTerm
 from kernelpot.terms.gdml import GDMLTerm
@@ -27,7 +28,9 @@ KINDS = (
     LinearMap,
     PolynomialSOAP,
 )
-TERMS: dict[str, type[Any]] = {term.kind: term for term in KINDS}
+# Beside other terms, as they learn from labels before these are fitted.
+LEARNED_FROM_LABELS = (KernelCharges,)
+TERMS: dict[str, type[Any]] = {term.kind: term for term in (*KINDS, *LEARNED_FROM_LABELS)}
 # Of a term that names none.
 DEFAULT_KIND = SOAPTerm.kind
 
