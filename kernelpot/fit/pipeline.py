@@ -20,11 +20,10 @@ from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
-from kernelpot.fit.full_mean import residuals_without, with_less_noise
-from kernelpot.fit.left_out import choose_some, structures_to_leave_out
+from kernelpot.fit.full_mean import WholeForms
+from kernelpot.fit.left_out import structures_to_leave_out
 from kernelpot.fit.noise import (
     METHODS,
-    MINIMUM_STRUCTURES,
     choose_hyperparameters,
     free_parameters,
     is_searched,
@@ -132,41 +131,30 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         n_threads=n_threads,
         progress=progress,
     )
-    free = free_parameters(settings, grouped.groups, len(problem.terms))
-    tuned = with_less_noise(tuned, state.design, free.groups)
+    whole = None
+    scale = tuned.scale(state.design)
+    forms = Forms.of(state.design, scale)
     notes = list(state.notes)
-    model = solve(
-        problem,
-        state,
-        grouped,
-        tuned,
-        n_threads=n_threads,
-        max_bytes=plan.spare_bytes,
-        keeper=saver,
-        progress=progress,
-        notes=notes,
-    )
+    if forms.forms:
+        whole = WholeForms(
+            forms,
+            problem.frames,
+            tuned.noise,
+            free_parameters(settings, grouped.groups, len(problem.terms)).groups,
+            lambda noise: grouped.posterior(noise.sigma, scale),
+            max_bytes=plan.spare_bytes,
+            n_threads=n_threads,
+            progress=progress,
+        ).fit(left_out, state.unseen, keeper=saver)
+        notes += whole.notes
+    model = solve(problem, state, grouped, tuned, n_threads=n_threads, whole=whole)
     if options.calibrate:
-        scale = tuned.scale(state.design)
-        residuals = None
-        if model.local.tails:
-            forms = Forms.of(state.design, scale)
-            residuals = residuals_without(
-                forms,
-                problem.frames,
-                choose_some(left_out, state.unseen, MINIMUM_STRUCTURES),
-                tuned.noise,
-                model.factor,
-                forms.with_tails(model.factor.solve(), model.local.tails),
-                max_bytes=plan.spare_bytes,
-                n_threads=n_threads,
-            )
         model = calibrated(
             model,
             problem,
             left_out,
             scale,
-            residuals=residuals,
+            residuals=None if whole is None else whole.residuals,
             n_threads=n_threads,
             progress=progress,
         )

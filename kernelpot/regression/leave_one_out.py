@@ -129,6 +129,51 @@ def leave_one_out(
             yield from found
 
 
+def solution_without(
+    structures: Sequence[StructureRows],
+    factor: TriangularFactor,
+    sigma: Callable[[Group], float] | Mapping[Group, float],
+    scale: FloatArray | None = None,
+) -> FloatArray:
+    """Weights of a fit without some structures, all left out together.
+
+    Parameters
+    ----------
+    structures : sequence of StructureRows
+        Structures that `factor` holds.
+    factor, sigma, scale
+        As in `leave_one_out`.
+
+    Returns
+    -------
+    ndarray of shape (n_columns,)
+    """
+    Z, e = _against(structures, [rows.noise(sigma) for rows in structures], factor, scale)
+    left = _without(Z, e, variance=True)[0]
+    # w - (R^T R)^-1 A_B^T (I - H)^-1 e
+    target = factor.matrix[:-1, -1] - Z @ left
+    return np.asarray(scipy.linalg.solve_triangular(factor.R, target, check_finite=False))
+
+
+def _against(
+    structures: Sequence[StructureRows],
+    noise: Sequence[FloatArray],
+    factor: TriangularFactor,
+    scale: FloatArray | None,
+) -> tuple[FloatArray, FloatArray]:
+    """Columns R^-T A^T, so that ``H = Z.T @ Z``, and residuals, in units of the noise."""
+    inverse = 1.0 / np.concatenate(noise)
+    A = np.concatenate([rows.phi for rows in structures])
+    A *= inverse[:, None]
+    if scale is not None:
+        A *= scale
+    y = np.concatenate([rows.y for rows in structures]) * inverse
+    Z = scipy.linalg.solve_triangular(
+        factor.R, A.T, trans="T", overwrite_b=True, check_finite=False
+    )
+    return Z, y - factor.matrix[:-1, -1] @ Z
+
+
 def leave_chunk(
     chunk: Sequence[StructureRows],
     factor: TriangularFactor,
@@ -139,17 +184,7 @@ def leave_chunk(
 ) -> list[LeftOut]:
     """Leave out each of a few structures; see `leave_one_out`."""
     noise = [rows.noise(sigma) for rows in chunk]
-    inverse = 1.0 / np.concatenate(noise)
-    A = np.concatenate([rows.phi for rows in chunk])
-    A *= inverse[:, None]
-    if scale is not None:
-        A *= scale
-    y = np.concatenate([rows.y for rows in chunk]) * inverse
-    # columns R^-T A_B^T, so that H_BB = Z_B^T Z_B
-    Z = scipy.linalg.solve_triangular(
-        factor.R, A.T, trans="T", overwrite_b=True, check_finite=False
-    )
-    e = y - factor.matrix[:-1, -1] @ Z
+    Z, e = _against(chunk, noise, factor, scale)
     result = []
     start = 0
     for rows, sigmas in zip(chunk, noise, strict=True):

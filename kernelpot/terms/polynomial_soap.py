@@ -27,8 +27,10 @@ from kernelpot.terms.parameters import (
 from kernelpot.terms.polynomial import DEGREES, PolynomialKernel
 from kernelpot.terms.soap import SOAPDescriptor, SOAPTerm
 
-# Monomials for each sparse point that a term of another kind would have.
+# Monomials for each sparse point that a term of another kind would have; the mean of a whole
+# form does not hang on their number.
 MONOMIALS = 3
+MONOMIALS_OF_WHOLE = 2
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class PolynomialSOAP(TermBase):
         Prior standard deviation of a local energy [eV].
     n_sparse : int or None, default=None
         Monomials, all species together. None: three for each sparse point that a term of
-        another kind would have, or as many as there are.
+        another kind would have (of a whole form two), or as many as there are.
     full : bool, default=False
         Of degree 2: let the mean have all monomials of the directions, those without a column
         of the regression too (`kernelpot.fit.full_mean`). Variances stay those of the columns.
@@ -184,7 +186,7 @@ class PolynomialSOAP(TermBase):
         -------
         int
         """
-        return MONOMIALS * usual
+        return (MONOMIALS_OF_WHOLE if self.full else MONOMIALS) * usual
 
     def learned(
         self, species: tuple[int, ...], structures: Sequence[Atoms]

@@ -7,19 +7,24 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
+from kernelpot.common.types import KINDS
 from kernelpot.data.neighbors import neighbor_list
 from kernelpot.fit import full_mean
+from kernelpot.fit.accumulation import FactorTree
 from kernelpot.fit.full_mean import (
     NormalEquations,
-    completed,
-    residuals_without,
+    WholeForms,
+    continued,
     whole_mean,
+    with_share,
     with_solution,
 )
+from kernelpot.fit.left_out import build_rows
 from kernelpot.fit.pipeline import accumulate, select
 from kernelpot.fit.plan import plan_memory
 from kernelpot.fit.problem import prepare
 from kernelpot.fit.settings import Settings
+from kernelpot.fit.state import State
 from kernelpot.gp.quadratic import Forms, QuadraticRows
 from kernelpot.gp.sharing import rows_of_alike_sites
 from kernelpot.regression import conjugate_gradients as cg
@@ -45,6 +50,17 @@ def setup(terms, labelled, scale=1.0, **settings):
     columns[-1] = 1.0
     factor = grouped.posterior(problem.noise.sigma, columns)
     return problem, state, factor, Forms.of(state.design, columns)
+
+
+def accumulated(problem, state):
+    """Factors of all labels, from the start."""
+    design = state.design
+    return accumulate(problem, State(design, [], FactorTree(design.n_columns)))
+
+
+def groups_of(grouped):
+    """Groups of labels whose noise may be chosen."""
+    return [group for group in grouped.groups if group[0] in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -237,15 +253,47 @@ def test_a_slim_file_of_a_whole_form_predicts_the_same(pot, tmp_path):
 
 def test_noise_that_is_not_given_is_less_than_that_of_the_columns(labelled):
     full, part = (
-        kp.KernelPotential([t], baseline=[], sigma_energy=0.01).fit(labelled, optimize=None)
+        kp.KernelPotential([t], baseline=[], sigma_energy=0.01).fit(
+            labelled, optimize=None, calibrate=False
+        )
         for t in (TERM, TERM.changed(full=False))
     )
-    one, two = full.model.noise, part.model.noise
-    assert one.sigma_energy == two.sigma_energy == 0.01
-    assert one.sigma_forces == pytest.approx(0.25 * two.sigma_forces)
-    assert one.sigma_stress == pytest.approx(0.25 * two.sigma_stress)
+    one, two, of_forms = full.model.noise, part.model.noise, full.model.form_noise
+    assert part.model.form_noise is None
+    assert one == two  # variances are those of the columns at their own
+    assert of_forms.sigma_energy == one.sigma_energy == 0.01
+    assert of_forms.sigma_forces == pytest.approx(0.25 * one.sigma_forces)
+    assert of_forms.sigma_stress == pytest.approx(0.25 * one.sigma_stress)
     notes = "; ".join(full.model.training.notes)
-    assert "noise of forces, stress is 0.25 of what was chosen" in notes
+    assert "noise of forces, stress in whole forms is 0.25 of that for the columns" in notes
+
+
+SCATTER = 3.0  # eV/Å
+
+
+def test_labels_that_scatter_keep_the_noise_of_the_columns(labelled):
+    """A share that follows the scatter predicts structures left out worse, and is not taken."""
+    rng = np.random.default_rng(4)
+    noisy = [atoms.copy() for atoms in labelled]
+    for atoms in noisy:
+        forces = atoms.arrays["REF_forces"]
+        forces += SCATTER * rng.normal(size=forces.shape)
+    problem, state, _, forms = setup(
+        [TERM], noisy, sigma_forces=SCATTER, sigma_energy=1.0, sigma_stress=1.0
+    )  # the first is right, the others leave it to decide
+    grouped = accumulated(problem, state)
+    rows = build_rows(state.design, problem.frames, problem.noise, range(2, 22))
+    scale = np.ones(state.design.n_columns)
+
+    def shares(frames, free):
+        whole = WholeForms(
+            forms, frames, problem.noise, free, lambda n: grouped.posterior(n.sigma, scale)
+        )
+        return whole.fit(rows).noise.sigma_forces / problem.noise.sigma_forces
+
+    free = [g for g in grouped.groups if g[0] == "forces"]
+    assert shares(problem.frames, free) >= 1.0
+    assert shares(problem.frames, []) == 1.0
 
 
 def test_a_factor_with_another_solution(two_terms, rng):
@@ -270,29 +318,80 @@ def test_labels_less_what_is_beside_the_columns(pot, labelled):
         np.testing.assert_allclose(found[1 : 1 + n], errors.ravel(), atol=1e-8)
 
 
-def test_errors_of_structures_left_out_are_those_of_a_fit_without_them(labelled, monkeypatch):
+@pytest.mark.parametrize("n_left", [3, 12])
+def test_errors_of_structures_left_out_are_those_of_a_fit_without_them(
+    labelled, monkeypatch, n_left
+):
+    """In one fold, after which the solution for all goes on, or in several."""
     monkeypatch.setattr(full_mean, "TOLERANCE", 1e-7)
     monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
+    monkeypatch.setattr(full_mean, "MORE_ITERATIONS", 1000)
+    if n_left == 3:
+        monkeypatch.setattr(full_mean, "MAX_FOLDS", 1)
     problem, state, factor, forms = setup([TERM], labelled)
-    start = forms.unknowns(factor.solve())
-    factor, tails, _ = completed(forms, problem.frames, problem.noise, factor, start)
-    chosen = [3, 11, 20]
-    found = residuals_without(
+    grouped = accumulated(problem, state)
+    rows = build_rows(state.design, problem.frames, problem.noise, range(3, 3 + n_left))
+    columns = np.ones(state.design.n_columns)
+    whole = WholeForms(
         forms,
         problem.frames,
-        chosen,
         problem.noise,
-        factor,
-        forms.with_tails(factor.solve(), tails),
+        groups_of(grouped),
+        lambda noise: grouped.posterior(noise.sigma, columns),
     )
-    assert sorted(found) == chosen
-    rest = [f for index, f in enumerate(problem.frames) if index not in chosen]
-    equations = NormalEquations(forms, rest, problem.noise, factor)
-    x = whole_mean(equations, forms.unknowns(np.zeros(state.design.n_columns))).x
-    for index in chosen:
-        rows = QuadraticRows.of(forms, [problem.frames[index]], problem.noise)
-        expected = (rows.y - rows.times(*forms.split(x))) * rows.noise
-        np.testing.assert_allclose(found[index], expected, atol=2e-3)
+    folds = whole._folds(rows, [])
+    assert len(folds) == (1 if n_left == 3 else 4)
+    found = whole.fit(rows)
+    assert sorted(found.residuals) == [r.index for r in rows]
+    low = grouped.posterior(found.noise.sigma, columns)
+    nothing = forms.unknowns(np.zeros(state.design.n_columns))
+    for fold in folds:
+        left = [r.index for r in fold]
+        rest = [f for index, f in enumerate(problem.frames) if index not in left]
+        x = whole_mean(NormalEquations(forms, rest, found.noise, low), nothing).x
+        for index in left:
+            of_one = QuadraticRows.of(forms, [problem.frames[index]], problem.noise)
+            expected = (of_one.y - of_one.times(*forms.split(x))) * of_one.noise
+            np.testing.assert_allclose(found.residuals[index], expected, atol=2e-3)
+    x = whole_mean(NormalEquations(forms, problem.frames, found.noise, low), nothing).x
+    np.testing.assert_allclose(found.factor.solve(), forms.weights(x), atol=2e-3)
+    np.testing.assert_array_equal(found.factor.R, factor.R)
+
+
+def test_other_noise_and_frames_left_out_are_those_of_equations_of_their_own(two_terms, rng):
+    problem, state, _, forms = two_terms
+    grouped = accumulated(problem, state)
+    noise = with_share(problem.noise, groups_of(grouped), 0.5)
+    factor = grouped.posterior(noise.sigma, forms.scale)
+    every = NormalEquations(forms, problem.frames, problem.noise, factor)
+    left = [1, 9, 17]
+    rest = [frame for index, frame in enumerate(problem.frames) if index not in left]
+    x = rng.normal(size=forms.size)
+    for changed, own in (
+        (every.changed(noise, factor), NormalEquations(forms, problem.frames, noise, factor)),
+        (every.changed(noise, factor, left), NormalEquations(forms, rest, noise, factor)),
+    ):
+        for one, two in (
+            (changed(x), own(x)),
+            (changed.right, own.right),
+            (changed.precondition(x), own.precondition(x)),
+        ):
+            np.testing.assert_allclose(one, two, atol=1e-6 * np.abs(two).max())
+
+
+def test_a_solution_is_continued_with_a_factor_of_other_noise(labelled, monkeypatch):
+    monkeypatch.setattr(full_mean, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
+    problem, state, factor, forms = setup([TERM], labelled)
+    groups = groups_of(accumulated(problem, state))
+    noise = with_share(problem.noise, groups, 0.25)
+    start = forms.unknowns(factor.solve())
+    solutions = []
+    for ratio in (1.0, 1.0 / 16):
+        found, _, note = continued(forms, problem.frames, noise, factor, start, ratio=ratio)
+        solutions.append(found.solve())
+        assert "iterations" in note
+    np.testing.assert_allclose(*solutions, atol=1e-3)
 
 
 def test_calibration_learns_of_structures_left_out(labelled):
@@ -300,7 +399,7 @@ def test_calibration_learns_of_structures_left_out(labelled):
     pot = kp.KernelPotential([TERM], baseline=[kp.Wall()]).fit(labelled, optimize=None)
     calibration = pot.model.calibration
     assert calibration is not None
-    assert calibration.n_structures == 10
+    assert calibration.n_structures == 20
 
 
 def test_an_update_continues_from_the_form_that_is_there(labelled, monkeypatch):
@@ -392,12 +491,12 @@ def test_an_interrupted_fit_continues_to_the_same_model(labelled, tmp_path, monk
 
     original = full_mean.whole_mean
 
-    def stopping(equations, start, *, keeper=None, progress=None):
-        def stop(stage, done, total):
+    def stopping(equations, start, *, before=None, keeper=None, progress=None):
+        def stop(done):
             if done == 5:
                 raise Stopped
 
-        return original(equations, start, keeper=keeper, progress=stop)
+        return original(equations, start, before=before, keeper=keeper, progress=stop)
 
     monkeypatch.setattr(full_mean, "whole_mean", stopping)
     arguments = {**plain, "checkpoint": path, "checkpoint_interval": 0.0}
