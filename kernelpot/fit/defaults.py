@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from ase.data import covalent_radii
@@ -40,9 +40,24 @@ class Shape:
 # validation split: 20.4 to 17.5 meV/Å).
 ELEMENT = (Shape(1.75, 0.145, 6, 2), Shape(2.6, 0.22, 8, 3))
 COMPOUND = (Shape(1.4, 0.12, 6, 2), Shape(1.9, 0.145, 6, 2), Shape(2.7, 0.22, 8, 3))
-# Molecules: one whole quadratic form. n_max and l_max are those of the term, its reach is that
-# of the longest shape of compounds.
-MOLECULE = Shape(2.7, 0.2, 4, 2)
+# Molecules: one whole quadratic form, which reaches as far as the longest shape of compounds.
+MOLECULE_CUTOFF, MOLECULE_WIDTH = 2.7, 0.2
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Features of a whole form."""
+
+    n_max: int
+    l_max: int
+    n_directions: int
+
+
+DETAIL = {
+    "fast": Detail(6, 4, 100),
+    "default": Detail(6, 4, 200),
+    "accurate": Detail(8, 5, 300),
+}
 # With more species than this, features shared between neighbor species (mu1nu1) keep the
 # cost linear in their number.
 MAX_UNCOMPRESSED_SPECIES = 4
@@ -106,7 +121,7 @@ def sigmas(data: Dataset) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def terms(
-    data: Dataset, e0: AtomicEnergies, *, n_sparse: int | None = None
+    data: Dataset, e0: AtomicEnergies, *, n_sparse: int | None = None, preset: str = "default"
 ) -> tuple[list[Term], list[str]]:
     """Terms scaled to the material: for molecules a whole quadratic form, else SOAP terms.
 
@@ -116,6 +131,8 @@ def terms(
     e0 : AtomicEnergies
     n_sparse : int, optional
         Sparse points (monomials) per term; None leaves it to the preset.
+    preset : str
+        How many features a whole form has.
 
     Returns
     -------
@@ -130,14 +147,13 @@ def terms(
     if is_of_molecules(data):
         chosen.append(
             PolynomialSOAP(
-                r_cut=round(max(MOLECULE.cutoff * length, MINIMUM_CUTOFF), 3),
-                sigma_atom=round(MOLECULE.width * length, 4),
-                l_max=MOLECULE.l_max,
-                degree=MOLECULE.zeta,
+                r_cut=round(max(MOLECULE_CUTOFF * length, MINIMUM_CUTOFF), 3),
+                sigma_atom=round(MOLECULE_WIDTH * length, 4),
                 full=True,
                 delta=delta,
                 compression=compression,
                 n_sparse=n_sparse,
+                **asdict(DETAIL[preset]),
             )
         )
         notes = ["molecules (nothing is periodic): one whole quadratic form"]
