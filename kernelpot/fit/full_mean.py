@@ -36,7 +36,7 @@ from kernelpot.gp.quadratic import AlikeRows, Forms, QuadraticRows
 from kernelpot.gp.sharing import SIGMA_ALIKE, rows_of_alike_sites
 from kernelpot.regression import conjugate_gradients as cg
 from kernelpot.regression.factors import TriangularFactor
-from kernelpot.regression.leave_one_out import LeftOut, leave_one_out, solution_without
+from kernelpot.regression.leave_one_out import LeftOut, Without, leave_one_out
 from kernelpot.regression.rows import StructureRows
 
 # Iterations end where the preconditioned residual has fallen to this share, or after so many.
@@ -44,15 +44,19 @@ from kernelpot.regression.rows import StructureRows
 # a hundred more lower the force error of other frames by 3 %.
 TOLERANCE = 0.01
 MAX_ITERATIONS = 200
-# From the solution without some structures to that for all.
+# From another solution: that without some structures, or of other noise.
 MORE_ITERATIONS = 100
-# Noise of labels for whole forms, relative to what is best for the columns. The next is tried
-# while one predicts structures left out better than the columns by less than this (in `Score`,
-# of which energies and forces a quarter smaller are 0.75). On ethanol (columns 0.012 eV/Å;
-# validation frames, meV/Å) forces of 0.01, 0.005, 0.002 eV/Å leave 14.9, 13.9, 14.1 with 200
-# frames, and 7.5, 6.3, 5.9 with 800.
-NOISE_SHARES = (0.25, 1.0, 4.0)
+# Noise of labels for whole forms, relative to what is best for the columns: the first, and how
+# it goes on. Less is tried where the first predicts structures left out better than the columns
+# by so much (in `Score`, of which energies and forces a quarter smaller are 0.75), more where it
+# does not; as long as that pays. On ethanol (columns 0.012 eV/Å; validation frames, meV/Å)
+# forces of 0.01, 0.005, 0.002 eV/Å leave 14.9, 13.9, 14.1 with 200 frames, and 7.5, 6.3, 5.9
+# with 800.
+FIRST_SHARE = 0.25
+SHARE_STEP = 4.0
+MAX_STEPS = 2
 WORTHWHILE = 0.75
+GAIN = 0.02
 # Structures left out of the iterations: at least so many if there are (and a share of all), in
 # folds of at most a share of all, and in no more folds than these.
 MINIMUM_LEFT_OUT = 20
@@ -132,9 +136,14 @@ class NormalEquations:
         self._kept: dict[int, QuadraticRows] = {}
         self._alike, self._alike_others = self._alike_rows()
         self._prepare(factor, noise, ())
+        self._without: Without | None = None
 
     def changed(
-        self, noise: Noise, factor: TriangularFactor, left_out: Sequence[int] = ()
+        self,
+        noise: Noise,
+        factor: TriangularFactor,
+        left_out: Sequence[int] = (),
+        without: Without | None = None,
     ) -> NormalEquations:
         """The same with other noise, or without the labels of some frames.
 
@@ -145,6 +154,9 @@ class NormalEquations:
             Of all labels at this noise.
         left_out : sequence of int
             Frames.
+        without : Without, optional
+            The factor without these: from that of all labels, what they alone determine is
+            found last, and that is what predicts them.
 
         Returns
         -------
@@ -153,6 +165,7 @@ class NormalEquations:
         """
         other = copy.copy(self)
         other._prepare(factor, noise, left_out)
+        other._without = without
         return other
 
     def _prepare(self, factor: TriangularFactor, noise: Noise, left_out: Sequence[int]) -> None:
@@ -251,11 +264,14 @@ class NormalEquations:
     def precondition(self, residual: FloatArray) -> FloatArray:
         """About the inverse: exact within the columns of the design, a diagonal beyond."""
         w = self.forms.weights(residual)
-        # the column of the targets has no part: substitution forward never looks ahead,
-        # backward it begins with zero
-        half = scipy.linalg.blas.dtrsv(self._triangle, np.append(w, 0.0), trans=1)
-        half[-1] = 0.0
-        solved = scipy.linalg.blas.dtrsv(self._triangle, half)[:-1]
+        if self._without is not None:
+            solved = self._without.inverse(w)
+        else:
+            # the column of the targets has no part: substitution forward never looks ahead,
+            # backward it begins with zero
+            half = scipy.linalg.blas.dtrsv(self._triangle, np.append(w, 0.0), trans=1)
+            half[-1] = 0.0
+            solved = scipy.linalg.blas.dtrsv(self._triangle, half)[:-1]
         out = residual / self._diagonal
         self.forms.insert(out, self._ratio * solved)
         return out
@@ -265,7 +281,7 @@ def whole_mean(
     equations: NormalEquations,
     start: FloatArray,
     *,
-    before: cg.Iteration | None = None,
+    reference: float | None = None,
     keeper: Keeper | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> cg.Iteration:
@@ -276,8 +292,9 @@ def whole_mean(
     equations : NormalEquations
     start : ndarray of shape (n,)
         Unknowns to start from.
-    before : Iteration, optional
-        Those that led to `start`: the residual is to fall to a share of that before them.
+    reference : float, optional
+        Square of the preconditioned residual that is to fall to a share, where `start` is a
+        solution already; by default that of `start`.
     keeper : Keeper, optional
     progress : callable, optional
         Told the iterations done.
@@ -297,14 +314,14 @@ def whole_mean(
         state = None if keeper is None else keeper.load_iteration()
         if state is None:
             state = cg.begin(equations, equations.precondition, equations.right, start)
-            if before is not None:
-                state.start = before.start
+            if reference is not None:
+                state.start = reference
         return cg.solve(
             state,
             equations,
             equations.precondition,
             tolerance=TOLERANCE,
-            max_iterations=MAX_ITERATIONS if before is None else MORE_ITERATIONS,
+            max_iterations=MAX_ITERATIONS if reference is None else MORE_ITERATIONS,
             after=after,
         )
 
@@ -344,7 +361,7 @@ class Trial:
     equations: NormalEquations
     residuals: Mapping[int, FloatArray]
     score: float
-    last: cg.Iteration
+    last: Sequence[cg.Iteration]
 
 
 class WholeForms:
@@ -398,7 +415,7 @@ class WholeForms:
         Parameters
         ----------
         left_out : sequence of StructureRows
-            Structures that may be left out; the noise is the first of `NOISE_SHARES` without.
+            Structures that may be left out; without, the share of the noise is the first.
         unseen : sequence of int
             Frames to leave out before others.
         keeper : Keeper, optional
@@ -411,7 +428,7 @@ class WholeForms:
         factor = self._posterior(self.noise)
         folds = self._folds(left_out, unseen)
         if not folds:
-            share = NOISE_SHARES[0]
+            share = FIRST_SHARE
             noise = with_share(self.noise, self.free, share)
             low = self._posterior(noise)
             equations = self._equations(noise, low)
@@ -421,24 +438,19 @@ class WholeForms:
                 keeper=keeper,
                 progress=self._run(MAX_ITERATIONS),
             )
-            return self._result(factor, found, noise, None, [*self._noise_note(share)], found.n)
+            return self._result(factor, found, noise, None, self._noise_note(share))
         best, notes = self._best(folds, factor)
-        # one fold is nearly all there is to know
-        first = best.last if len(folds) == 1 else None
-        if first is None:
-            start = self.forms.unknowns(self._posterior(best.noise).solve())
+        low = self._posterior(best.noise)
+        equations = best.equations.changed(best.noise, low)
+        if len(folds) == 1:  # which is nearly all there is to know
+            (before,) = best.last
+            reference, start, limit = before.start, before.x, MORE_ITERATIONS
         else:
-            start = first.x
-        equations = best.equations.changed(best.noise, self._posterior(best.noise))
+            reference, start, limit = None, self.forms.unknowns(low.solve()), MAX_ITERATIONS
         found = whole_mean(
-            equations,
-            start,
-            before=first,
-            keeper=keeper,
-            progress=self._run(MAX_ITERATIONS if first is None else MORE_ITERATIONS),
+            equations, start, reference=reference, keeper=keeper, progress=self._run(limit)
         )
-        n = found.n + (0 if first is None else first.n)
-        return self._result(factor, found, best.noise, best.residuals, notes, n)
+        return self._result(factor, found, best.noise, best.residuals, notes)
 
     def _folds(
         self, left_out: Sequence[StructureRows], unseen: Sequence[int]
@@ -476,15 +488,14 @@ class WholeForms:
         )
         score = Score([self.frames[r.index].config_type for r in rows])
         of_columns = score(Errors.of(by_columns))
-        best: Trial | None = None
-        for share in NOISE_SHARES if self.free else NOISE_SHARES[:1]:
+        best = self._trial(FIRST_SHARE if self.free else 1.0, folds, by_columns, score, None)
+        better = best.score < of_columns - WORTHWHILE
+        for _ in range(MAX_STEPS if self.free else 0):
+            share = best.share / SHARE_STEP if better else best.share * SHARE_STEP
             trial = self._trial(share, folds, by_columns, score, best)
-            if best is not None and trial.score >= best.score:
+            if trial.score > best.score - GAIN:
                 break
             best = trial
-            if best.score < of_columns - WORTHWHILE:
-                break
-        assert best is not None
         after = Errors.of(_with_residuals(by_columns, best.residuals)).mean()
         before = Errors.of(by_columns).mean()
         compared = ", ".join(
@@ -510,20 +521,25 @@ class WholeForms:
             every = self._equations(noise, factor)
         else:
             every = before.equations.changed(noise, factor)
-        self._planned += len(folds) * MAX_ITERATIONS
+        limit = MAX_ITERATIONS if before is None else MORE_ITERATIONS
+        self._planned += len(folds) * limit
         residuals: dict[int, FloatArray] = {}
-        last = None
-        for fold in folds:
+        last = []
+        for k, fold in enumerate(folds):
             chosen = [rows.index for rows in fold]
-            equations = every.changed(noise, factor, chosen)
-            start = solution_without(fold, factor, noise.sigma, self.forms.scale)
-            last = whole_mean(
-                equations, self.forms.unknowns(start), progress=self._run(MAX_ITERATIONS)
-            )
-            residuals |= every.residuals(last.x, chosen)
-        assert last is not None
-        found = score(Errors.of(_with_residuals(by_columns, residuals)))
-        return Trial(share, noise, every, residuals, found, last)
+            without = Without(fold, factor, noise.sigma, self.forms.scale)
+            equations = every.changed(noise, factor, chosen, without)
+            if before is None:
+                reference, start = None, self.forms.unknowns(without.weights)
+            else:
+                # squares of the preconditioned residual go as the labels' in units of noise
+                reference = before.last[k].start * (before.share / share) ** 2
+                start = before.last[k].x
+            found = whole_mean(equations, start, reference=reference, progress=self._run(limit))
+            residuals |= every.residuals(found.x, chosen)
+            last.append(found)
+        errors = Errors.of(_with_residuals(by_columns, residuals))
+        return Trial(share, noise, every, residuals, score(errors), last)
 
     def _equations(self, noise: Noise, factor: TriangularFactor) -> NormalEquations:
         return NormalEquations(
@@ -547,8 +563,8 @@ class WholeForms:
         return tell
 
     def _noise_note(self, share: float) -> list[str]:
-        """Of how much less noise there is."""
-        if not self.free or share == 1.0:
+        """Of how much less noise there is, or more."""
+        if not self.free:
             return []
         names = ", ".join(" ".join(group).strip() for group in self.free)
         return [f"noise of {names} in whole forms is {share:g} of that for the columns"]
@@ -560,9 +576,8 @@ class WholeForms:
         noise: Noise,
         residuals: Mapping[int, FloatArray] | None,
         notes: Sequence[str],
-        n: int,
     ) -> WholeMean:
-        note = _note(self.forms, found, n)
+        note = _note(self.forms, found)
         return WholeMean(
             with_solution(factor, self.forms.weights(found.x)),
             self.forms.tails(found.x),
@@ -612,16 +627,16 @@ def continued(
     return (
         with_solution(factor, forms.weights(found.x)),
         forms.tails(found.x),
-        _note(forms, found, found.n),
+        _note(forms, found),
     )
 
 
-def _note(forms: Forms, found: cg.Iteration, n: int) -> str:
+def _note(forms: Forms, found: cg.Iteration) -> str:
     n_columns = sum(len(form.block.points) for form in forms.forms)
     n_all = sum(form.n * (form.n + 1) // 2 for form in forms.forms)
     return (
         f"mean of all {n_all} monomials of the second degree, of which {n_columns} have a column: "
-        f"{n} iterations, to {found.relative:.2g} of the residual"
+        f"{found.n} last iterations, to {found.relative:.2g} of the residual"
     )
 
 

@@ -129,13 +129,13 @@ def leave_one_out(
             yield from found
 
 
-def solution_without(
-    structures: Sequence[StructureRows],
-    factor: TriangularFactor,
-    sigma: Callable[[Group], float] | Mapping[Group, float],
-    scale: FloatArray | None = None,
-) -> FloatArray:
-    """Weights of a fit without some structures, all left out together.
+class Without:
+    r"""What a factor is without some structures, all left out together.
+
+    With the columns :math:`Z = R^{-T} A_B^\top` of their rows,
+
+    .. math:: (R^\top R - A_B^\top A_B)^{-1}
+              = R^{-1} \left(I + Z (I - H_{BB})^{-1} Z^\top\right) R^{-T} .
 
     Parameters
     ----------
@@ -144,15 +144,43 @@ def solution_without(
     factor, sigma, scale
         As in `leave_one_out`.
 
-    Returns
-    -------
-    ndarray of shape (n_columns,)
+    Attributes
+    ----------
+    weights : ndarray of shape (n_columns,)
+        Of a fit without them.
     """
-    Z, e = _against(structures, [rows.noise(sigma) for rows in structures], factor, scale)
-    left = _without(Z, e, variance=True)[0]
-    # w - (R^T R)^-1 A_B^T (I - H)^-1 e
-    target = factor.matrix[:-1, -1] - Z @ left
-    return np.asarray(scipy.linalg.solve_triangular(factor.R, target, check_finite=False))
+
+    def __init__(
+        self,
+        structures: Sequence[StructureRows],
+        factor: TriangularFactor,
+        sigma: Callable[[Group], float] | Mapping[Group, float],
+        scale: FloatArray | None = None,
+    ) -> None:
+        noise = [rows.noise(sigma) for rows in structures]
+        Z, e = _against(structures, noise, factor, scale)
+        values, vectors = scipy.linalg.eigh(Z.T @ Z, driver="evd", check_finite=False)
+        left = np.maximum(1.0 - values, RESOLUTION)
+        self._triangle = np.asfortranarray(factor.R)
+        self._root = Z @ (vectors / np.sqrt(left))
+        # w - (R^T R)^-1 A_B^T (I - H)^-1 e
+        target = factor.matrix[:-1, -1] - self._root @ ((vectors.T @ e) / np.sqrt(left))
+        self.weights = scipy.linalg.blas.dtrsv(self._triangle, target)
+
+    def inverse(self, w: FloatArray) -> FloatArray:
+        """The inverse of the normal matrix without them, times a vector.
+
+        Parameters
+        ----------
+        w : ndarray of shape (n_columns,)
+
+        Returns
+        -------
+        ndarray of shape (n_columns,)
+        """
+        half = scipy.linalg.blas.dtrsv(self._triangle, w, trans=1)
+        half += self._root @ (self._root.T @ half)
+        return np.asarray(scipy.linalg.blas.dtrsv(self._triangle, half))
 
 
 def _against(
