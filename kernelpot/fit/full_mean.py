@@ -43,9 +43,13 @@ from kernelpot.regression.rows import StructureRows
 # Silicon is there after 20 to 50; of ethanol (800 frames) the residual is a tenth after 200, and
 # a hundred more lower the force error of other frames by 3 %.
 TOLERANCE = 0.01
-MAX_ITERATIONS = 200
-# From another solution: that without some structures, or of other noise.
+MAX_ITERATIONS = 300
+# For each of several folds, and for all labels after these: errors of folds that are as far
+# from the solution tell what those of the model are.
+FOLD_ITERATIONS = 200
+# From a solution of other noise, and from that without one fold to that for all.
 MORE_ITERATIONS = 100
+LAST_ITERATIONS = 50
 # Noise of labels for whole forms, relative to what is best for the columns: the first, and how
 # it goes on. Less is tried where the first predicts structures left out better than the columns
 # by so much (in `Score`, of which energies and forces a quarter smaller are 0.75), more where it
@@ -62,7 +66,7 @@ GAIN = 0.02
 MINIMUM_LEFT_OUT = 20
 SHARE_LEFT_OUT = 0.1
 MAX_LEFT_OUT = 60
-MAX_FOLDS = 5
+MAX_FOLDS = 4
 MAX_FOLD_ROWS = 3000
 # Derivatives of features kept in memory; what is beyond is made anew in each iteration.
 MAX_BYTES = 1e9
@@ -281,6 +285,7 @@ def whole_mean(
     equations: NormalEquations,
     start: FloatArray,
     *,
+    limit: int = 0,
     reference: float | None = None,
     keeper: Keeper | None = None,
     progress: Callable[[int], None] | None = None,
@@ -292,6 +297,8 @@ def whole_mean(
     equations : NormalEquations
     start : ndarray of shape (n,)
         Unknowns to start from.
+    limit : int
+        Iterations at most; by default `MAX_ITERATIONS`.
     reference : float, optional
         Square of the preconditioned residual that is to fall to a share, where `start` is a
         solution already; by default that of `start`.
@@ -321,7 +328,7 @@ def whole_mean(
             equations,
             equations.precondition,
             tolerance=TOLERANCE,
-            max_iterations=MAX_ITERATIONS if reference is None else MORE_ITERATIONS,
+            max_iterations=limit or MAX_ITERATIONS,
             after=after,
         )
 
@@ -444,11 +451,16 @@ class WholeForms:
         equations = best.equations.changed(best.noise, low)
         if len(folds) == 1:  # which is nearly all there is to know
             (before,) = best.last
-            reference, start, limit = before.start, before.x, MORE_ITERATIONS
+            reference, start, limit = before.start, before.x, LAST_ITERATIONS
         else:
-            reference, start, limit = None, self.forms.unknowns(low.solve()), MAX_ITERATIONS
+            reference, start, limit = None, self.forms.unknowns(low.solve()), FOLD_ITERATIONS
         found = whole_mean(
-            equations, start, reference=reference, keeper=keeper, progress=self._run(limit)
+            equations,
+            start,
+            limit=limit,
+            reference=reference,
+            keeper=keeper,
+            progress=self._run(limit),
         )
         return self._result(factor, found, best.noise, best.residuals, notes)
 
@@ -521,7 +533,8 @@ class WholeForms:
             every = self._equations(noise, factor)
         else:
             every = before.equations.changed(noise, factor)
-        limit = MAX_ITERATIONS if before is None else MORE_ITERATIONS
+        first = MAX_ITERATIONS if len(folds) == 1 else FOLD_ITERATIONS
+        limit = first if before is None else MORE_ITERATIONS
         self._planned += len(folds) * limit
         residuals: dict[int, FloatArray] = {}
         last = []
@@ -535,7 +548,9 @@ class WholeForms:
                 # squares of the preconditioned residual go as the labels' in units of noise
                 reference = before.last[k].start * (before.share / share) ** 2
                 start = before.last[k].x
-            found = whole_mean(equations, start, reference=reference, progress=self._run(limit))
+            found = whole_mean(
+                equations, start, limit=limit, reference=reference, progress=self._run(limit)
+            )
             residuals |= every.residuals(found.x, chosen)
             last.append(found)
         errors = Errors.of(_with_residuals(by_columns, residuals))

@@ -327,7 +327,8 @@ def test_errors_of_structures_left_out_are_those_of_a_fit_without_them(
     """In one fold, after which the solution for all goes on, or in several."""
     monkeypatch.setattr(full_mean, "TOLERANCE", 1e-7)
     monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
-    monkeypatch.setattr(full_mean, "MORE_ITERATIONS", 1000)
+    for name in ("FOLD", "MORE", "LAST"):
+        monkeypatch.setattr(full_mean, f"{name}_ITERATIONS", 1000)
     if n_left == 3:
         monkeypatch.setattr(full_mean, "MAX_FOLDS", 1)
     problem, state, factor, forms = setup([TERM], labelled)
@@ -533,12 +534,14 @@ def test_an_interrupted_fit_continues_to_the_same_model(labelled, tmp_path, monk
 
     original = full_mean.whole_mean
 
-    def stopping(equations, start, *, reference=None, keeper=None, progress=None):
+    def stopping(equations, start, *, limit=0, reference=None, keeper=None, progress=None):
         def stop(done):
             if done == 5:
                 raise Stopped
 
-        return original(equations, start, reference=reference, keeper=keeper, progress=stop)
+        return original(
+            equations, start, limit=limit, reference=reference, keeper=keeper, progress=stop
+        )
 
     monkeypatch.setattr(full_mean, "whole_mean", stopping)
     arguments = {**plain, "checkpoint": path, "checkpoint_interval": 0.0}
