@@ -51,10 +51,12 @@ class KernelPotential(Estimator):
     ----------
     terms : sequence of terms, optional
         Kernels to sum, such as ``[SOAPTerm(...), PairTerm(...)]``; by default two of SOAP of
-        different range, three with several species.
+        different range, three with several species; where nothing is periodic one whole
+        quadratic form (``PolynomialSOAP(full=True)``).
     preset : {"fast", "default", "accurate"}
         Sparse points per term that names no number: 300, 1,000 or 3,000, or all distinct
-        environments if there are fewer.
+        environments if there are fewer. Of whole forms 600, 2,000 or 3,000 columns, and by
+        default 100, 200 or 300 directions.
     n_sparse : int, optional
         Sparse points per term that names no number, instead of the preset's; more than
         there are distinct environments is an error.
@@ -299,7 +301,9 @@ class KernelPotential(Estimator):
         to rounding, that of a fit to old and new data together with the same sparse
         points, e0, baseline and noise, at the cost of the new data alone. These four
         stay as they are; so a warning is given where new structures reach closer than
-        the wall was built for.
+        the wall was built for. Of whole quadratic forms, the default of molecules, the
+        columns of the regression learn; all coefficients with `data`, which costs
+        iterations over all structures.
 
         Parameters
         ----------

@@ -138,8 +138,8 @@ def _add_fit(verbs: Verbs) -> None:
     fit.add_argument("train", nargs="+", help="labelled structures: files, patterns, file@index")
     fit.add_argument("-o", "--output", required=True, metavar="MODEL", help="file to write")
     fit.add_argument("--preset", choices=("fast", "default", "accurate"), default=None,
-        help="sparse points per term that names no number: 300, 1,000 or 3,000 (default: "
-        "default)")  # fmt: skip
+        help="sparse points per term that names no number: 300, 1,000 or 3,000; of whole forms "
+        "600, 2,000 or 3,000 columns (default: default)")  # fmt: skip
     fit.add_argument(
         "--config", metavar="FILE.toml",
         help="parameters of KernelPotential; in [config_type_sigma.NAME], forces = \"search\" "

@@ -31,6 +31,7 @@ from kernelpot.fit.settings import Settings
 from kernelpot.fit.state import State
 from kernelpot.gp.labels import Noise, observe
 from kernelpot.terms.base import Term
+from kernelpot.terms.polynomial_soap import PolynomialSOAP
 
 # Reach of the pair functions in units of `defaults.length_scale`: that of the shorter
 # default kernel, about 1.75 bond lengths of a solid.
@@ -209,7 +210,8 @@ def left_out_errors(
         Of all the data.
     baselines : sequence of Explained
     term : Term
-        Kernel; its number of sparse points is replaced by a small one.
+        Kernel; its number of sparse points is replaced by a small one, and a polynomial by
+        the kernel of its features: no directions are learned.
     noise : Noise
     seed : int
 
@@ -219,6 +221,8 @@ def left_out_errors(
         One per baseline.
     """
     settings = Settings(seed=seed)
+    if isinstance(term, PolynomialSOAP):
+        term = term.soap
     design = State.chosen(
         [term.changed(n_sparse=None)], species, frames, settings=settings, usual=[N_SPARSE]
     ).design

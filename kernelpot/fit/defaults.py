@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from ase.data import covalent_radii
@@ -10,6 +10,8 @@ from ase.data import covalent_radii
 from kernelpot.baseline.free_atoms import AtomicEnergies
 from kernelpot.data.dataset import Dataset
 from kernelpot.gp.labels import bulk_volume
+from kernelpot.terms.base import Term
+from kernelpot.terms.polynomial_soap import PolynomialSOAP
 from kernelpot.terms.soap import SOAPTerm
 
 # Sparse points per term.
@@ -38,6 +40,24 @@ class Shape:
 # validation split: 20.4 to 17.5 meV/Å).
 ELEMENT = (Shape(1.75, 0.145, 6, 2), Shape(2.6, 0.22, 8, 3))
 COMPOUND = (Shape(1.4, 0.12, 6, 2), Shape(1.9, 0.145, 6, 2), Shape(2.7, 0.22, 8, 3))
+# Molecules: one whole quadratic form, which reaches as far as the longest shape of compounds.
+MOLECULE_CUTOFF, MOLECULE_WIDTH = 2.7, 0.2
+
+
+@dataclass(frozen=True)
+class Detail:
+    """Features of a whole form."""
+
+    n_max: int
+    l_max: int
+    n_directions: int
+
+
+DETAIL = {
+    "fast": Detail(6, 4, 100),
+    "default": Detail(6, 4, 200),
+    "accurate": Detail(8, 5, 300),
+}
 # With more species than this, features shared between neighbor species (mu1nu1) keep the
 # cost linear in their number.
 MAX_UNCOMPRESSED_SPECIES = 4
@@ -101,43 +121,61 @@ def sigmas(data: Dataset) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def terms(
-    data: Dataset, e0: AtomicEnergies, *, n_sparse: int | None = None
-) -> tuple[list[SOAPTerm], list[str]]:
-    """SOAP terms of different range, scaled to the material.
+    data: Dataset, e0: AtomicEnergies, *, n_sparse: int | None = None, preset: str = "default"
+) -> tuple[list[Term], list[str]]:
+    """Terms scaled to the material: for molecules a whole quadratic form, else SOAP terms.
 
     Parameters
     ----------
     data : Dataset
     e0 : AtomicEnergies
     n_sparse : int, optional
-        Sparse points per term; None leaves it to the preset.
+        Sparse points (monomials) per term; None leaves it to the preset.
+    preset : str
+        How many features a whole form has.
 
     Returns
     -------
-    terms : list of SOAPTerm
+    terms : list of Term
     notes : list of str
     """
     length, reason = length_scale(data)
     e0_spread = energy_scale(data, e0)
-    delta = max(1.0, e0_spread)
-    shapes = ELEMENT if len(data.species) == 1 else COMPOUND
-    cutoffs = [shape.cutoff * length for shape in shapes]
-    if not any(np.all(f.atoms.pbc) for f in data):
-        cutoffs[-1] = max(cutoffs[-1], MINIMUM_CUTOFF)
+    delta = round(max(1.0, e0_spread), 3)
     compression = "off" if len(data.species) <= MAX_UNCOMPRESSED_SPECIES else "mu1nu1"
-    chosen = [
-        SOAPTerm(
-            r_cut=round(cutoff, 3),
-            sigma_atom=round(shape.width * length, 4),
-            l_max=shape.l_max,
-            zeta=shape.zeta,
-            delta=round(delta, 3),
-            compression=compression,
-            n_sparse=n_sparse,
+    chosen: list[Term] = []
+    if is_of_molecules(data):
+        chosen.append(
+            PolynomialSOAP(
+                r_cut=round(max(MOLECULE_CUTOFF * length, MINIMUM_CUTOFF), 3),
+                sigma_atom=round(MOLECULE_WIDTH * length, 4),
+                full=True,
+                delta=delta,
+                compression=compression,
+                n_sparse=n_sparse,
+                **asdict(DETAIL[preset]),
+            )
         )
-        for cutoff, shape in zip(cutoffs, shapes, strict=True)
-    ]
-    notes = [
+        notes = ["molecules (nothing is periodic): one whole quadratic form"]
+    else:
+        shapes = ELEMENT if len(data.species) == 1 else COMPOUND
+        cutoffs = [shape.cutoff * length for shape in shapes]
+        if not any(np.all(f.atoms.pbc) for f in data):
+            cutoffs[-1] = max(cutoffs[-1], MINIMUM_CUTOFF)
+        chosen += [
+            SOAPTerm(
+                r_cut=round(cutoff, 3),
+                sigma_atom=round(shape.width * length, 4),
+                l_max=shape.l_max,
+                zeta=shape.zeta,
+                delta=delta,
+                compression=compression,
+                n_sparse=n_sparse,
+            )
+            for cutoff, shape in zip(cutoffs, shapes, strict=True)
+        ]
+        notes = []
+    notes += [
         f"cutoffs and widths scale with {length:.3f} Å, the {reason}",
         f"delta {delta:.2f} eV: at least 1 eV, or the root mean square energy per atom "
         f"relative to e0 ({e0_spread:.2f} eV)",
@@ -148,6 +186,12 @@ def terms(
             f"{MAX_UNCOMPRESSED_SPECIES} (cost grows with their square without it)"
         )
     return chosen, notes
+
+
+def is_of_molecules(data: Dataset) -> bool:
+    """Whether nothing in the data is periodic, and there is more than one atom."""
+    bound = [f for f in data if len(f) > 1]
+    return bool(bound) and not any(f.atoms.pbc.any() for f in bound)
 
 
 def energy_scale(data: Dataset, e0: AtomicEnergies) -> float:

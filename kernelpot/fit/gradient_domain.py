@@ -33,7 +33,7 @@ from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import FloatArray, Group, Progress
 from kernelpot.data.dataset import Frame
 from kernelpot.data.system import Contribution, System
-from kernelpot.fit.full_mean import Keeper, with_solution
+from kernelpot.fit.full_mean import Keeper, WholeMean, with_solution
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.gp.blocks import Block
 from kernelpot.gp.design import Design
@@ -325,6 +325,35 @@ class AllDirections:
             f"{state.n} iterations, forces reproduced to {1e3 * residual:.2g} meV/Å"
         )
         return with_solution(factor, w), {0: tail}, note
+
+    def fit(
+        self,
+        frames: Sequence[Frame],
+        noise: Noise,
+        factor: TriangularFactor,
+        left_out: Sequence[int] = (),
+        *,
+        keeper: Keeper | None = None,
+        progress: Progress | None = None,
+    ) -> WholeMean:
+        """The solution for all molecules, and errors on some of the solution for the others.
+
+        Parameters
+        ----------
+        frames, noise, factor, keeper, progress
+            As in `completed`.
+        left_out : sequence of int
+            As in `residuals_without`; nothing is left out where there are none.
+
+        Returns
+        -------
+        WholeMean
+        """
+        factor, tails, note = self.completed(
+            frames, noise, factor, keeper=keeper, progress=progress
+        )
+        residuals = self.residuals_without(frames, left_out, noise, factor) if left_out else None
+        return WholeMean(factor, tails, noise, residuals, [note])
 
     def residuals_without(
         self,

@@ -21,9 +21,8 @@ from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
-from kernelpot.fit.full_mean import residuals_without, with_less_noise
-from kernelpot.fit.gradient_domain import AllDirections, term_of
-from kernelpot.fit.gradient_domain import with_less_noise as with_less_noise_of_forces
+from kernelpot.fit.full_mean import WholeForms
+from kernelpot.fit.gradient_domain import AllDirections, term_of, with_less_noise
 from kernelpot.fit.left_out import choose_some, rows_of, structures_to_leave_out
 from kernelpot.fit.noise import (
     METHODS,
@@ -149,49 +148,43 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         n_threads=n_threads,
         progress=progress,
     )
-    free = free_parameters(settings, grouped.groups, problem.n_kernels)
-    tuned = with_less_noise(tuned, state.design, free.groups)
-    tuned = with_less_noise_of_forces(tuned, state.design, problem.frames, free.groups)
+    whole = None
+    free = free_parameters(settings, grouped.groups, problem.n_kernels).groups
+    if term_of(state.design) is not None:
+        tuned = with_less_noise(tuned, state.design, problem.frames, free)
+    scale = tuned.scale(state.design)
+    forms = Forms.of(state.design, scale)
     notes = list(state.notes)
-    model = solve(
-        problem,
-        state,
-        grouped,
-        tuned,
-        n_threads=n_threads,
-        max_bytes=plan.spare_bytes,
-        keeper=saver,
-        progress=progress,
-        notes=notes,
-    )
+    if forms.forms:
+        whole = WholeForms(
+            forms,
+            problem.frames,
+            tuned.noise,
+            free,
+            lambda noise: grouped.posterior(noise.sigma, scale),
+            max_bytes=plan.spare_bytes,
+            n_threads=n_threads,
+            progress=progress,
+        ).fit(left_out, state.unseen, keeper=saver)
+    elif term_of(state.design) is not None:
+        whole = AllDirections(state.design.rescaled(tuned.delta)).fit(
+            problem.frames,
+            tuned.noise,
+            grouped.posterior(tuned.noise.sigma, scale),
+            choose_some(left_out, state.unseen, MINIMUM_STRUCTURES) if options.calibrate else [],
+            keeper=saver,
+            progress=progress,
+        )
+    if whole is not None:
+        notes += whole.notes
+    model = solve(problem, state, grouped, tuned, n_threads=n_threads, whole=whole)
     if options.calibrate:
-        scale = tuned.scale(state.design)
-        residuals = None
-        if term_of(model.design) is not None:
-            residuals = AllDirections(model.design).residuals_without(
-                problem.frames,
-                choose_some(left_out, state.unseen, MINIMUM_STRUCTURES),
-                tuned.noise,
-                model.factor,
-            )
-        elif model.local.tails:
-            forms = Forms.of(state.design, scale)
-            residuals = residuals_without(
-                forms,
-                problem.frames,
-                choose_some(left_out, state.unseen, MINIMUM_STRUCTURES),
-                tuned.noise,
-                model.factor,
-                forms.with_tails(model.factor.solve(), model.local.tails),
-                max_bytes=plan.spare_bytes,
-                n_threads=n_threads,
-            )
         model = calibrated(
             model,
             problem,
             left_out,
             scale,
-            residuals=residuals,
+            residuals=None if whole is None else whole.residuals,
             n_threads=n_threads,
             progress=progress,
         )

@@ -12,8 +12,8 @@ import psutil
 from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import expected_pairs
 from kernelpot.fit.accumulation import BATCH_ATOMS, BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
+from kernelpot.fit.full_mean import LAST_ITERATIONS, MAX_ITERATIONS, MORE_ITERATIONS
 from kernelpot.fit.full_mean import MAX_BYTES as MAX_MEAN_BYTES
-from kernelpot.fit.full_mean import MAX_ITERATIONS
 from kernelpot.fit.left_out import MAX_BYTES, MAX_ROWS
 from kernelpot.fit.noise_search import expected_work
 from kernelpot.fit.problem import Problem
@@ -71,9 +71,9 @@ def n_pairs(frames: Sequence[Frame], r_cut: float) -> float:
     return float(sum(expected_pairs(frame.atoms, r_cut) for frame in frames))
 
 
-def n_directions(descriptor: Descriptor) -> int:
+def n_directions(term: Term, descriptor: Descriptor) -> int:
     """Directions that features will be compressed to, at most."""
-    return min(descriptor.n_features, MAX_DIRECTIONS)
+    return min(descriptor.n_features, getattr(term, "n_directions", None) or MAX_DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Workload:
             searched,
             searched or leaves_out,
             sum(
-                12.0 * n_pairs(frames, descriptor.r_cut) * n_directions(descriptor)
+                12.0 * n_pairs(frames, descriptor.r_cut) * n_directions(term, descriptor)
                 for term, descriptor in zip(terms, descriptors, strict=True)
                 if getattr(term, "full", False)
             ),
@@ -374,7 +374,7 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
         flops += frame.n_rows * w.n_sparse**2 * (2.0 + 2.0 / (w.n_terms * w.n_species))
     gflops = 3e10
     # two passes over the derivatives of features of all pairs in each iteration
-    forms = MAX_ITERATIONS * w.form_bytes
+    forms = (MAX_ITERATIONS + MORE_ITERATIONS + LAST_ITERATIONS) * w.form_bytes
     n_rows = sum(w.group_rows)
     left_out = min(n_rows, MAX_ROWS)
     search = expected_work(w.n_sparse, w.group_rows, left_out) if w.searched else 0.0

@@ -200,7 +200,7 @@ def _choose_terms(
     if settings.terms is None:
         if settings.sparse_points is not None:
             raise ValueError("`sparse_points` needs explicit `terms`")
-        chosen, notes = defaults.terms(data, e0, n_sparse=settings.n_sparse)
+        chosen, notes = defaults.terms(data, e0, n_sparse=settings.n_sparse, preset=settings.preset)
         return [*chosen], notes
     terms = list(settings.terms)
     if not terms:

@@ -13,8 +13,7 @@ from kernelpot.common.types import FloatArray, Pair, Progress
 from kernelpot.data.dataset import Dataset, label_sources
 from kernelpot.data.doctor import virial_test
 from kernelpot.data.label_names import unread_labels
-from kernelpot.fit.full_mean import MAX_BYTES, Keeper, completed
-from kernelpot.fit.gradient_domain import AllDirections, term_of
+from kernelpot.fit.full_mean import WholeMean
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
@@ -22,7 +21,6 @@ from kernelpot.fit.sufficiency import shortcomings
 from kernelpot.gp.design import Design
 from kernelpot.gp.known_sites import some_structures, with_known_sites
 from kernelpot.gp.local import LocalModel
-from kernelpot.gp.quadratic import Forms
 from kernelpot.gp.variance import posterior_variances
 from kernelpot.model.errors import evaluate
 from kernelpot.model.fitted import FittedModel
@@ -39,10 +37,7 @@ def solve(
     tuned: Tuned | None = None,
     *,
     n_threads: int = 1,
-    max_bytes: float = MAX_BYTES,
-    keeper: Keeper | None = None,
-    progress: Progress | None = None,
-    notes: list[str] | None = None,
+    whole: WholeMean | None = None,
 ) -> FittedModel:
     """Combine the factors with the prior, and make a model of the solution.
 
@@ -53,14 +48,8 @@ def solve(
     tuned : Tuned, optional
         Noise and prior scales to use instead of those the labels were streamed with.
     n_threads : int
-    max_bytes : float
-        Memory for derivatives of features, where a term asks for whole forms.
-    keeper : Keeper, optional
-        Keeps the state of their iterations.
-    progress : callable, optional
-        Told of these.
-    notes : list of str, optional
-        Receives what the user should know of these.
+    whole : WholeMean, optional
+        The mean of whole forms or of all directions, where a term asks for them.
 
     Returns
     -------
@@ -69,31 +58,12 @@ def solve(
     """
     if tuned is None:
         tuned = Tuned.unchanged(problem.noise, len(problem.terms))
-    scale = tuned.scale(state.design)
-    factor = grouped.posterior(tuned.noise.sigma, scale)
-    tails: dict[int, FloatArray] = {}
-    forms = Forms.of(state.design, scale)
-    if forms.forms:
-        factor, tails, note = completed(
-            forms,
-            problem.frames,
-            tuned.noise,
-            factor,
-            forms.unknowns(factor.solve()),
-            max_bytes=max_bytes,
-            n_threads=n_threads,
-            keeper=keeper,
-            progress=progress,
-        )
-        if notes is not None:
-            notes.append(note)
+    if whole is None:
+        factor = grouped.posterior(tuned.noise.sigma, tuned.scale(state.design))
+    else:
+        factor = whole.factor
+    tails = {} if whole is None else whole.tails
     design = state.design.rescaled(tuned.delta)
-    if term_of(design) is not None:
-        factor, tails, note = AllDirections(design).completed(
-            problem.frames, tuned.noise, factor, keeper=keeper, progress=progress
-        )
-        if notes is not None:
-            notes.append(note)
     structures = [frame.atoms for frame in problem.frames]
     unseen = set(state.unseen)
     sites, held_out = (
@@ -116,7 +86,15 @@ def solve(
     )
     safety = widened(safety, local, problem.species, structures, n_threads=n_threads)
     return FittedModel(
-        problem.species, problem.reference, local, factor, known, tuned.noise, safety, offset
+        problem.species,
+        problem.reference,
+        local,
+        factor,
+        known,
+        tuned.noise,
+        safety,
+        offset,
+        form_noise=None if whole is None else whole.noise,
     )
 
 

@@ -22,7 +22,7 @@ from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
 from kernelpot.fit.added_frames import with_added_frames
-from kernelpot.fit.full_mean import completed
+from kernelpot.fit.full_mean import continued
 from kernelpot.fit.gradient_domain import AllDirections, term_of
 from kernelpot.fit.monomials import available_monomials, choose_monomials
 from kernelpot.fit.solution import solution_of, training_errors
@@ -155,7 +155,9 @@ def _whole_forms(
         for frame in canonical_order(with_added_frames(data, model.e0))
     ]
     start = forms.with_tails(factor.solve(), model.local.tails)
-    return completed(forms, frames, model.noise, factor, start, n_threads=n_threads)
+    noise = model.form_noise or model.noise
+    ratio = (noise.sigma_forces / model.noise.sigma_forces) ** 2
+    return continued(forms, frames, noise, factor, start, ratio=ratio, n_threads=n_threads)
 
 
 def _all_directions(

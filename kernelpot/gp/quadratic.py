@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import FloatArray, Group, IntArray
 from kernelpot.data.dataset import Frame
 from kernelpot.data.system import System
 from kernelpot.gp import _quadratic
@@ -193,6 +193,12 @@ class QuadraticRows:
         Noise-scaled rows in the other columns.
     rows : ndarray of shape (n,)
         Place of each label among all energies, forces and virials.
+    structure : ndarray of shape (n,)
+        Frame of the batch that each belongs to.
+    groups : tuple of Group
+        Groups of labels.
+    group : ndarray of shape (n,)
+        That of each.
     noise : ndarray of shape (n,)
         Standard deviation of each.
     y : ndarray of shape (n,)
@@ -203,6 +209,9 @@ class QuadraticRows:
     parts: Sequence[_Part]
     others: FloatArray
     rows: IntArray
+    structure: IntArray
+    groups: tuple[Group, ...]
+    group: IntArray
     noise: FloatArray
     y: FloatArray
     n_structures: int
@@ -224,10 +233,15 @@ class QuadraticRows:
         observed = observe(frames, noise)
         sigma = np.array([noise.sigma(group) for group in observed.groups])[observed.group]
         sigma = sigma * observed.unit
+        each = np.arange(system.n_structures)
+        owner = np.concatenate([each, np.repeat(system.structure_of, 3), np.repeat(each, 6)])
         return cls(
             _parts(forms, system),
             _other_rows(forms, frames, system)[observed.rows] / sigma[:, None],
             observed.rows,
+            owner[observed.rows],
+            tuple(observed.groups),
+            observed.group,
             sigma,
             observed.y / sigma,
             system.n_structures,
@@ -286,14 +300,19 @@ class QuadraticRows:
             matrices.append(product + product.T)
         return residual @ self.others, matrices
 
-    def diagonal(self) -> Matrices:
+    def diagonal(self, weights: FloatArray) -> Matrices:
         """About the sums of squares of the columns of each element of a matrix.
 
         Of energies as they are; of forces as if an atom were in one environment, and without
         what two derivatives have in common.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n,)
+            Of the squares of each label's row.
         """
         whole, energies, forces, _ = self._layout()
-        whole[self.rows] = 1.0 / self.noise
+        whole[self.rows] = np.sqrt(weights) / self.noise
         found = []
         for part in self.parts:
             squares = np.zeros_like(part.u)

@@ -76,19 +76,13 @@ def save(
         arrays["deviations"] = model.deviations
     golden_header, golden_arrays = _golden(model, golden)
     arrays.update(golden_arrays)
-    noise = model.noise
     header = {
         "units": {"energy": "eV", "length": "Angstrom"},
         "slim": model.is_slim,
         **design_header,
         "n_rows": model.factor.n_rows,
-        "noise": {
-            "sigma_energy": noise.sigma_energy,
-            "sigma_forces": noise.sigma_forces,
-            "sigma_stress": noise.sigma_stress,
-            "config_types": {k: dict(v) for k, v in noise.config_types.items()},
-            "bulk_volume": noise.bulk_volume,
-        },
+        "noise": _pack_noise(model.noise),
+        "form_noise": None if model.form_noise is None else _pack_noise(model.form_noise),
         "e0": {str(z): e for z, e in model.e0.e0.items()},
         "e0_origin": model.e0.origin,
         "e0_note": model.e0.note,
@@ -174,8 +168,8 @@ def _restore(
         tails=_tails(arrays),
     )
     tested = header.get("self_test")
-    noise = dict(header["noise"])
-    noise["bulk_volume"] = np.inf if noise["bulk_volume"] is None else noise["bulk_volume"]
+    # files written before whole forms had a noise of their own say nothing of it
+    of_forms = header.get("form_noise")
     e0 = AtomicEnergies(
         {int(z): float(e) for z, e in header["e0"].items()}, header["e0_origin"], header["e0_note"]
     )
@@ -186,7 +180,8 @@ def _restore(
         factor=triangle("factor"),
         known=triangle("known" if "known" in arrays else "factor"),
         self_test=None if tested is None else SelfTest.from_dict(tested),
-        noise=Noise(**noise),
+        noise=_unpack_noise(header["noise"]),
+        form_noise=None if of_forms is None else _unpack_noise(of_forms),
         safety=SafetyNet.from_dict(header["safety"]),
         virial_offset=float(header["virial_offset"]),
         training=TrainingRecord.from_dict(header["training"]),
@@ -205,6 +200,21 @@ def _restore(
     if verify:
         _verify(model, golden, header["golden"], arrays, name)
     return model, golden, _unpack_parameters(header["parameters"])
+
+
+def _pack_noise(noise: Noise) -> dict[str, Any]:
+    return {
+        "sigma_energy": noise.sigma_energy,
+        "sigma_forces": noise.sigma_forces,
+        "sigma_stress": noise.sigma_stress,
+        "config_types": {k: dict(v) for k, v in noise.config_types.items()},
+        "bulk_volume": noise.bulk_volume,
+    }
+
+
+def _unpack_noise(header: Mapping[str, Any]) -> Noise:
+    volume = header["bulk_volume"]
+    return Noise(**{**header, "bulk_volume": np.inf if volume is None else volume})
 
 
 def _calibration(header: Mapping[str, Any] | None) -> Calibration | None:

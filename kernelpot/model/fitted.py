@@ -78,6 +78,9 @@ class FittedModel:
         What the model's test of itself found; None if it was not made.
     deviations : ndarray of shape (n_members, n_sparse) or None
         Of the weights in `members`, where there is no factor to draw them from [1/eV].
+    form_noise : Noise or None
+        That of the mean, where it is a whole quadratic form (`kernelpot.fit.full_mean`);
+        `noise` is that of the columns, which variances are of.
     """
 
     species: tuple[int, ...]
@@ -92,6 +95,7 @@ class FittedModel:
     training: TrainingRecord = NOTHING
     self_test: SelfTest | None = None
     deviations: FloatArray | None = None
+    form_noise: Noise | None = None
 
     @property
     def is_slim(self) -> bool:

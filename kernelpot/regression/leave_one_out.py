@@ -129,6 +129,79 @@ def leave_one_out(
             yield from found
 
 
+class Without:
+    r"""What a factor is without some structures, all left out together.
+
+    With the columns :math:`Z = R^{-T} A_B^\top` of their rows,
+
+    .. math:: (R^\top R - A_B^\top A_B)^{-1}
+              = R^{-1} \left(I + Z (I - H_{BB})^{-1} Z^\top\right) R^{-T} .
+
+    Parameters
+    ----------
+    structures : sequence of StructureRows
+        Structures that `factor` holds.
+    factor, sigma, scale
+        As in `leave_one_out`.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_columns,)
+        Of a fit without them.
+    """
+
+    def __init__(
+        self,
+        structures: Sequence[StructureRows],
+        factor: TriangularFactor,
+        sigma: Callable[[Group], float] | Mapping[Group, float],
+        scale: FloatArray | None = None,
+    ) -> None:
+        noise = [rows.noise(sigma) for rows in structures]
+        Z, e = _against(structures, noise, factor, scale)
+        values, vectors = scipy.linalg.eigh(Z.T @ Z, driver="evd", check_finite=False)
+        left = np.maximum(1.0 - values, RESOLUTION)
+        self._triangle = np.asfortranarray(factor.R)
+        self._root = Z @ (vectors / np.sqrt(left))
+        # w - (R^T R)^-1 A_B^T (I - H)^-1 e
+        target = factor.matrix[:-1, -1] - self._root @ ((vectors.T @ e) / np.sqrt(left))
+        self.weights = scipy.linalg.blas.dtrsv(self._triangle, target)
+
+    def inverse(self, w: FloatArray) -> FloatArray:
+        """The inverse of the normal matrix without them, times a vector.
+
+        Parameters
+        ----------
+        w : ndarray of shape (n_columns,)
+
+        Returns
+        -------
+        ndarray of shape (n_columns,)
+        """
+        half = scipy.linalg.blas.dtrsv(self._triangle, w, trans=1)
+        half += self._root @ (self._root.T @ half)
+        return np.asarray(scipy.linalg.blas.dtrsv(self._triangle, half))
+
+
+def _against(
+    structures: Sequence[StructureRows],
+    noise: Sequence[FloatArray],
+    factor: TriangularFactor,
+    scale: FloatArray | None,
+) -> tuple[FloatArray, FloatArray]:
+    """Columns R^-T A^T, so that ``H = Z.T @ Z``, and residuals, in units of the noise."""
+    inverse = 1.0 / np.concatenate(noise)
+    A = np.concatenate([rows.phi for rows in structures])
+    A *= inverse[:, None]
+    if scale is not None:
+        A *= scale
+    y = np.concatenate([rows.y for rows in structures]) * inverse
+    Z = scipy.linalg.solve_triangular(
+        factor.R, A.T, trans="T", overwrite_b=True, check_finite=False
+    )
+    return Z, y - factor.matrix[:-1, -1] @ Z
+
+
 def leave_chunk(
     chunk: Sequence[StructureRows],
     factor: TriangularFactor,
@@ -139,17 +212,7 @@ def leave_chunk(
 ) -> list[LeftOut]:
     """Leave out each of a few structures; see `leave_one_out`."""
     noise = [rows.noise(sigma) for rows in chunk]
-    inverse = 1.0 / np.concatenate(noise)
-    A = np.concatenate([rows.phi for rows in chunk])
-    A *= inverse[:, None]
-    if scale is not None:
-        A *= scale
-    y = np.concatenate([rows.y for rows in chunk]) * inverse
-    # columns R^-T A_B^T, so that H_BB = Z_B^T Z_B
-    Z = scipy.linalg.solve_triangular(
-        factor.R, A.T, trans="T", overwrite_b=True, check_finite=False
-    )
-    e = y - factor.matrix[:-1, -1] @ Z
+    Z, e = _against(chunk, noise, factor, scale)
     result = []
     start = 0
     for rows, sigmas in zip(chunk, noise, strict=True):

@@ -27,8 +27,11 @@ from kernelpot.terms.parameters import (
 from kernelpot.terms.polynomial import DEGREES, PolynomialKernel
 from kernelpot.terms.soap import SOAPDescriptor, SOAPTerm
 
-# Monomials for each sparse point that a term of another kind would have.
+# Monomials for each sparse point that a term of another kind would have; the mean of a whole
+# form does not hang on their number: two, and no more than so many.
 MONOMIALS = 3
+MONOMIALS_OF_WHOLE = 2
+MAX_OF_WHOLE = 3000
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class PolynomialSOAP(TermBase):
         Prior standard deviation of a local energy [eV].
     n_sparse : int or None, default=None
         Monomials, all species together. None: three for each sparse point that a term of
-        another kind would have, or as many as there are.
+        another kind would have (of a whole form two, up to 3,000), or as many as there are.
     full : bool, default=False
         Of degree 2: let the mean have all monomials of the directions, those without a column
         of the regression too (`kernelpot.fit.full_mean`). Variances stay those of the columns.
@@ -184,6 +187,8 @@ class PolynomialSOAP(TermBase):
         -------
         int
         """
+        if self.full:
+            return min(MONOMIALS_OF_WHOLE * usual, max(usual, MAX_OF_WHOLE))
         return MONOMIALS * usual
 
     def learned(

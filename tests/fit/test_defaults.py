@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from kernelpot import read_dataset
+from kernelpot import PolynomialSOAP, SOAPTerm, read_dataset
 from kernelpot.baseline.free_atoms import atomic_energies
 from kernelpot.fit import defaults
 
@@ -53,6 +53,37 @@ def test_hydrogen_does_not_shorten_the_range(name):
     chosen, _ = terms(dataset(molecule(name)))
     assert chosen[-1].r_cut >= defaults.MINIMUM_CUTOFF
     assert chosen[0].r_cut > 2.0
+
+
+def test_molecules_have_one_whole_form():
+    data = dataset(molecule("CH3CH2OH"), Atoms("O"))
+    length, _ = defaults.length_scale(data)
+    (term,), notes = terms(data, n_sparse=70)
+    assert isinstance(term, PolynomialSOAP)
+    assert term.full
+    assert (term.degree, term.n_sparse, term.n_directions) == (2, 70, 200)
+    assert term.r_cut == pytest.approx(defaults.MOLECULE_CUTOFF * length, abs=1e-3)
+    assert any("one whole quadratic form" in note for note in notes)
+
+
+def test_presets_of_molecules_have_more_features_and_columns():
+    data = dataset(molecule("CH3CH2OH"))
+    found = [(terms(data, preset=name)[0][0], n) for name, n in defaults.N_SPARSE.items()]
+    assert [t.n_directions for t, _ in found] == [100, 200, 300]
+    assert [t.default_n_sparse(n, 3) for t, n in found] == [600, 2000, 3000]
+    features = [t.soap.descriptor(data.species).n_features for t, _ in found]
+    assert features[0] == features[1] < features[2]
+
+
+@pytest.mark.parametrize("pbc", [True, [True, True, False], [False, False, True]])
+def test_whatever_is_periodic_has_sparse_points(pbc):
+    """Slabs, wires and boxes too, also where molecules are among the data."""
+    periodic = bulk("Cu", cubic=True)
+    periodic.pbc = pbc
+    for data in (dataset(periodic), dataset(periodic, molecule("CH3CH2OH"))):
+        chosen, _ = terms(data)
+        assert all(isinstance(term, SOAPTerm) for term in chosen)
+        assert len(chosen) == (2 if len(data.species) == 1 else 3)
 
 
 def test_an_isolated_atom_alone_still_gives_terms():

@@ -7,19 +7,24 @@ import numpy as np
 import pytest
 
 import kernelpot as kp
+from kernelpot.common.types import KINDS
 from kernelpot.data.neighbors import neighbor_list
 from kernelpot.fit import full_mean
+from kernelpot.fit.accumulation import FactorTree
 from kernelpot.fit.full_mean import (
     NormalEquations,
-    completed,
-    residuals_without,
+    WholeForms,
+    continued,
     whole_mean,
+    with_share,
     with_solution,
 )
+from kernelpot.fit.left_out import build_rows
 from kernelpot.fit.pipeline import accumulate, select
 from kernelpot.fit.plan import plan_memory
 from kernelpot.fit.problem import prepare
 from kernelpot.fit.settings import Settings
+from kernelpot.fit.state import State
 from kernelpot.gp.quadratic import Forms, QuadraticRows
 from kernelpot.gp.sharing import rows_of_alike_sites
 from kernelpot.regression import conjugate_gradients as cg
@@ -45,6 +50,17 @@ def setup(terms, labelled, scale=1.0, **settings):
     columns[-1] = 1.0
     factor = grouped.posterior(problem.noise.sigma, columns)
     return problem, state, factor, Forms.of(state.design, columns)
+
+
+def accumulated(problem, state):
+    """Factors of all labels, from the start."""
+    design = state.design
+    return accumulate(problem, State(design, [], FactorTree(design.n_columns)))
+
+
+def groups_of(grouped):
+    """Groups of labels whose noise may be chosen."""
+    return [group for group in grouped.groups if group[0] in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +203,8 @@ def test_files_and_committees_have_the_whole_form(pot, tmp_path):
     assert "mean of all 110 monomials of the second degree, of which 50 have" in pot.summary()
     pot.save(tmp_path / "model.kpot")
     again = kp.load(tmp_path / "model.kpot")
+    assert again.model.form_noise == pot.model.form_noise != pot.model.noise
+    assert again.model.noise == pot.model.noise
     atoms = rattled_alloy(33, (1, 1, 1), 0.2)
     one, two = pot.predict(atoms, return_std=True), again.predict(atoms, return_std=True)
     np.testing.assert_array_equal(one.forces, two.forces)
@@ -237,15 +255,47 @@ def test_a_slim_file_of_a_whole_form_predicts_the_same(pot, tmp_path):
 
 def test_noise_that_is_not_given_is_less_than_that_of_the_columns(labelled):
     full, part = (
-        kp.KernelPotential([t], baseline=[], sigma_energy=0.01).fit(labelled, optimize=None)
+        kp.KernelPotential([t], baseline=[], sigma_energy=0.01).fit(
+            labelled, optimize=None, calibrate=False
+        )
         for t in (TERM, TERM.changed(full=False))
     )
-    one, two = full.model.noise, part.model.noise
-    assert one.sigma_energy == two.sigma_energy == 0.01
-    assert one.sigma_forces == pytest.approx(0.25 * two.sigma_forces)
-    assert one.sigma_stress == pytest.approx(0.25 * two.sigma_stress)
+    one, two, of_forms = full.model.noise, part.model.noise, full.model.form_noise
+    assert part.model.form_noise is None
+    assert one == two  # variances are those of the columns at their own
+    assert of_forms.sigma_energy == one.sigma_energy == 0.01
+    assert of_forms.sigma_forces == pytest.approx(0.25 * one.sigma_forces)
+    assert of_forms.sigma_stress == pytest.approx(0.25 * one.sigma_stress)
     notes = "; ".join(full.model.training.notes)
-    assert "noise of forces, stress is 0.25 of what was chosen" in notes
+    assert "noise of forces, stress in whole forms is 0.25 of that for the columns" in notes
+
+
+def test_labels_that_scatter_have_more_noise_than_they_are_given(labelled):
+    """A share that follows the scatter predicts structures left out worse, and is not taken."""
+    rng = np.random.default_rng(4)
+    noisy = [atoms.copy() for atoms in labelled]
+    for atoms in noisy:
+        forces = atoms.arrays["REF_forces"]
+        forces += 3.0 * rng.normal(size=forces.shape)
+    # forces decide; their noise is a tenth of what is right
+    problem, state, _, forms = setup(
+        [TERM], noisy, sigma_forces=0.3, sigma_energy=1.0, sigma_stress=1.0
+    )
+    grouped = accumulated(problem, state)
+    rows = build_rows(state.design, problem.frames, problem.noise, range(2, 22))
+
+    def share(free):
+        whole = WholeForms(
+            forms,
+            problem.frames,
+            problem.noise,
+            free,
+            lambda n: grouped.posterior(n.sigma, forms.scale),
+        )
+        return whole.fit(rows).noise.sigma_forces / problem.noise.sigma_forces
+
+    assert share([g for g in grouped.groups if g[0] == "forces"]) >= 1.0
+    assert share([]) == 1.0  # given noise stays
 
 
 def test_a_factor_with_another_solution(two_terms, rng):
@@ -270,29 +320,83 @@ def test_labels_less_what_is_beside_the_columns(pot, labelled):
         np.testing.assert_allclose(found[1 : 1 + n], errors.ravel(), atol=1e-8)
 
 
-def test_errors_of_structures_left_out_are_those_of_a_fit_without_them(labelled, monkeypatch):
+@pytest.mark.parametrize("n_left", [3, 12])
+def test_errors_of_structures_left_out_are_those_of_a_fit_without_them(
+    labelled, monkeypatch, n_left
+):
+    """In one fold, after which the solution for all goes on, or in several."""
     monkeypatch.setattr(full_mean, "TOLERANCE", 1e-7)
     monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
+    for name in ("FOLD", "MORE", "LAST"):
+        monkeypatch.setattr(full_mean, f"{name}_ITERATIONS", 1000)
+    if n_left == 3:
+        monkeypatch.setattr(full_mean, "MAX_FOLDS", 1)
     problem, state, factor, forms = setup([TERM], labelled)
-    start = forms.unknowns(factor.solve())
-    factor, tails, _ = completed(forms, problem.frames, problem.noise, factor, start)
-    chosen = [3, 11, 20]
-    found = residuals_without(
+    grouped = accumulated(problem, state)
+    rows = build_rows(state.design, problem.frames, problem.noise, range(3, 3 + n_left))
+    columns = np.ones(state.design.n_columns)
+    whole = WholeForms(
         forms,
         problem.frames,
-        chosen,
         problem.noise,
-        factor,
-        forms.with_tails(factor.solve(), tails),
+        groups_of(grouped),
+        lambda noise: grouped.posterior(noise.sigma, columns),
     )
-    assert sorted(found) == chosen
-    rest = [f for index, f in enumerate(problem.frames) if index not in chosen]
-    equations = NormalEquations(forms, rest, problem.noise, factor)
-    x = whole_mean(equations, forms.unknowns(np.zeros(state.design.n_columns))).x
-    for index in chosen:
-        rows = QuadraticRows.of(forms, [problem.frames[index]], problem.noise)
-        expected = (rows.y - rows.times(*forms.split(x))) * rows.noise
-        np.testing.assert_allclose(found[index], expected, atol=2e-3)
+    folds = whole._folds(rows, [])
+    assert len(folds) == (1 if n_left == 3 else 4)
+    found = whole.fit(rows)
+    assert sorted(found.residuals) == [r.index for r in rows]
+    low = grouped.posterior(found.noise.sigma, columns)
+    nothing = forms.unknowns(np.zeros(state.design.n_columns))
+    for fold in folds:
+        left = [r.index for r in fold]
+        rest = [f for index, f in enumerate(problem.frames) if index not in left]
+        x = whole_mean(NormalEquations(forms, rest, found.noise, low), nothing).x
+        for index in left:
+            of_one = QuadraticRows.of(forms, [problem.frames[index]], problem.noise)
+            expected = (of_one.y - of_one.times(*forms.split(x))) * of_one.noise
+            np.testing.assert_allclose(found.residuals[index], expected, atol=2e-3)
+    x = whole_mean(NormalEquations(forms, problem.frames, found.noise, low), nothing).x
+    # derivatives are kept in single precision
+    w = forms.weights(x)
+    np.testing.assert_allclose(found.factor.solve(), w, atol=2e-4 * np.abs(w).max())
+    np.testing.assert_array_equal(found.factor.R, factor.R)
+
+
+def test_other_noise_and_frames_left_out_are_those_of_equations_of_their_own(two_terms, rng):
+    problem, state, _, forms = two_terms
+    grouped = accumulated(problem, state)
+    noise = with_share(problem.noise, groups_of(grouped), 0.5)
+    factor = grouped.posterior(noise.sigma, forms.scale)
+    every = NormalEquations(forms, problem.frames, problem.noise, factor)
+    left = [1, 9, 17]
+    rest = [frame for index, frame in enumerate(problem.frames) if index not in left]
+    x = rng.normal(size=forms.size)
+    for changed, own in (
+        (every.changed(noise, factor), NormalEquations(forms, problem.frames, noise, factor)),
+        (every.changed(noise, factor, left), NormalEquations(forms, rest, noise, factor)),
+    ):
+        for one, two in (
+            (changed(x), own(x)),
+            (changed.right, own.right),
+            (changed.precondition(x), own.precondition(x)),
+        ):
+            np.testing.assert_allclose(one, two, atol=1e-6 * np.abs(two).max())
+
+
+def test_a_solution_is_continued_with_a_factor_of_other_noise(labelled, monkeypatch):
+    monkeypatch.setattr(full_mean, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(full_mean, "MAX_ITERATIONS", 1000)
+    problem, state, factor, forms = setup([TERM], labelled)
+    groups = groups_of(accumulated(problem, state))
+    noise = with_share(problem.noise, groups, 0.25)
+    start = forms.unknowns(factor.solve())
+    solutions = []
+    for ratio in (1.0, 1.0 / 16):
+        found, _, note = continued(forms, problem.frames, noise, factor, start, ratio=ratio)
+        solutions.append(found.solve())
+        assert "iterations" in note
+    np.testing.assert_allclose(*solutions, atol=1e-3)
 
 
 def test_calibration_learns_of_structures_left_out(labelled):
@@ -300,7 +404,7 @@ def test_calibration_learns_of_structures_left_out(labelled):
     pot = kp.KernelPotential([TERM], baseline=[kp.Wall()]).fit(labelled, optimize=None)
     calibration = pot.model.calibration
     assert calibration is not None
-    assert calibration.n_structures == 10
+    assert calibration.n_structures == 20
 
 
 def test_an_update_continues_from_the_form_that_is_there(labelled, monkeypatch):
@@ -344,10 +448,48 @@ def test_the_plan_counts_derivatives_that_are_kept(labelled):
     # the process may grow by some megabytes from one plan to the next
     tight = plan_memory(problem, settings[1], 1, roomy.needed + 1e8)
     pairs = sum(len(neighbor_list([f.atoms], 4.0).neighbors) for f in problem.frames)
-    kept = 12 * pairs * (free.workload.n_features - 1)  # of all features: not yet compressed
+    kept = 12 * pairs * TERM.n_directions
     assert free.parts["solution"] - without.parts["solution"] == pytest.approx(kept, rel=0.3)
     assert roomy.spare_bytes == full_mean.MAX_BYTES
     assert tight.spare_bytes < 0.3e9
+
+
+def test_other_noise_is_tried_while_it_pays(two_terms, monkeypatch):
+    """Less where the first beats the columns, more where it does not, each from the last."""
+    problem, state, _, forms = two_terms
+    grouped = accumulated(problem, state)
+    rows = build_rows(state.design, problem.frames, problem.noise, range(3, 9))
+    free = groups_of(grouped)
+
+    def tried(scores, of_columns):
+        found = []
+
+        def trial(self, share, folds, by_columns, score, before):
+            found.append((share, None if before is None else before.share))
+            return full_mean.Trial(share, self.noise, None, residuals, scores[share], [])
+
+        monkeypatch.setattr(WholeForms, "_trial", trial)
+        monkeypatch.setattr(full_mean.Score, "__call__", lambda self, errors: of_columns)
+        whole = WholeForms(
+            forms,
+            problem.frames,
+            problem.noise,
+            free,
+            lambda n: grouped.posterior(n.sigma, forms.scale),
+        )
+        best, notes = whole._best([rows], grouped.posterior(problem.noise.sigma, forms.scale))
+        assert f"in whole forms is {best.share:g} of" in notes[0]
+        return best.share, found
+
+    residuals = {r.index: np.ones(len(r.y)) for r in rows}
+    first, less, least, more = 0.25, 0.0625, 0.015625, 1.0
+    assert tried({first: -2.0, less: -2.5, least: -2.5}, 0.0) == (
+        less,
+        [(first, None), (less, first), (least, less)],
+    )
+    assert tried({first: -2.0, less: -2.01}, 0.0) == (first, [(first, None), (less, first)])
+    assert tried({first: -0.5, more: 0.0}, 0.0) == (first, [(first, None), (more, first)])
+    assert tried({first: -0.5, more: -1.0, 4.0: -0.9}, 0.0)[0] == more
 
 
 # ---- iterations --------------------------------------------------------------------
@@ -392,12 +534,14 @@ def test_an_interrupted_fit_continues_to_the_same_model(labelled, tmp_path, monk
 
     original = full_mean.whole_mean
 
-    def stopping(equations, start, *, keeper=None, progress=None):
-        def stop(stage, done, total):
+    def stopping(equations, start, *, limit=0, reference=None, keeper=None, progress=None):
+        def stop(done):
             if done == 5:
                 raise Stopped
 
-        return original(equations, start, keeper=keeper, progress=stop)
+        return original(
+            equations, start, limit=limit, reference=reference, keeper=keeper, progress=stop
+        )
 
     monkeypatch.setattr(full_mean, "whole_mean", stopping)
     arguments = {**plain, "checkpoint": path, "checkpoint_interval": 0.0}

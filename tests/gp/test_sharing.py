@@ -42,16 +42,31 @@ def test_one_species_has_nobody_to_share_with(potential):
     assert rows_of_alike_sites(alone).shape == (0, alone.n_columns)
 
 
-@pytest.fixture(scope="module")
-def molecules():
-    """Frames of one molecule, and potentials fitted to them with and without the prior."""
+def fitted_to_molecules(terms):
+    """A model, the frames of one molecule that it was fitted to, and others."""
     data = list(load_ethanol("train"))
     frames = [f for f in data if len(f) == 9]
     train = [*(f for f in data if len(f) == 1), *frames[::4][:30]]
-    fitted = kp.KernelPotential(n_sparse=90, baseline=[kp.Wall()]).fit(
+    fitted = kp.KernelPotential(terms, n_sparse=90, baseline=[kp.Wall()]).fit(
         train, optimize=None, calibrate=False
     )
     return fitted.model, train, frames[1::4][:10]
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    """With sparse points of three ranges, as alloys have by default."""
+    shapes = ((3.1, 0.26, 6, 2), (4.2, 0.32, 6, 2), (5.9, 0.48, 8, 3))
+    names = ("r_cut", "sigma_atom", "l_max", "zeta")
+    return fitted_to_molecules(
+        [kp.SOAPTerm(delta=4.7, **dict(zip(names, shape, strict=True))) for shape in shapes]
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_form():
+    """With the default of molecules."""
+    return fitted_to_molecules(None)
 
 
 def without_prior(model):
@@ -64,8 +79,9 @@ def without_prior(model):
     return factor
 
 
-def test_the_local_std_of_a_molecule_tells_the_known_from_the_unknown(molecules):
-    model, _, unseen = molecules
+@pytest.mark.parametrize("kind", ["molecules", "whole_form"])
+def test_the_local_std_of_a_molecule_tells_the_known_from_the_unknown(kind, request):
+    model, _, unseen = request.getfixturevalue(kind)
     inside = [gate_std(model.local, model.system(frame.atoms)) for frame in unseen]
     torn = [frame.atoms.copy() for frame in unseen]
     for atoms in torn:

@@ -21,7 +21,7 @@ from kernelpot.fit.solution import solve
 from kernelpot.fit.state import State
 from kernelpot.model.calibration import ErrorModel
 from kernelpot.regression import leave_one_out_quick
-from kernelpot.regression.leave_one_out import leave_chunk, leave_one_out
+from kernelpot.regression.leave_one_out import Without, leave_chunk, leave_one_out
 
 SCALES = (1.0, 0.6)
 
@@ -80,6 +80,24 @@ def test_residuals_and_variances_are_those_of_real_refits(problem, design, scale
         np.testing.assert_allclose(
             left_out[True][k].variance, variance * rows.unit**2, rtol=1e-6, atol=1e-13
         )
+
+
+def test_several_are_left_out_together(problem, design, scale, rng):
+    """Weights and the inverse of the normal matrix are those of a fit to the others."""
+    left = [2, 3, 4, 11, 20]  # one with noise of its own, one without forces
+    others = [frame for k, frame in enumerate(problem.frames) if k not in left]
+    factors = [
+        accumulate(Labels(design, frames, problem.noise)).posterior(problem.noise.sigma, scale)
+        for frames in (problem.frames, others)
+    ]
+    rows = build_rows(design, problem.frames, problem.noise, left, n_threads=1)
+    found = Without(rows, factors[0], problem.noise.sigma, scale)
+    expected = factors[1].solve()
+    np.testing.assert_allclose(found.weights, expected, atol=1e-8 * np.abs(expected).max())
+    w = rng.normal(size=design.n_columns)
+    R = factors[1].R
+    expected = np.linalg.solve(R, np.linalg.solve(R.T, w))
+    np.testing.assert_allclose(found.inverse(w), expected, atol=1e-7 * np.abs(expected).max())
 
 
 def test_residuals_are_labels_minus_predictions_of_a_refit(labelled, small_terms):
