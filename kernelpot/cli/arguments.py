@@ -284,7 +284,7 @@ def _add_lammps(verbs: Verbs) -> None:
     lammps.add_argument("input", metavar="INPUT", help="LAMMPS commands, units metal")
     lammps.add_argument("--log", metavar="FILE", help="LAMMPS' log (default: log.lammps)")
     lammps.add_argument(
-        "--var", nargs="+", action="append", default=[], metavar=("NAME", "VALUE"),
+        "--var", nargs="+", action="append", metavar=("NAME", "VALUE"),
         help="a variable of the input, as of lmp -var; may be given again",
     )  # fmt: skip
     lammps.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")

@@ -373,7 +373,7 @@ def _lammps(arguments: argparse.Namespace) -> None:
         arguments.input,
         log=arguments.log,
         screen=not (arguments.quiet or arguments.json == "-"),
-        variables={name: values for name, *values in arguments.var},
+        variables={name: values for name, *values in arguments.var or ()},
     )
     if not found.pop("first"):
         return

@@ -30,6 +30,7 @@ else:
 try:
     lmp.commands_string("fix 1 all nve\nrun 20\nprint 'went on' screen yes\nrun 10")
 except Exception as error:  # noqa: BLE001 - whatever it is
-    print(f"{comm.rank}: {type(error).__name__}: {error}: step {lmp.extract_global('ntimestep')}")
+    step = lmp.extract_global("ntimestep")
+    sys.stdout.write(f"{comm.rank}: {type(error).__name__}: {error}: step {step}\n")
 else:
     print("no error")

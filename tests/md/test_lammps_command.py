@@ -115,11 +115,11 @@ def test_an_error_on_one_process_stops_all(workplace, mode):
     assert "no error" not in done.stdout
     assert "went on" not in done.stdout or mode == "raise"
     if mode == "raise":
-        lines = sorted(line for line in done.stdout.splitlines() if ": step" in line)
-        assert lines == [
-            "0: RuntimeError: ZeroDivisionError: on purpose (process 1 of 2): step 7",
-            "1: ZeroDivisionError: on purpose: step 7",
-        ]
+        # lines of two processes may be written into each other
+        assert (
+            "0: RuntimeError: ZeroDivisionError: on purpose (process 1 of 2): step 7" in done.stdout
+        )
+        assert "1: ZeroDivisionError: on purpose: step 7" in done.stdout
     else:
         assert done.returncode == 2, done.stdout + done.stderr
         assert "kernelpot: step 7: ZeroDivisionError: on purpose" in done.stderr

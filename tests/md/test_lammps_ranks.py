@@ -49,6 +49,12 @@ def test_lammps_and_ase_agree(of, label):
             np.testing.assert_allclose(case[name], case[f"expected_{name}"], rtol=0, atol=1e-7)
 
 
+def test_a_minimum_is_approached(of):
+    start, end = of("newton_off"), of("minimize")  # of the same structure
+    assert np.abs(end["forces"]).max() < 0.1 * np.abs(start["forces"]).max()
+    assert float(end["energy"]) < float(start["energy"]) - 1.0
+
+
 @pytest.mark.parametrize("label", ["nve", "half", "tiny", "slab", "alloy"])
 def test_the_gate_is_the_same(of, label):
     case = of(label)

@@ -26,6 +26,7 @@ OPTIONS: dict[str, tuple[str, ...] | None] = {
     "threads": None,
     "earlier_fixes": None,
 }
+# The pair style that LAMMPS does not know.
 STYLE = "kernelpot"
 # The variable that says which line was reached.
 STOP = "kernelpot_stop"

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
+# As of every verb of the command line that fails.
 EXIT_STATUS = 2
 # So long others are waited for before they are stopped by force [s].
 PATIENCE = 5.0

