@@ -24,7 +24,7 @@ import numpy as np
 import kernelpot as kp
 
 SETS = ("rmd17-ethanol", "zuo2020-Si", "zuo2020-Cu", "acetut-TiAl")
-TEST_FRAMES = 150
+TEST_FRAMES = 60
 # Cutoffs [Å] of pairs, triplets and environments.
 CUTOFFS = {
     "rmd17-ethanol": (4.5, 3.0, 4.0),
