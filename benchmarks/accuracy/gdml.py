@@ -2,10 +2,10 @@
 
     python benchmarks/accuracy/gdml.py DATA_DIR [--frames 1000] [--full]
 
-DATA_DIR holds ``rmd17-ethanol`` with ``train.xyz`` and ``test.xyz`` (group ``test_MD``). sGDML 1.0.3
-on the same 1,000 frames: 2.83 meV, 15.9 meV/Å; 224 CPU s, 11.5 GB, 2.2 ms per molecule. The noise is
-not searched and nothing is calibrated, as in sGDML; with `--full` both are done. Seconds are those
-of the process.
+DATA_DIR holds ``rmd17-ethanol`` with ``train.xyz`` and ``test.xyz`` (group ``test_MD``). sGDML
+1.0.3 on the same 1,000 frames: 2.83 meV, 15.9 meV/Å; 224 CPU s, 11.5 GB, 2.2 ms per molecule. The
+noise is not searched and nothing is calibrated, as in sGDML; with `--full` both are done. Seconds
+are those of the process.
 """
 
 import argparse
