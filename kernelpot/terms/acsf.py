@@ -74,7 +74,7 @@ class ACSFTerm(TermBase):
         [1/Å]. Default: none.
     g4, g5 : sequence of (eta, zeta, lambda), optional
         [1/Å^2]; zeta at least 1, lambda -1 or 1. Default of g5: none.
-    length_scale : float, default=1.0
+    length_scale : float, default=3.0
         Of the kernel, in the unit said above.
     delta : float, default=1.0
         Prior standard deviation of an atom's energy [eV].
@@ -104,7 +104,7 @@ class ACSFTerm(TermBase):
     g3: Rows = ()
     g4: Rows | None = None
     g5: Rows = ()
-    length_scale: float = 1.0
+    length_scale: float = 3.0
     delta: float = 1.0
     n_sparse: int | None = None
     sparse_method: str = "farthest_point"

@@ -42,7 +42,7 @@ class CoulombMatrixTerm(TermBase):
 
     Parameters
     ----------
-    length_scale : float, default=1.0
+    length_scale : float, default=10.0
         Of the kernel, in spreads of the eigenvalues.
     delta : float, default=1.0
         Prior standard deviation of the energy [eV].
@@ -63,7 +63,7 @@ class CoulombMatrixTerm(TermBase):
     .. [1] Rupp, Tkatchenko, Müller, von Lilienfeld, Phys. Rev. Lett. 108, 058301 (2012).
     """
 
-    length_scale: float = 1.0
+    length_scale: float = 10.0
     delta: float = 1.0
     n_sparse: int | None = None
     sparse_method: str = "farthest_point"
