@@ -22,7 +22,7 @@ import numpy as np
 from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
-from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pair
+from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pairs
 
 # Pairs whose derivatives are multiplied with several adjoints at a time.
 TANGENTS = 2 * LANES
@@ -134,6 +134,14 @@ def _hermite_slope(t, per_length):
         -d_value,
         (3.0 * t - 2.0) * t * per_length,
     )
+
+
+@numba.njit(**INLINED)
+def _weights(r, weight, per_length, n_knots):
+    """Table interval of a distance, and the Hermite weights there, times a weight."""
+    k, t = _knot(r, per_length, n_knots)
+    value0, slope0, value1, slope1 = _hermite(t)
+    return k, (weight * value0, weight * slope0, weight * value1, weight * slope1)
 
 
 @numba.njit(**INLINED)
@@ -255,14 +263,26 @@ def expand_vector(
             if lanes == 0:
                 break
             harmonics(xyz, values, None, degrees)
-            for lane in range(lanes):
-                k, t = _knot(distance[lane], per_length, n_knots)
-                weight = weight_p[pair[lane]]
-                value0, slope0, value1, slope1 = _hermite(t)
-                weights = (weight * value0, weight * slope0, weight * value1, weight * slope1)
-                row = ((i - start) * coefficients.shape[1] + channel_p[pair[lane]]) * n_q * n_max
-                knot = k * 2 * n_l * n_max
-                scatter_pair(coefficients, row, values, lane, table, knot, weights, size, degrees)
+            lane = 0
+            while lane < lanes:
+                one, channel = pair[lane], channel_p[pair[lane]]
+                knot, weights = _weights(distance[lane], weight_p[one], per_length, n_knots)
+                row = ((i - start) * coefficients.shape[1] + channel) * n_q * n_max
+                at = knot * 2 * n_l * n_max
+                if lane + 1 < lanes and channel_p[pair[lane + 1]] == channel:
+                    knot2, weights2 = _weights(
+                        distance[lane + 1], weight_p[pair[lane + 1]], per_length, n_knots
+                    )
+                    scatter_pairs(
+                        coefficients, row, values, (lane, lane + 1), table,
+                        (at, knot2 * 2 * n_l * n_max), (weights, weights2), size, degrees,
+                    )  # fmt: skip
+                    lane += 2
+                else:
+                    scatter_pairs(
+                        coefficients, row, values, (lane,), table, (at,), (weights,), size, degrees
+                    )
+                    lane += 1
         if sum_channel >= 0:
             for channel in range(sum_channel):
                 for q in range(n_q):

@@ -190,12 +190,14 @@ def _emit_radial(v, table, offset, l, n_l, weights):
 
 
 @intrinsic
-def scatter_pair(typingctx, c, c_start, values, lane, table, knot, weights, size, degrees):
-    """Add ``Y_q R_ln`` of one pair to the coefficients ``c`` (flat, from ``c_start``).
+def scatter_pairs(typingctx, c, c_start, values, lanes, table, knots, weights, size, degrees):
+    """Add ``Y_q R_ln`` of some pairs to the coefficients ``c`` (flat, from ``c_start``).
 
-    ``weights`` is a tuple of the four Hermite weights of value, slope, value, slope.
+    ``lanes``, ``knots`` and ``weights`` are tuples of those of each pair, weights themselves
+    tuples of the four Hermite weights of value, slope, value, slope. The pairs are of one
+    channel: coefficients are loaded and stored once for all.
     """
-    n_max, n_l = len(size), len(degrees)
+    n_max, n_l, n_pairs = len(size), len(degrees), len(lanes)
 
     def codegen(context, builder, signature, arguments):
         v = _Vectors(builder, n_max)
@@ -203,20 +205,29 @@ def scatter_pair(typingctx, c, c_start, values, lane, table, knot, weights, size
         c_data = _data(context, builder, types_[0], arguments[0])
         y_data = _data(context, builder, types_[2], arguments[2])
         t_data = _data(context, builder, types_[4], arguments[4])
-        c_offset, lane_value, t_offset = arguments[1], arguments[3], arguments[5]
+        c_offset = arguments[1]
+        lane_values = cgutils.unpack_tuple(builder, arguments[3], n_pairs)
+        t_offsets = cgutils.unpack_tuple(builder, arguments[5], n_pairs)
         hermite = [
-            v.broadcast(s) for s in cgutils.unpack_tuple(builder, arguments[6], len(weights))
+            [v.broadcast(s) for s in cgutils.unpack_tuple(builder, each, 4)]
+            for each in cgutils.unpack_tuple(builder, arguments[6], n_pairs)
         ]
         for l in range(n_l):
-            radial = _emit_radial(v, t_data, t_offset, l, n_l, hermite)
+            radial = [
+                _emit_radial(v, t_data, offset, l, n_l, weights_)
+                for offset, weights_ in zip(t_offsets, hermite, strict=True)
+            ]
             for q in range(l * l, (l + 1) ** 2):
-                y = v.broadcast(_scalar(builder, y_data, _offset(builder, lane_value, q * LANES)))
                 at = _offset(builder, c_offset, q * n_max)
-                v.store(v.madd(y, radial, v.load(c_data, at)), c_data, at)
+                total = v.load(c_data, at)
+                for lane, row in zip(lane_values, radial, strict=True):
+                    y = v.broadcast(_scalar(builder, y_data, _offset(builder, lane, q * LANES)))
+                    total = v.madd(y, row, total)
+                v.store(total, c_data, at)
         return context.get_dummy_value()
 
     return (
-        types.none(c, c_start, values, lane, table, knot, weights, size, degrees),
+        types.none(c, c_start, values, lanes, table, knots, weights, size, degrees),
         codegen,
     )
 
