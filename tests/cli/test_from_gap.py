@@ -173,7 +173,8 @@ def test_the_command_line_writes_what_fit_reads(tmp_path, capsys):
     assert main(fit) == 0
     pot = kp.load(model)
     assert pot.describe()["sigma_forces"] == 0.1
-    assert pot.model.training.sources["virial"] == {"dft_virial": 73}
+    n_virials = sum(frame.virial is not None for frame in load_silicon())
+    assert pot.model.training.sources["virial"] == {"dft_virial": n_virials}
     found = kp.evaluate(pot, load_silicon("test"))
     assert found["forces_mae_ev_per_ang"] < 0.3
     assert main(["import-gap", "no-such-file"]) == 2
