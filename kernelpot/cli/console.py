@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kernelpot.common.progress import ProgressBar
@@ -106,8 +108,10 @@ def read_config(path: str) -> dict[str, Any]:
     }  # fmt: skip
     unknown = set(config) - known - set(FIT_OPTIONS) - {"keys"}
     if unknown:
+        everything = sorted(known | {"keys", *FIT_OPTIONS})
+        named = ", ".join(f"{name}{_meant(name, everything)}" for name in sorted(unknown))
         raise ValueError(
-            f"{path}: unknown {', '.join(sorted(unknown))}; known are "
+            f"{path}: unknown {named}; known are "
             f"{', '.join(sorted(known | {'keys', *FIT_OPTIONS}))}"
         )
     if "terms" in config:
@@ -115,13 +119,35 @@ def read_config(path: str) -> dict[str, Any]:
             try:
                 config["terms"][number] = term_from_dict(term)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}: [[terms]] number {number + 1}: {error}") from error
+                why = _misspelt(term) or error
+                raise ValueError(f"{path}: [[terms]] number {number + 1}: {why}") from error
     if "charges" in config:
         try:
             config["charges"] = term_from_dict({"kind": "charges", **config["charges"]})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: [charges]: {error}") from error
     return config
+
+
+def _misspelt(term: Mapping[str, Any]) -> str | None:
+    """What is wrong with the names in a table of a term, if anything is."""
+    from kernelpot.terms.kinds import DEFAULT_KIND, TERMS
+
+    kind = term.get("kind", DEFAULT_KIND)
+    if kind not in TERMS:
+        return None
+    known = [f.name for f in fields(TERMS[kind])]
+    wrong = [name for name in term if name != "kind" and name not in known]
+    if not wrong:
+        return None
+    named = ", ".join(f"{name!r}{_meant(name, known)}" for name in wrong)
+    return f"a term of the kind {kind!r} has no parameter {named}; it has {', '.join(known)}"
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """A question, where something close is known."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def config_of(terms: Sequence[Term]) -> str:

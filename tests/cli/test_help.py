@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import re
 import shlex
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 import kernelpot as kp
 from kernelpot.cli.arguments import EXAMPLES, build_parser
+from kernelpot.cli.console import read_config
 from kernelpot.cli.verbs import _VERBS, main
 
 PARSER = build_parser()
@@ -79,3 +81,21 @@ def test_a_bar_shows_what_remains_and_is_silent_when_piped(monkeypatch):
         text = stream.getvalue()
         assert ("left" in text) is shown
         assert ("second" in text) is shown
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sigma_force = 0.1", "unknown sigma_force (did you mean sigma_forces?); known are"),
+        (
+            "[[terms]]\nrcut = 4.0",
+            "a term of the kind 'soap' has no parameter 'rcut' (did you mean r_cut?); it has r_cut",
+        ),
+        ('[[terms]]\nkind = "pear"', "unknown kind of term 'pear'"),
+    ],
+)
+def test_misspelt_parameters_of_a_configuration_are_named(tmp_path, text, message):
+    path = tmp_path / "fit.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_config(str(path))
