@@ -25,6 +25,7 @@ _HOMES = {
     "OnTheFly": "learn.on_the_fly",
     "PairBaseline": "baseline.pairs",
     "Prediction": "model.prediction",
+    "ProgressBar": "common.progress",
     "LinearMap": "terms.linear_map",
     "PairTerm": "terms.pair",
     "Plots": "plot.plots",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     )
     from kernelpot.baseline.pairs import PairBaseline
     from kernelpot.baseline.wall import Wall
+    from kernelpot.common.progress import ProgressBar
     from kernelpot.data.dataset import Dataset, Frame, LabelKeys
     from kernelpot.data.neighbors import NeighborList
     from kernelpot.data.reading import read_dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kernelpot._version import __version__
 
@@ -14,10 +14,10 @@ EXAMPLES = {
     "update": "kernelpot update model.kpot new.xyz -o better.kpot",
     "check": "kernelpot check train.xyz --forces-key dft_forces",
     "evaluate": "kernelpot evaluate model.kpot test.xyz -o predictions.xyz",
-    "md": "kernelpot md model.kpot start.xyz --ensemble nvt --temperature 600 --steps 5000 "
-    "--trajectory run.traj",
+    "md": "kernelpot md model.kpot start.xyz --ensemble nvt --temperature 600",
     "report": "kernelpot report model.kpot test.xyz -o report.html",
     "search": "kernelpot search train.xyz -o better.toml --budget 30min",
+    "import-gap": "kernelpot import-gap fit_gap.sh -o fit.toml",
     "info": "kernelpot info model.kpot --json -",
     "export": "kernelpot export model.kpot -o slim.kpot --slim",
 }
@@ -33,8 +33,23 @@ _KEYS = {
 }
 
 
+# What every help ends with.
+UNITS = "Units are eV, Å, eV/Å, and eV/Å^3 for stresses (ASE's sign), where nothing else is said."
+# Arguments that are files, by what their help calls them.
+_FILES = ("MODEL", "MODEL2", "NEW", "DATA", "STRUCTURE", "INPUT", "COMMAND", "FILE")
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help with defaults, where there are any."""
+    """Help with defaults, where there are any, and examples on one line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(
+            line
+            if line.startswith("  ")
+            else super(_Formatter, self)._fill_text(line, width, indent)
+            for line in lines
+        )
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         plain = action.default is None or action.default is False or action.required
@@ -56,6 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
         description="Gaussian-process interatomic potentials: fit, evaluate, run.",
     )
     parser.add_argument("--version", action="version", version=f"kernelpot {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=("bash", "zsh", "tcsh"), action=_PrintCompletion,
+        help="print what makes this shell complete the command (needs shtab)",
+    )  # fmt: skip
+    parser.epilog = (
+        "Start with: kernelpot quickstart, or kernelpot check YOUR_DATA.xyz. "
+        "Help on a verb: kernelpot VERB --help. Completion of words in bash: "
+        'eval "$(kernelpot --print-completion bash)"'
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_quickstart(verbs)
     _add_fit(verbs)
@@ -65,13 +89,39 @@ def build_parser() -> argparse.ArgumentParser:
     _add_md(verbs)
     _add_report(verbs)
     _add_search(verbs)
+    _add_import_gap(verbs)
     _add_info(verbs)
     _add_export(verbs)
     for name, verb in verbs.choices.items():
         verb.formatter_class = _Formatter
         verb.description = f"{verb.description or ''}".strip() or None
-        verb.epilog = f"example: {EXAMPLES[name]}"
+        verb.epilog = f"{UNITS}\nExample:\n  {EXAMPLES[name]}"
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Print what makes a shell complete the command, made by shtab."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
+    ) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.exit(2, "kernelpot: completion needs shtab: pip install shtab\n")
+        _complete_files(parser, shtab.FILE)
+        print(shtab.complete(parser, shell=values))
+        parser.exit(0)
+
+
+def _complete_files(parser: argparse.ArgumentParser, files: Any) -> None:
+    """Mark the arguments that are files."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                _complete_files(verb, files)
+        elif str(action.metavar or action.dest).upper().split(".")[0] in (*_FILES, "TRAIN"):
+            action.complete = files  # type: ignore[attr-defined]
 
 
 def _add_quickstart(verbs: Verbs) -> None:
@@ -227,6 +277,8 @@ def _add_report(verbs: Verbs) -> None:
         "data", nargs="+", metavar="DATA", help="labelled structures: files, patterns, file@index"
     )
     report.add_argument("-o", "--output", required=True, metavar="FILE.html", help="file to write")
+    report.add_argument("--chemiscope", metavar="FILE.json.gz",
+        help="also write the map of environments for chemiscope (extra chemiscope)")  # fmt: skip
     _finish(report, "report")
 
 
@@ -240,6 +292,27 @@ def _add_search(verbs: Verbs) -> None:
     search.add_argument("--checkpoint", metavar="FILE.json", help="continue from, and write to")
     search.add_argument("--seed", type=int, default=0, help="of random choices")
     _finish(search, "search")
+
+
+def _add_import_gap(verbs: Verbs) -> None:
+    gap = verbs.add_parser("import-gap", help="a gap_fit command as a file for fit --config")
+    gap.description = (
+        "Translate a gap_fit command into the configuration of kernelpot fit that is nearest to "
+        "it. Every option that has no equivalent is named in a comment."
+    )
+    gap.add_argument(
+        "command", nargs="+", metavar="COMMAND",
+        help="the command in quotes, a file that holds it, or - for standard input",
+    )  # fmt: skip
+    gap.add_argument(
+        "-o", "--output", metavar="FILE.toml", help="file to write (default: standard output)"
+    )
+    gap.add_argument(
+        "--data", nargs="+", metavar="DATA",
+        help="training data, for species and volumes [Å^3] (default: at_file, if it is there)",
+    )  # fmt: skip
+    gap.add_argument("--json", metavar="FILE", help="machine-readable, - for standard output")
+    gap.set_defaults(verb="import-gap")
 
 
 def _add_info(verbs: Verbs) -> None:

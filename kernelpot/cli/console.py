@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TextIO
+
+from kernelpot.common.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from kernelpot.terms.base import Term
 
 # Fields of the configuration file that go to `fit`, not to the constructor.
 FIT_OPTIONS = ("memory", "n_threads", "checkpoint", "optimize")
 
 
-class Bars:
-    """Progress bars on standard error: one as long as the whole is the same."""
+class Bars(ProgressBar):
+    """Progress bars of a verb: none with ``--quiet``."""
 
     def __init__(self, quiet: bool) -> None:
+        super().__init__()
         self.quiet = quiet
-        self._bar: Any = None
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         """Show that `done` of `total` is done."""
-        if self.quiet or not sys.stderr.isatty():
-            return
-        from tqdm import tqdm
-
-        if self._bar is not None and (done < self._bar.n or total != self._bar.total):
-            self.close()
-        if self._bar is None:
-            # counts mean nothing to the user where they are weighted by cost
-            shown = "{l_bar}{bar}| {elapsed} passed, {remaining} left"
-            self._bar = tqdm(total=total, desc=stage, leave=False, bar_format=shown)
-        self._bar.set_description(stage, refresh=False)
-        self._bar.n = done
-        self._bar.refresh()
-
-    def __enter__(self) -> Bars:
-        """Show progress within a block, and take the bar away however it ends."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Take the bar away."""
-        self.close()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if not self.quiet:
+            super().__call__(stage, done, total)
 
 
 def text_stream(arguments: argparse.Namespace) -> TextIO:
@@ -126,8 +108,10 @@ def read_config(path: str) -> dict[str, Any]:
     }  # fmt: skip
     unknown = set(config) - known - set(FIT_OPTIONS) - {"keys"}
     if unknown:
+        everything = sorted(known | {"keys", *FIT_OPTIONS})
+        named = ", ".join(f"{name}{_meant(name, everything)}" for name in sorted(unknown))
         raise ValueError(
-            f"{path}: unknown {', '.join(sorted(unknown))}; known are "
+            f"{path}: unknown {named}; known are "
             f"{', '.join(sorted(known | {'keys', *FIT_OPTIONS}))}"
         )
     if "terms" in config:
@@ -135,8 +119,47 @@ def read_config(path: str) -> dict[str, Any]:
             try:
                 config["terms"][number] = term_from_dict(term)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}: [[terms]] number {number + 1}: {error}") from error
+                why = _misspelt(term) or error
+                raise ValueError(f"{path}: [[terms]] number {number + 1}: {why}") from error
     return config
+
+
+def _misspelt(term: Mapping[str, Any]) -> str | None:
+    """What is wrong with the names in a table of a term, if anything is."""
+    from kernelpot.terms.kinds import DEFAULT_KIND, TERMS
+
+    kind = term.get("kind", DEFAULT_KIND)
+    if kind not in TERMS:
+        return None
+    known = [f.name for f in fields(TERMS[kind])]
+    wrong = [name for name in term if name != "kind" and name not in known]
+    if not wrong:
+        return None
+    named = ", ".join(f"{name!r}{_meant(name, known)}" for name in wrong)
+    return f"a term of the kind {kind!r} has no parameter {named}; it has {', '.join(known)}"
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """A question, where something close is known."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def config_of(terms: Sequence[Term]) -> str:
+    """TOML that `read_config` takes; it has no null, so what is None is left out."""
+    import tomli_w
+
+    def table(values: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                found[name] = table(value)
+            elif value is not None:
+                found[name] = value.tolist() if hasattr(value, "tolist") else value
+        return found
+
+    tables = [table(term.to_dict()) for term in terms]
+    return str(tomli_w.dumps({"terms": tables} if tables else {}))
 
 
 def check_writable(path: str) -> None:

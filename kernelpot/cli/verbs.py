@@ -12,9 +12,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kernelpot.cli.arguments import build_parser
@@ -22,21 +21,18 @@ from kernelpot.cli.console import (
     FIT_OPTIONS,
     Bars,
     check_writable,
+    config_of,
     label_keys,
     peak_memory_bytes,
     read_config,
     text_stream,
     write_json,
 )
+from kernelpot.cli.dynamics import bounds_of, dynamics_text, start_structure, write_log
 from kernelpot.common.files import write_text
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from kernelpot.data.dataset import Dataset, LabelKeys
-    from kernelpot.md.bounds import Bounds
-    from kernelpot.md.dynamics import Dynamics
-    from kernelpot.terms.base import Term
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -328,10 +324,10 @@ def _md(arguments: argparse.Namespace) -> None:
         if path is not None:
             check_writable(path)
     potential = load(arguments.model)
-    atoms = _start_structure(arguments)
+    atoms = start_structure(arguments)
     out = text_stream(arguments)
     gate = None if arguments.no_gate else VarianceGate(on_gate=arguments.on_gate)
-    bounds = _bounds(arguments)
+    bounds = bounds_of(arguments)
     print(
         f"{len(atoms)} atoms, {arguments.ensemble} at {arguments.temperature:g} K, "
         f"{arguments.steps} steps of {arguments.timestep:g} fs",
@@ -360,9 +356,9 @@ def _md(arguments: argparse.Namespace) -> None:
     except UnphysicalDynamicsError as error:
         result, stopped = error.dynamics, error
     if arguments.log is not None:
-        _write_log(arguments.log, result)
+        write_log(arguments.log, result)
     memory = peak_memory_bytes()
-    print(_dynamics_text(result, memory), file=out)
+    print(dynamics_text(result, memory), file=out)
     content = {**result.summary(), "stopped": None if stopped is None else str(stopped)}
     write_json(arguments, {**content, "peak_memory_bytes": memory})
     if stopped is not None:
@@ -399,93 +395,6 @@ def _printed_warnings(out: TextIO, *categories: type[Warning]) -> Iterator[None]
         yield
 
 
-def _bounds(arguments: argparse.Namespace) -> Bounds | None:
-    """Bounds of temperature and energy, with defaults for what is not given."""
-    from kernelpot.md.bounds import Bounds
-
-    if arguments.no_bounds:
-        return None
-    names = [field.name for field in fields(Bounds)]
-    given = {name: getattr(arguments, name) for name in names}
-    return Bounds(**{name: value for name, value in given.items() if value is not None})
-
-
-def _start_structure(arguments: argparse.Namespace) -> Atoms:
-    """The structure that dynamics starts from."""
-    from kernelpot.data.reading import read_structures
-
-    atoms, _ = read_structures(arguments.structure)[0]
-    if any(n < 1 for n in arguments.supercell):
-        raise ValueError(f"--supercell must be positive, got {list(arguments.supercell)}")
-    if tuple(arguments.supercell) != (1, 1, 1):
-        if not atoms.pbc.all():
-            raise ValueError("--supercell needs a structure periodic in three directions")
-        atoms = atoms.repeat(arguments.supercell)
-    return atoms
-
-
-def _write_log(path: str, result: Dynamics) -> None:
-    """Write the log of a run as CSV."""
-    from kernelpot.md.dynamics import COLUMNS
-
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(",".join(COLUMNS) + "\n")
-        for row in result.rows:
-            stream.write(",".join(f"{value:.9g}" for value in row) + "\n")
-
-
-def _dynamics_text(result: Dynamics, memory: float) -> str:
-    """About twenty lines of the log of a run, and what came of it."""
-    from kernelpot.common.tables import table
-
-    header = [
-        "time [ps]",
-        "E total [eV/atom]",
-        "E pot [eV/atom]",
-        "T [K]",
-        "max std [eV]",
-        "beyond",
-    ]
-    npt = result.ensemble == "npt"
-    if npt:
-        header += ["V [Å^3]", "P [GPa]"]
-    rows = [
-        [
-            f"{r[0]:.3f}",
-            f"{r[1]:.6f}",
-            f"{r[2]:.6f}",
-            f"{r[4]:.0f}",
-            f"{r[5]:.4f}",
-            f"{r[8]:.0f}",
-            *([f"{r[7]:.2f}", f"{r[10]:.3f}"] if npt else []),
-        ]
-        for r in result.rows[:: max(1, len(result.rows) // 20)]
-    ]
-    lines = [table(header, rows)]
-    summary = result.summary()
-    drift = summary["drift_ev_per_atom"]
-    if drift is not None:
-        lines.append(
-            f"\ndrift of the total energy {drift:.2e} eV/atom in {summary['time_ps']:.3g} ps"
-        )
-    mean = summary["mean_temperature_k"]
-    if mean is not None:
-        over = f"over the second half of the run (from {summary['averages_from_ps']:.3g} ps)"
-        said = f"mean temperature {mean:.0f} K"
-        if npt:
-            said += (
-                f", volume {summary['mean_volume_ang3']:.2f} Å^3, pressure "
-                f"{summary['mean_pressure_gpa']:.3f} GPa"
-            )
-        lines.append(f"\n{said} {over}")
-    lines.append(
-        f"\n{summary['us_per_atom_step']:.1f} us per atom and "
-        f"step; largest local std {summary['max_energies_std']:.4f} eV; peak memory "
-        f"{memory / 1e9:.2f} GB"
-    )
-    return "\n".join(lines)
-
-
 def _report(arguments: argparse.Namespace) -> None:
     from kernelpot.data.label_names import unread_labels
     from kernelpot.model.summary import error_table
@@ -501,6 +410,7 @@ def _report(arguments: argparse.Namespace) -> None:
             data,
             arguments.output,
             title=f"{os.path.basename(arguments.model)} on {', '.join(arguments.data)}",
+            chemiscope=arguments.chemiscope,
             n_threads=arguments.threads,
             progress=bars,
         )
@@ -557,23 +467,6 @@ def _search(arguments: argparse.Namespace) -> None:
     )
 
 
-def config_of(terms: Sequence[Term]) -> str:
-    """TOML that `read_config` takes; it has no null, so what is None is left out."""
-    import tomli_w
-
-    def table(values: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in values.items():
-            if isinstance(value, Mapping):
-                found[name] = table(value)
-            elif value is not None:
-                found[name] = value.tolist() if hasattr(value, "tolist") else value
-        return found
-
-    tables = [table(term.to_dict()) for term in terms]
-    return str(tomli_w.dumps({"terms": tables} if tables else {}))
-
-
 def _export(arguments: argparse.Namespace) -> None:
     from kernelpot.potential import load
 
@@ -598,6 +491,44 @@ def _export(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _import_gap(arguments: argparse.Namespace) -> None:
+    from kernelpot.cli.from_gap import translate
+    from kernelpot.cli.gap_command import parse_gap_command
+    from kernelpot.data.reading import read_dataset
+
+    if arguments.output is not None:
+        check_writable(arguments.output)
+    text = " ".join(arguments.command)
+    if text == "-":
+        text = sys.stdin.read()
+    elif len(arguments.command) == 1 and os.path.isfile(text):
+        with open(text, encoding="utf-8") as stream:
+            text = stream.read()
+    elif "=" not in text:
+        raise ValueError(f"{text!r} is neither a gap_fit command nor a file that is there")
+    command = parse_gap_command(text)
+    paths = arguments.data
+    if paths is None:
+        named = command.options.get("at_file", command.options.get("atoms_filename", ""))
+        paths = [named] if os.path.isfile(named) else None
+    data = None
+    if paths is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of labels: the fit reads them, and says more
+            data = read_dataset(paths)
+    found = translate(command, data)
+    if arguments.output is not None:
+        write_text(arguments.output, found.to_toml())
+        print(
+            f"wrote {arguments.output}: {len(found.terms)} terms; {len(found.left)} options have "
+            "no line of their own and are named in its comments",
+            file=text_stream(arguments),
+        )
+    elif arguments.json != "-":
+        print(found.to_toml(), end="")
+    write_json(arguments, found.to_dict())
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from kernelpot.potential import load
 
@@ -615,6 +546,7 @@ _VERBS = {
     "md": _md,
     "report": _report,
     "search": _search,
+    "import-gap": _import_gap,
     "info": _info,
     "export": _export,
 }

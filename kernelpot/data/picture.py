@@ -50,6 +50,27 @@ def draw_dataset(data: Dataset, quantity: str, axes: Axes | None) -> Axes:
     return _draw_rows(values, label, axes)
 
 
+def picture_size(data: Dataset, quantity: str) -> tuple[float, float]:
+    """Size of a figure with a readable row for each config type [inches].
+
+    Parameters
+    ----------
+    data : Dataset
+    quantity : str
+
+    Returns
+    -------
+    (float, float)
+    """
+    if quantity == "distances":
+        return PANEL
+    return _size(len(data.config_types))
+
+
+def _size(n_rows: int) -> tuple[float, float]:
+    return PANEL[0], max(PANEL[1], FRAME + ROW * min(n_rows, MAX_ROWS))
+
+
 def _energies(data: Dataset) -> dict[str, FloatArray]:
     """Per atom, over the lowest of the same composition, of each group [eV]."""
     known = [f for f in data if f.energy is not None and not f.is_isolated_atom]
@@ -92,7 +113,7 @@ def _draw_rows(values: dict[str, FloatArray], label: str, axes: Axes | None) -> 
         others = np.concatenate([v for name, v in rows if name not in kept])
         name = f"{len(rows) - len(kept)} others"
         rows = [*(row for row in rows if row[0] in kept), (name, others)]
-    axes = new_axes(axes, size=(PANEL[0], FRAME + ROW * max(4, len(rows))))
+    axes = new_axes(axes, size=_size(len(rows)))
     rng = np.random.default_rng(0)
     for height, (_, found) in enumerate(rows):
         drawn = found[:: max(1, -(-len(found) // MAX_PER_ROW))]

@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from kernelpot.common.types import Progress
+from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.model.errors import evaluate
 from kernelpot.model.prediction import Prediction, ReturnStd
 from kernelpot.plot.comparison import Parity, Reliability, parity, reliability
+from kernelpot.plot.environments import EnvironmentMap, environment_map
 from kernelpot.plot.scans import Curve, compression_curves, dimer_curves
 from kernelpot.potential import KernelPotential
 from kernelpot.safety.gate import NOTICEABLE, VarianceGate
+
+# Structures shown for their energies, and for their forces; species that are mapped.
+N_WORST, MAX_MAPS = 3, 4
+
+
+@dataclass(frozen=True)
+class WorstStructure:
+    """A structure with one of the largest errors.
+
+    Attributes
+    ----------
+    index : int
+        In the data.
+    name, config_type : str
+    energy_error : float or None
+        Prediction less label [meV/atom].
+    force_error : float or None
+        Length of the largest error of a force [eV/Å].
+    atom : int or None
+        On which that acts.
+    """
+
+    index: int
+    name: str
+    config_type: str
+    energy_error: float | None
+    force_error: float | None
+    atom: int | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +57,11 @@ class Diagnosis:
     ----------
     errors : dict
         Of `kernelpot.evaluate`.
+    by_species : dict of symbol to dict
+        Errors of force components on the atoms of a species: ``n_atoms``,
+        ``forces_mae_ev_per_ang``, ``forces_rmse_ev_per_ang``.
+    worst : list of WorstStructure
+        Those of the largest errors, of energies first.
     parity : dict of kind to Parity
         Labels and predictions.
     reliability : Reliability or None
@@ -37,23 +72,30 @@ class Diagnosis:
     thresholds : dict of symbol to dict
         ``std_known``, ``width`` [eV].
     dimers, compressions : list of Curve
+    maps : list of EnvironmentMap
+        Of the species that can be mapped, most frequent first.
     notes : list of str
-        Curves that could not be made, and why.
+        Curves and maps that could not be made, and why.
     """
 
     errors: dict[str, Any]
+    by_species: dict[str, dict[str, Any]]
+    worst: list[WorstStructure]
     parity: dict[str, Parity]
     reliability: Reliability | None
     gated: dict[str, Any]
     thresholds: dict[str, dict[str, float]]
     dimers: list[Curve]
     compressions: list[Curve]
+    maps: list[EnvironmentMap]
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the single labels."""
         return {
             "errors": self.errors,
+            "errors_by_species": self.by_species,
+            "worst": [asdict(found) for found in self.worst],
             "reliability": None if self.reliability is None else self.reliability.to_dict(),
             "gated": self.gated,
             "gate_thresholds_ev": self.thresholds,
@@ -90,16 +132,20 @@ def diagnose(
         If a structure has a species the model does not know, or is not sound.
     """
     remembering = _Remembering(potential)
-    errors = evaluate(remembering, data, n_threads=n_threads, progress=progress)
+    errors = evaluate(remembering, data, n_threads=n_threads, progress=progress, local_std=True)
+    found = remembering.predictions
     notes: list[str] = []
     return Diagnosis(
         errors,
-        parity(potential, data, remembering.predictions),
+        _by_species(data, found),
+        _worst(data, found),
+        parity(potential, data, found),
         reliability(potential, data, n_threads=n_threads, progress=progress),
         _gated_atoms(potential, data, n_threads=n_threads, progress=progress),
         _thresholds(potential),
         dimer_curves(potential, notes, n_threads=n_threads),
         compression_curves(potential, data, notes, n_threads=n_threads),
+        _maps(potential, data, found, notes),
         notes,
     )
 
@@ -125,6 +171,65 @@ class _Remembering:
         ):
             self.predictions.append(found)
             yield found
+
+
+def _by_species(data: Dataset, predictions: Sequence[Prediction]) -> dict[str, dict[str, Any]]:
+    """Errors of force components on the atoms of each species."""
+    errors: dict[str, list[FloatArray]] = {}
+    for frame, found in zip(data, predictions, strict=True):
+        if frame.forces is not None:
+            wrong = found.forces - frame.forces
+            for z in np.unique(frame.atoms.numbers):
+                errors.setdefault(chemical_symbols[z], []).append(wrong[frame.atoms.numbers == z])
+    result = {}
+    for symbol, parts in sorted(errors.items()):
+        wrong = np.concatenate(parts)
+        result[symbol] = {
+            "n_atoms": len(wrong),
+            "forces_mae_ev_per_ang": float(np.abs(wrong).mean()),
+            "forces_rmse_ev_per_ang": float(np.sqrt(np.mean(wrong**2))),
+        }
+    return result
+
+
+def _worst(data: Dataset, predictions: Sequence[Prediction]) -> list[WorstStructure]:
+    """Structures of the largest errors of the energy per atom, and of a force."""
+    all_of_them = []
+    for index, (frame, found) in enumerate(zip(data, predictions, strict=True)):
+        energy = force = atom = None
+        if frame.energy is not None:
+            energy = 1e3 * (found.energy - frame.energy) / len(frame)
+        if frame.forces is not None:
+            lengths = np.linalg.norm(found.forces - frame.forces, axis=1)
+            atom = int(np.argmax(lengths))
+            force = float(lengths[atom])
+        all_of_them.append(
+            WorstStructure(index, frame.name, frame.config_type, energy, force, atom)
+        )
+    of_energy = [w for w in all_of_them if w.energy_error is not None]
+    of_forces = [w for w in all_of_them if w.force_error is not None]
+    chosen = [
+        *sorted(of_energy, key=lambda w: -abs(w.energy_error or 0.0))[:N_WORST],
+        *sorted(of_forces, key=lambda w: -(w.force_error or 0.0))[:N_WORST],
+    ]
+    return list({w.index: w for w in chosen}.values())
+
+
+def _maps(
+    potential: KernelPotential, data: Dataset, predictions: Sequence[Prediction], notes: list[str]
+) -> list[EnvironmentMap]:
+    """Maps of the environments of the most frequent species."""
+    stds = [found.energies_std for found in predictions]
+    assert all(std is not None for std in stds)
+    known = [std for std in stds if std is not None]
+    counts = {z: sum(int(np.sum(f.atoms.numbers == z)) for f in data) for z in data.species}
+    maps = []
+    for z in sorted(counts, key=lambda z: -counts[z])[:MAX_MAPS]:
+        try:
+            maps.append(environment_map(potential.model, data, number=z, stds=known))
+        except ValueError as error:
+            notes.append(f"no map of {chemical_symbols[z]}: {error}")
+    return maps
 
 
 def _thresholds(potential: KernelPotential) -> dict[str, dict[str, float]]:

@@ -390,7 +390,10 @@ def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
     refused(["fit", train, "-o", out, "--n-sparse", "99999"], capsys, "exceeds the", out)
     refused(["fit", train, "-o", out, "--threads", "0"], capsys, "`n_threads` must be", out)
     for text, message in (
-        ("sigma_energie = 1.0", "unknown sigma_energie; known are checkpoint, config_type_sigma"),
+        (
+            "sigma_energie = 1.0",
+            "unknown sigma_energie (did you mean sigma_energy?); known are checkpoint",
+        ),
         ("[[terms]]\nrcut = 3", "[[terms]] number 1: "),
         ("[[terms]]\nr_cut = 0.5", "`r_cut` must be larger"),
         ("a = = 1", "is not valid TOML"),

@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+import types
 from html.parser import HTMLParser
 
 import ase.io
@@ -51,7 +52,7 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
         if self.open and self.open[-1] in ("h1", "h2"):
             self.headings.append(data)
-        if self.open and self.open[-1] in ("p", "pre", "li"):
+        if self.open and self.open[-1] in ("p", "pre", "li", "figcaption"):
             self.words.append(data)
 
 
@@ -77,29 +78,64 @@ def test_errors_in_the_page_are_those_of_evaluate(written, potential, unseen):
     _, facts, page = written
     errors = kp.evaluate(potential, unseen)
     assert facts["errors"] == errors
-    rows = {row[0]: row[1:] for row in page.rows if len(row) == 8}
+    rows = {row[0]: row[1:] for row in page.rows if len(row) == 4}
     for name, e in {"all": errors, **errors["by_config_type"]}.items():
-        assert rows[name] == [
-            str(e["n_structures"]),
-            str(e["n_atoms"]),
-            f"{e['energy_mae_mev_per_atom']:.2f}",
-            f"{e['energy_rmse_mev_per_atom']:.2f}",
-            f"{e['forces_mae_ev_per_ang']:.4f}",
-            f"{e['forces_rmse_ev_per_ang']:.4f}",
+        assert rows[f"{name} ({e['n_structures']})"] == [
+            f"{e['energy_mae_mev_per_atom']:.2f} / {e['energy_rmse_mev_per_atom']:.2f}",
+            f"{e['forces_mae_ev_per_ang']:.4f} / {e['forces_rmse_ev_per_ang']:.4f}",
             f"{e['stress_mae_gpa']:.3f}",
         ]
     # whatever a config type is called, it is text
-    assert "near <data>" in rows
+    assert "near <data> (6)" in rows
+
+
+def test_errors_of_each_species(written, potential, unseen):
+    _, facts, page = written
+    found = facts["errors_by_species"]
+    assert set(found) == {"Al", "Cu"}
+    wrong = np.concatenate(
+        [
+            (potential.predict(f.atoms).forces - f.forces)[f.atoms.numbers == 13].ravel()
+            for f in unseen
+        ]
+    )
+    assert found["Al"]["forces_mae_ev_per_ang"] == pytest.approx(np.abs(wrong).mean())
+    assert found["Al"]["n_atoms"] == len(wrong) / 3
+    assert ["Al", str(len(wrong) // 3)] in [row[:2] for row in page.rows]
+
+
+def test_the_worst_structures_are_named_and_drawn(written, potential, unseen):
+    _, facts, page = written
+    errors = [1e3 * (potential.predict(f.atoms).energy - f.energy) / len(f) for f in unseen]
+    worst = int(np.argmax(np.abs(errors)))
+    assert facts["worst"][0]["index"] == worst
+    assert facts["worst"][0]["energy_error"] == pytest.approx(errors[worst])
+    (caption,) = [words for words in page.words if words.startswith(f"{unseen[worst].name}: ")]
+    assert "crystal, 4 atoms per cell" in caption
+    assert f"energy off by {errors[worst]:+.2f} meV/atom" in caption
+    assert f"structure: {unseen[worst].name}" in page.images
 
 
 def test_the_page_needs_no_other_file(written):
     path, _, page = written
-    assert set(page.images) == {"parity", "reliability", "dimers", "compressed"}
+    assert {
+        "data: energy", "data: forces", "data: distances", "parity: energy", "parity: forces",
+        "parity: stress", "uncertainty", "calibration", "scan: Al-Cu", "map: Al", "map: Cu",
+    } <= set(page.images)  # fmt: skip
+    inside = [link[1:] for link in page.links if link.startswith("#")]
+    assert inside
+    text = path.read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in text for name in inside)
     for source in page.links:
+        if source.startswith("#"):
+            continue
         kind, _, content = source.partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(content, validate=True).startswith(b"\x89PNG")
-    assert "<script" not in path.read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "http" not in text
+    # a phone does not pretend to be a wide screen
+    assert 'name="viewport" content="width=device-width' in text
     assert page.headings[0] == "a & b"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -213,7 +249,34 @@ def test_data_without_forces_or_uncertainty(potential, tmp_path):
     assert facts["reliability"] is None
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert any("no forces to judge" in words for words in page.words)
-    assert "reliability" not in page.images
+    assert "calibration" not in page.images
+
+
+def test_environments_for_chemiscope(potential, unseen, tmp_path, monkeypatch):
+    written = {}
+
+    def write_input(path, **content):
+        written.update(content, path=path)
+
+    module = types.SimpleNamespace(write_input=write_input)
+    monkeypatch.setitem(sys.modules, "chemiscope", module)
+    path = str(tmp_path / "map.json.gz")
+    write_report(potential, unseen, tmp_path / "r.html", chemiscope=path, title="here")
+    assert (written["path"], written["metadata"]) == (path, {"name": "here"})
+    n = sum(len(f) for f in unseen)
+    assert len(written["environments"]) == n
+    assert written["environments"] == sorted(written["environments"])
+    for number in (0, n // 2, n - 1):
+        structure, center, _ = written["environments"][number]
+        atoms = written["structures"][structure]
+        assert written["properties"]["species"]["values"][number] == atoms.symbols[center]
+        std = written["properties"]["local std"]["values"][number]
+        assert std == pytest.approx(potential.local_std(atoms)[center])
+    with pytest.raises(ValueError, match="ends in .json or .json.gz"):
+        write_report(potential, unseen, tmp_path / "r.html", chemiscope=str(tmp_path / "map.txt"))
+    monkeypatch.setitem(sys.modules, "chemiscope", None)
+    with pytest.raises(ImportError, match="pip install chemiscope"):
+        write_report(potential, unseen, tmp_path / "r.html", chemiscope=path)
 
 
 # ---- command line ----------------------------------------------------------------------
