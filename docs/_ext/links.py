@@ -1,8 +1,8 @@
-"""Do all links within a built site lead somewhere, to the anchor? Is every public name there?
+"""Check a built site: its own links lead somewhere, and every public name is in it.
 
     python docs/_ext/links.py docs/_build/html
 
-(LinkChecker reads a page anew for each anchor that is linked to: minutes, where this takes a second.)
+(LinkChecker reads a page anew for each anchor that is linked to, which takes minutes.)
 """
 
 from __future__ import annotations
