@@ -14,7 +14,5 @@ def parser() -> argparse.ArgumentParser:
         if isinstance(action, argparse._SubParsersAction):
             for name, verb in action.choices.items():
                 if name in EXAMPLES:
-                    verb.epilog = (
-                        f"{' '.join(UNITS.split())}\n\nExample::\n\n    {EXAMPLES[name]}\n"
-                    )
+                    verb.epilog = f"{units}\n\nExample::\n\n    {EXAMPLES[name]}\n"
     return found
