@@ -473,7 +473,6 @@ def _soap(options: dict[str, str], turbo: bool, where: str, found: Translation) 
         ("atom_gaussian_width", "sigma_atom", "atom_gaussian_width [Å]"),
         ("atom_sigma_r", "sigma_atom", "atom_sigma_r [Å]"),
         ("zeta", "zeta", ""),
-        ("central_weight", "central_weight", "as gap_fit has it; 0.2 is the default here"),
     ):
         if name not in options:
             continue
@@ -485,8 +484,16 @@ def _soap(options: dict[str, str], turbo: bool, where: str, found: Translation) 
             unit = f"{unit or name}, of {shown}: one value for all species"
         whole = key in ("n_max", "l_max") or (key == "zeta" and value == int(value))
         lines.append(Line(key, int(value) if whole else value, unit))
-    if not any(line.name == "central_weight" for line in lines):
-        lines.append(Line("central_weight", 1.0, "gap_fit's default; 0.2 is the default here"))
+    weights = numbers(options.pop("central_weight", "1.0"))
+    if set(weights) == {1.0}:
+        why = (
+            "0.2, the default here, is about as much against the nearest neighbors, whose density "
+            "falls over the whole range"
+        )
+        found.left.append((where, f"central_weight={_short(' '.join(map(str, weights)))}", why))
+    else:
+        note = "a fifth of gap_fit's: densities of neighbors fall over the whole range here"
+        lines.append(Line("central_weight", max(0.2 * float(np.mean(weights)), 0.01), note))
     for name, why in (
         ("cutoff_transition_width", "the density falls smoothly over the whole range"),
         ("rcut_soft", "the density falls smoothly over the whole range"),

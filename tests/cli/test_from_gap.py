@@ -55,7 +55,7 @@ def test_values_of_silicon(translated):
     (term,) = found["terms"]
     assert term == {
         "kind": "soap", "r_cut": 5.0, "n_max": 10, "l_max": 12, "sigma_atom": 0.5, "zeta": 4,
-        "central_weight": 1.0, "delta": 3.0, "n_sparse": 9000, "sparse_method": "cur",
+        "delta": 3.0, "n_sparse": 9000, "sparse_method": "cur",
     }  # fmt: skip
     assert found["parameters"] == {"sigma_energy": 0.001, "sigma_forces": 0.1}
     assert found["keys"] == {

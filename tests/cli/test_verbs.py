@@ -522,7 +522,7 @@ def test_help_has_defaults_units_and_an_example(verb, capsys):
     with pytest.raises(SystemExit):
         main([verb, "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"example: {EXAMPLES[verb]}" in text
+    assert f"Example: {EXAMPLES[verb]}" in text
     assert "(default: None)" not in text
     assert "(default: False)" not in text
     build_parser().parse_args(EXAMPLES[verb].split()[1:])
