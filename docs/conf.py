@@ -19,7 +19,7 @@ version = release = __version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # equations need no network
     "numpydoc",
     "myst_nb",
     "sphinxarg.ext",
@@ -37,6 +37,7 @@ source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-n
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 templates_path = ["_templates"]
 
+smartquotes = False  # they turn -- of options into a dash
 default_role = "py:obj"  # single backticks of docstrings: a link where the name is known
 autodoc_typehints = "none"  # numpydoc's sections say more than the annotations
 autodoc_member_order = "bysource"

@@ -11,6 +11,8 @@ import kernelpot
 # Packages that public names come from, in the order of the page.
 HEADINGS = {
     "potential": "The potential",
+    "common": "The potential",
+    "fit": "The potential",
     "data": "Data",
     "model": "What a potential says",
     "terms": "Kernels",
@@ -66,22 +68,13 @@ def beside() -> Iterator[str]:
 
 
 def by_heading() -> dict[str, list[str]]:
-    """Names to document, by heading.
-
-    Raises
-    ------
-    ValueError
-        If a public name comes from a package without a heading.
-    """
+    """Names to document, by heading."""
     found: dict[str, list[str]] = {title: [] for title in HEADINGS.values()}
     for name, home in kernelpot._HOMES.items():
-        package = home.split(".")[0]
-        if package not in HEADINGS:
-            raise ValueError(f"kernelpot.{name}: docs/_ext/api.py has no heading for {package!r}")
-        found[HEADINGS[package]].append(f"kernelpot.{name}")
+        title = HEADINGS.get(home.split(".")[0], "More")
+        found.setdefault(title, []).append(f"kernelpot.{name}")
     for name in beside():
-        package = name.split(".")[1]
-        title = {**HEADINGS, **_LAST, "common": "The potential", "fit": "The potential"}[package]
+        title = {**HEADINGS, **_LAST}.get(name.split(".")[1], "More")
         found.setdefault(title, []).append(name)
     return {title: names for title, names in found.items() if names}
 

@@ -1,16 +1,19 @@
-"""Do all links within a built site lead somewhere, to the anchor?
+"""Check a built site: its own links lead somewhere, and every public name is in it.
 
     python docs/_ext/links.py docs/_build/html
 
-(LinkChecker reads a page anew for each anchor that is linked to: minutes, where this takes a second.)
+(LinkChecker reads a page anew for each anchor that is linked to, which takes minutes.)
 """
 
 from __future__ import annotations
 
 import sys
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import kernelpot
 
 
 class Page(HTMLParser):
@@ -51,7 +54,26 @@ def broken(folder: Path) -> list[str]:
     return found
 
 
+def undocumented(folder: Path) -> list[str]:
+    """Public names, and methods of public classes, that are not in the inventory of the site."""
+    lines = (folder / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    known = {line.split(" ")[0] for line in zlib.decompress(lines).decode().splitlines()}
+    wanted = []
+    for name in kernelpot.__all__:
+        if name == "__version__":
+            continue
+        wanted.append(f"kernelpot.{name}")
+        value = getattr(kernelpot, name)
+        if isinstance(value, type):
+            own = [m for m, v in vars(value).items() if callable(v) or isinstance(v, property)]
+            wanted += [f"kernelpot.{name}.{m}" for m in own if not m.startswith("_")]
+    found = [name for name in wanted if name not in known]
+    print(f"{len(wanted) - len(found)} of {len(wanted)} public names and methods are documented")
+    return [f"{name} is not documented" for name in found]
+
+
 if __name__ == "__main__":
-    found = broken(Path(sys.argv[1]))
+    site = Path(sys.argv[1])
+    found = broken(site) + undocumented(site)
     print("\n".join(found) or "all links within the site lead somewhere")
     sys.exit(bool(found))
