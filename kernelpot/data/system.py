@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -90,6 +91,11 @@ class System:
 
     @cached_property
     def _z_index(self) -> dict[tuple[int, ...], IntArray]:
+        return {}
+
+    @cached_property
+    def memo(self) -> dict[int, Any]:
+        """What descriptors keep of these structures, by their identity: for several evaluations."""
         return {}
 
     def z_index(self, species: Sequence[int]) -> IntArray:
