@@ -248,25 +248,25 @@ def clusters(arguments):
 
 def dynamics(arguments):
     """Energy at constant energy, 5 ps, while charges move."""
-    _, pot, test = ionic_potential(arguments.structures)
-    atoms = test[0].copy()
-    atoms.calc = pot.calculator(gate=None)
-    from ase.optimize import BFGS
-
-    BFGS(atoms, logfile=None).run(fmax=0.05, steps=100)
+    _, pot, _ = ionic_potential(arguments.structures, gate=False)
+    corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T
+    atoms = Atoms(np.where(corners.sum(axis=1) % 2, 17, 11), 2.8 * corners)
+    atoms.calc = pot.calculator()
     thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(0))
-    run = VelocityVerlet(atoms, 0.5 * units.fs)
-    totals, charges = [], []
+    run = VelocityVerlet(atoms, 1.0 * units.fs)
+    totals, kinetic, charges = [], [], []
     for _ in range(1000):
-        run.run(10)
+        run.run(5)
         totals.append(atoms.get_total_energy())
+        kinetic.append(atoms.get_kinetic_energy())
         charges.append(atoms.get_charges())
     time_ps = 0.005 * np.arange(1, 1001)
     drift = np.polyfit(time_ps, totals, 1)[0] / len(atoms)
     moved = np.std(charges, axis=0)
     print(
         f"5 ps of {len(atoms)} atoms: drift {1e3 * drift:+.4f} meV/atom/ps, fluctuation "
-        f"{1e3 * np.std(totals) / len(atoms):.4f} meV/atom; charges move by {moved.mean():.3f} e"
+        f"{1e3 * np.std(totals) / len(atoms):.4f} meV/atom, of the kinetic energy "
+        f"{1e3 * np.std(kinetic) / len(atoms):.2f}; charges move by {moved.mean():.3f} e"
     )
 
 

@@ -115,11 +115,12 @@ class SmearedCoulomb:
         i, j, _, value, _ = self._pairs
         found = np.bincount(i, value * charges[j], minlength=len(charges)) + self._own * charges
         if self.periodic:
-            found += self._waves.fields(charges)[0] + self._background * charges.sum()
+            field = self._waves.field(charges)
+            found += field.potential + self._background * charges.sum()
         return np.asarray(found)
 
     def derivatives(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Derivatives of ``a A b`` at constant charges.
+        """Derivatives of ``a A b`` at constant charges; see `bilinear`.
 
         Parameters
         ----------
@@ -133,7 +134,27 @@ class SmearedCoulomb:
         virial : ndarray of shape (3, 3)
             Minus the derivative by strain [eV].
         """
-        i, j, d, _, slope = self._pairs
+        return self.bilinear(a, b)[1:]
+
+    def bilinear(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The potential of `b`, and derivatives of ``a A b`` at constant charges.
+
+        Parameters
+        ----------
+        a, b : ndarray of shape (n_atoms,)
+            [e].
+
+        Returns
+        -------
+        potential : ndarray of shape (n_atoms,)
+            A times `b` [V].
+        forces : ndarray of shape (n_atoms, 3)
+            Minus the derivative by positions [eV/Å].
+        virial : ndarray of shape (3, 3)
+            Minus the derivative by strain [eV].
+        """
+        i, j, d, value, slope = self._pairs
+        potential = np.bincount(i, value * b[j], minlength=len(b)) + self._own * b
         product = (a[i] * b[j] * slope)[:, None] * d
         forces = np.empty((len(a), 3))
         for c in range(3):
@@ -141,13 +162,12 @@ class SmearedCoulomb:
             forces[:, c] -= np.bincount(j, product[:, c], minlength=len(a))
         virial = -d.T @ product
         if self.periodic:
-            waves = self._waves
-            (_, grad_a), (_, grad_b) = waves.fields(a), waves.fields(b)
-            forces -= a[:, None] * grad_b + b[:, None] * grad_a
-            (re_a, im_a), (re_b, im_b) = waves.factors(a), waves.factors(b)
-            virial += waves.virial(re_a * re_b + im_a * im_b)
+            of_a, of_b = self._waves.field(a), self._waves.field(b)
+            potential += of_b.potential + self._background * b.sum()
+            forces -= a[:, None] * of_b.gradient + b[:, None] * of_a.gradient
+            virial += self._waves.virial(of_a.real * of_b.real + of_a.imag * of_b.imag)
             virial += self._background * a.sum() * b.sum() * np.eye(3)
-        return forces, 0.5 * (virial + virial.T)
+        return potential, forces, 0.5 * (virial + virial.T)
 
     # ---- for many columns ----------------------------------------------------------
 
@@ -232,6 +252,16 @@ class SmearedCoulomb:
 
 
 @dataclass(frozen=True)
+class _Field:
+    """Structure factors of charges, potential and its gradient at the places of the atoms."""
+
+    real: FloatArray
+    imag: FloatArray
+    potential: FloatArray
+    gradient: FloatArray
+
+
+@dataclass(frozen=True)
 class _Waves:
     """The long-ranged part of a crystal: a sum over half of the wave vectors."""
 
@@ -258,22 +288,17 @@ class _Waves:
         angles = np.ascontiguousarray(2.0 * np.pi * fractional)
         return cls(angles, reciprocal, table, n_max, k, weight, split.alpha)
 
-    def factors(self, charges: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Structure factors of charges."""
+    def field(self, charges: FloatArray) -> _Field:
+        """Structure factors of charges, and what they make at the atoms."""
         real, imag = np.zeros(len(self.weight)), np.zeros(len(self.weight))
         charges = np.ascontiguousarray(charges)
         _coulomb.structure_factors(self.angles, charges, self.table, self.n_max, real, imag)
-        return real, imag
-
-    def fields(self, charges: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Potentials of charges at the atoms, and their gradients."""
-        real, imag = self.factors(charges)
         potential, slope = np.empty(len(self.angles)), np.empty((len(self.angles), 3))
         _coulomb.wave_fields(
             self.angles, self.table, self.n_max,
             self.weight * real, self.weight * imag, potential, slope,
         )  # fmt: skip
-        return 2.0 * potential, 2.0 * slope @ self.reciprocal
+        return _Field(real, imag, 2.0 * potential, 2.0 * slope @ self.reciprocal)
 
     @cached_property
     def _bend(self) -> FloatArray:

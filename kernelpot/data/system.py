@@ -147,6 +147,11 @@ class System:
     def _z_index(self) -> dict[tuple[int, ...], IntArray]:
         return {}
 
+    @cached_property
+    def memo(self) -> dict[int, Any]:
+        """What descriptors keep of these structures, by their identity: for several evaluations."""
+        return {}
+
     def z_index(self, species: Sequence[int]) -> IntArray:
         """Index of each atom's species in an ascending tuple; see `species_index`."""
         known = self._z_index

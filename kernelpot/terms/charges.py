@@ -328,9 +328,19 @@ class ChargesDescriptor:
 
     def _basis(self, system: System) -> tuple[Environments, FloatArray, FloatArray, FloatArray]:
         """Environments of all atoms, embedded, and their similarity with the points."""
-        found = self.soap.environments(system, slice(0, system.n_atoms))
-        u, norm = self.kernel_of_charges.embed(found.x)
-        return found, u, norm, self.kernel_of_charges.similarity(u, self.points)
+        known = system.memo.get(id(self.soap))
+        if known is None:
+            found = self.soap.environments(system, slice(0, system.n_atoms))
+            u, norm = self.kernel_of_charges.embed(found.x)
+            similarity = self.kernel_of_charges.similarity(u, self.points)
+            # with the descriptor itself, whose identity then stays its own
+            known = self.soap, self.points, (found, u, norm, similarity)
+            system.memo[id(self.soap)] = known
+        elif known[1] is not self.points:
+            found, u, norm, _ = known[2]
+            return found, u, norm, self.kernel_of_charges.similarity(u, self.points)
+        result: tuple[Environments, FloatArray, FloatArray, FloatArray] = known[2]
+        return result
 
     def _columns(self, keys: IntArray, similarity: FloatArray) -> FloatArray:
         """B: the kernel, and one column per species."""
@@ -466,10 +476,9 @@ class ChargesDescriptor:
             # the second set of charges of the bilinear form, d = P B b + Q / 2 N
             d = state.basis[one.atoms] @ b
             d += (0.5 * by_x[s, -1] * one.total - d.sum()) / len(d)
-            forces, virial = one.coulomb.derivatives(one.q, d)
+            of_d, forces, virial = one.coulomb.bilinear(one.q, d)
             out.forces[one.atoms] += forces
             out.virials[s] += virial
-            of_d = one.coulomb.potential(d)
             cotangent[one.atoms] = np.outer(of_d - of_d.mean(), self.at[:n_points])
             cotangent[one.atoms] += np.outer(one.phi - one.phi.mean(), b[:n_points])
         cotangent *= state.found.key[:, None] == self.point_key

@@ -15,6 +15,7 @@ import kernelpot as kp
 from kernelpot.baseline.free_atoms import AtomicEnergies
 from kernelpot.baseline.reference import Reference
 from kernelpot.baseline.smeared import SmearedCoulomb
+from kernelpot.cli.console import read_config
 from kernelpot.data.dataset import Dataset
 from kernelpot.testing import numerical_forces, numerical_stress
 
@@ -324,3 +325,13 @@ def test_charges_are_found_in_crystals_with_stress():
     assert 0.4 < q.min() < q.max() < 0.9
     for with_charges, without in zip(errors[True], errors[False], strict=True):
         assert with_charges < 0.7 * without
+
+
+def test_a_configuration_file_may_ask_for_charges(tmp_path):
+    path = tmp_path / "fit.toml"
+    path.write_text("[charges]\nr_cut = 4.0\nsmearing = {Na = 0.9, Cl = 1.0}\n")
+    found = read_config(str(path))["charges"]
+    assert found == kp.KernelCharges(r_cut=4.0, smearing={"Na": 0.9, "Cl": 1.0})
+    path.write_text("[charges]\nsigma_charge = -1.0\n")
+    with pytest.raises(ValueError, match=r"\[charges\]: `sigma_charge` must be positive"):
+        read_config(str(path))
