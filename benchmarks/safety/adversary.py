@@ -23,7 +23,7 @@ DEPTH = 0.1  # [eV/atom]
 TEMPERATURES = (300, 1000, 2000, 5000)
 STRAIN, RATTLES, HOPS, HOP = 0.2, (0.05, 0.6), 4, 0.5
 ASCENTS, ASCENT, COLLISION = 15, 0.06, 0.4
-RELAXATION, FALL = 120, 60  # steps
+RELAXATION, FALL, TO_REST = 120, 60, 1000  # steps
 
 
 class Failure(Exception):
@@ -164,8 +164,11 @@ def hot(potential, make, atoms, rng, limits, picoseconds):
 
 
 def collision(potential, make, atoms, rng, limits, picoseconds):
-    """Random overlapping positions, relaxed, and dynamics from there."""
-    atoms = relaxed(overlapping(atoms, rng), make())
+    """Random overlapping positions, relaxed, and dynamics from there.
+
+    What has not come to rest gives off heat that is no fault of the potential.
+    """
+    atoms = relaxed(overlapping(atoms, rng), make(), TO_REST)
     yield atoms
     temperature = int(rng.choice(TEMPERATURES))
     yield from driven(potential, make, atoms, rng, limits, picoseconds, temperature=temperature)

@@ -8,6 +8,7 @@ import numpy as np
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.data.dataset import Frame
+from kernelpot.fit.added_frames import is_assumed
 from kernelpot.fit.problem import Problem
 from kernelpot.fit.state import State
 from kernelpot.gp.design import Design
@@ -35,8 +36,8 @@ def choose_structures(
     Parameters
     ----------
     frames : sequence of Frame
-        In canonical order. Isolated atoms and frames without labels are passed over, as
-        is any frame of more rows than are left.
+        In canonical order. Isolated atoms, assumed labels and frames without labels are
+        passed over, as is any frame of more rows than are left.
     n_columns : int
         Columns of the regression.
     max_structures, max_rows : int
@@ -56,7 +57,7 @@ def choose_structures(
     members: dict[tuple[bool, str], list[int]] = {}
     preferred = set(first)
     for index, frame in enumerate(frames):
-        if frame.n_rows and not frame.is_isolated_atom:
+        if frame.n_rows and not (frame.is_isolated_atom or is_assumed(frame)):
             members.setdefault((index not in preferred, frame.config_type), []).append(index)
     ranked: list[tuple[bool, float, int]] = []
     for (later, _), indices in sorted(members.items()):

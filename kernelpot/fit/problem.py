@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
 from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
@@ -19,10 +18,11 @@ from kernelpot.baseline.repulsion import assemble
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.order import canonical_order, fingerprint
 from kernelpot.fit import defaults
+from kernelpot.fit.added_frames import is_assumed, with_added_frames
 from kernelpot.fit.default_baseline import choose_baseline
 from kernelpot.fit.hold_out import hold_out
 from kernelpot.fit.settings import Settings
-from kernelpot.gp.labels import SIGMA_ISOLATED, Noise, bulk_volume
+from kernelpot.gp.labels import Noise, bulk_volume
 from kernelpot.terms.base import Descriptor, Term
 
 
@@ -40,8 +40,8 @@ class Problem:
     reference : Reference
         What the kernels need not explain.
     frames : list of Frame
-        What is fitted: the data, and one isolated atom per species where e0 is known, with
-        labels less what `reference` explains.
+        What is fitted, with labels less what `reference` explains: the data, and what
+        `kernelpot.fit.added_frames` puts beside them.
     fingerprints : list of str
         Of these frames with their labels as they are.
     notes : list of str
@@ -92,7 +92,7 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
     e0 = reference.e0
     # the scale of the kernels: of what the baseline leaves
     terms, notes = _choose_terms(settings, explained.without_terms(), e0)
-    frames = canonical_order(with_isolated_atoms(dataset, e0))
+    frames = canonical_order(with_added_frames(dataset, e0))
     return Problem(
         dataset,
         dataset.species,
@@ -103,29 +103,16 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         [fingerprint(frame) for frame in frames],
         [*notes, *baseline_notes, *_isolated_notes(dataset, e0)],
         noise_notes,
-        hold_out([(frame.config_type, frame.atoms.numbers) for frame in frames]),
+        _held_out(frames),
     )
 
 
-def with_isolated_atoms(data: Dataset, e0: AtomicEnergies) -> list[Frame]:
-    """Frames to fit; each species with a known e0 gets one isolated atom of that energy."""
-    frames = [f for f in data if not (f.is_isolated_atom and e0.absolute)]
-    if e0.absolute:
-        for z, energy in e0.e0.items():
-            atoms = Atoms(numbers=[z], positions=np.zeros((1, 3)))
-            frames.append(
-                Frame(
-                    atoms,
-                    energy,
-                    None,
-                    None,
-                    "isolated_atom",
-                    f"isolated {chemical_symbols[z]}",
-                    {"energy": e0.origin},
-                    {"energy": SIGMA_ISOLATED},
-                )
-            )
-    return frames
+def _held_out(frames: Sequence[Frame]) -> list[int]:
+    """Frames that sparse points are not chosen from; none that is there a second time."""
+    again = [frame.atoms for frame in frames if is_assumed(frame)]
+    once = [i for i, f in enumerate(frames) if not any(f.atoms is atoms for atoms in again)]
+    found = hold_out([(frames[i].config_type, frames[i].atoms.numbers) for i in once])
+    return [once[i] for i in found]
 
 
 def _given_e0(

@@ -8,14 +8,12 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot.data.dataset import Frame
+from kernelpot.fit.added_frames import SIGMA_PRESSURE, one_volume
 from kernelpot.fit.problem import Problem
 from kernelpot.safety.thresholds import LARGEST_SHARE_OF_PRIOR, SafetyNet
 
 # Fewer labels of a species are too few, and forces below this are zero by symmetry [eV/Å].
 MINIMUM_LABELS, ZERO_FORCE = 100, 1e-6
-# Crystals have less volume per atom than this [Å^3], molecules in boxes more; volumes that
-# differ by a smaller share than this are one.
-CRYSTAL, ONE_VOLUME = 60.0, 0.01
 
 
 class FewDataWarning(UserWarning):
@@ -98,19 +96,14 @@ def _few_labels(species: Sequence[int], data: Sequence[Frame]) -> list[str]:
 
 def _one_volume(data: Sequence[Frame]) -> list[str]:
     """Crystals of one volume without stresses: forces on atoms tell no pressure."""
-    volumes = [
-        frame.atoms.get_volume() / len(frame)
-        for frame in data
-        if len(frame) > 1 and frame.atoms.pbc.all()
-    ]
-    if not volumes or max(volumes) > CRYSTAL or any(frame.virial is not None for frame in data):
-        return []
-    if max(volumes) > (1.0 + ONE_VOLUME) * min(volumes):
+    volume = one_volume(data)
+    if volume is None:
         return []
     return [
-        f"no pressure: all cells have {np.mean(volumes):.3g} Å^3 per atom, and no stresses; how "
-        "energy depends on the volume is extrapolated, and cells that relax or dynamics at "
-        "constant pressure mean little. Add stresses, or cells of other volumes"
+        f"no pressure: all cells have {volume:.3g} Å^3 per atom, and no stresses; how energy "
+        "depends on the volume is extrapolated, and cells that relax or dynamics at constant "
+        "pressure mean little. The pressure of the structure of lowest energy was taken as 0 +- "
+        f"{SIGMA_PRESSURE:g} GPa. Add stresses, or cells of other volumes"
     ]
 
 

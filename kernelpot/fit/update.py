@@ -21,9 +21,9 @@ from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
+from kernelpot.fit.added_frames import with_added_frames
 from kernelpot.fit.full_mean import continued
 from kernelpot.fit.monomials import available_monomials, choose_monomials
-from kernelpot.fit.problem import with_isolated_atoms
 from kernelpot.fit.solution import solution_of, training_errors
 from kernelpot.fit.sparse_points import all_environments
 from kernelpot.gp.blocks import Block, BoundTerm, Points
@@ -86,7 +86,7 @@ def update(
         design, found = _with_more_points(design, new, add_sparse)
         notes += found
         factor = TriangularFactor(design.n_columns)
-        everything = with_isolated_atoms(Dataset([*data, *new]), model.e0)
+        everything = with_added_frames(Dataset([*data, *new]), model.e0)
     else:
         factor = model.factor.copy()
         everything = [f for f in new if not (f.is_isolated_atom and model.e0.absolute)]
@@ -146,7 +146,7 @@ def _whole_forms(
     forms = Forms.of(design, np.ones(design.n_columns))
     frames = [
         model.reference.remainder(frame)
-        for frame in canonical_order(with_isolated_atoms(data, model.e0))
+        for frame in canonical_order(with_added_frames(data, model.e0))
     ]
     start = forms.with_tails(factor.solve(), model.local.tails)
     noise = model.form_noise or model.noise

@@ -15,9 +15,10 @@ from ase import Atoms
 import kernelpot as kp
 from kernelpot.data.dataset import Dataset
 from kernelpot.fit.accumulation import BATCH_BYTES, FactorTree, Labels, accumulate
+from kernelpot.fit.added_frames import with_added_frames
 from kernelpot.fit.pipeline import select
 from kernelpot.fit.plan import Workload, plan, resident_bytes
-from kernelpot.fit.problem import Problem, prepare, with_isolated_atoms
+from kernelpot.fit.problem import Problem, prepare
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import solve
 from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES
@@ -246,7 +247,7 @@ def test_a_checkpoint_is_no_model_and_a_model_no_checkpoint(labelled, potential,
 def refit(pot, dataset):
     """Fit from zero with the sparse points, e0, baseline and noise of a model."""
     model = pot.model
-    frames = [model.reference.remainder(f) for f in with_isolated_atoms(dataset, model.e0)]
+    frames = [model.reference.remainder(f) for f in with_added_frames(dataset, model.e0)]
     terms = [bound.term for bound in model.local.terms]
     problem = Problem(
         dataset, model.species, terms, model.noise, model.reference, frames, [], [],
@@ -259,7 +260,7 @@ def refit(pot, dataset):
 
 def expected_rows(pot, dataset):
     """Labels of all frames, those of isolated atoms that e0 stands for included."""
-    return sum(frame.n_rows for frame in with_isolated_atoms(dataset, pot.model.e0))
+    return sum(frame.n_rows for frame in with_added_frames(dataset, pot.model.e0))
 
 
 @pytest.mark.parametrize("e0", [None, {"Al": 1.0, "Cu": -0.5}])
