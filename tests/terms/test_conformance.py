@@ -25,7 +25,7 @@ from kernelpot.gp.local import LocalModel, local_features
 from kernelpot.gp.posterior import Posterior
 from kernelpot.regression.selection import MINIMUM_PER_CLASS
 from kernelpot.terms.by_rows import RowTangents
-from kernelpot.terms.kinds import TERMS, term_from_dict
+from kernelpot.terms.kinds import KINDS, TERMS, term_from_dict
 from kernelpot.testing import numerical_forces, numerical_stress
 from tests.conftest import label, rattled_alloy, structures
 
@@ -34,7 +34,7 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 NAMES = ["crystal", "slab", "wire", "cluster", "tiny", "left_handed", "unwrapped"]
 
 
-@pytest.fixture(scope="module", params=list(TERMS))
+@pytest.fixture(scope="module", params=[term.kind for term in KINDS])
 def term(request):
     example = TERMS[request.param].example(SPECIES)
     # molecules are fewer than environments of atoms
