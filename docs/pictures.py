@@ -15,10 +15,11 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk
 
 import kernelpot as kp
+from kernelpot.baseline.smeared import SmearedCoulomb
 from kernelpot.datasets import load_ethanol, load_silicon
 
 FOLDER = Path(__file__).parent / "concepts"
@@ -334,6 +335,31 @@ def limits():
     return figure
 
 
+def long_range():
+    """Two charges, as Gaussians and as points, and what a model of a cutoff can see of them."""
+    figure, (left, right) = panels(2)
+    distances = np.geomspace(0.3, 40.0, 200)
+    smeared = []
+    for r in distances:
+        coulomb = SmearedCoulomb(Atoms("H2", [[0, 0, 0], [0, 0, r]]), np.full(2, 0.6))
+        apart = coulomb.potential(np.array([0.0, 1.0]))[0]
+        smeared.append(apart)
+    smeared = np.array(smeared)
+    point = units._e / (4e-10 * np.pi * units._eps0) / distances
+    cutoff = 5.0
+    for ax in (left, right):
+        ax.plot(distances, point, "--", color=GREY, label="point charges, 1/r")
+        ax.plot(distances, smeared, color=BLUE, label="Gaussians of 0.6 Å")
+        ax.axvspan(cutoff, distances[-1], color=ORANGE, alpha=0.15, lw=0)
+        ax.set(xlabel="distance of two unit charges [Å]", ylabel="energy [eV]")
+    left.annotate("beyond the cutoff of\na local model", (6.0, 12.0), color=RED)
+    left.set(xlim=(0, 20), ylim=(0, 25))
+    left.legend(loc="upper right")
+    right.set(xscale="log", yscale="log", xlim=(0.3, 40))
+    right.legend(loc="lower left")
+    return figure
+
+
 PICTURES = {
     "additive-energies": additive,
     "descriptors": descriptors,
@@ -342,6 +368,7 @@ PICTURES = {
     "variance": variance,
     "gate": gate,
     "limits": limits,
+    "long-range": long_range,
 }
 
 

@@ -233,7 +233,9 @@ class System:
         """
         forces = np.zeros((self.n_atoms, 3, gradients.shape[2]))
         _pairs.members_forces(self.pairs.first, self.pairs.neighbors, gradients, forces)
-        virials = -(self.displacements.T @ gradients.reshape(len(gradients), -1))
+        virials = -(
+            self.displacements.T @ gradients.reshape(len(gradients), 3 * gradients.shape[2])
+        )
         return (
             np.ascontiguousarray(forces.transpose(2, 0, 1)),
             np.ascontiguousarray(virials.reshape(3, 3, -1).transpose(2, 0, 1)),

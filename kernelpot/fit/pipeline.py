@@ -150,8 +150,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     )
     whole = None
     free = free_parameters(settings, grouped.groups, problem.n_kernels).groups
-    if term_of(state.design) is not None:
-        tuned = with_less_noise(tuned, state.design, problem.frames, free)
+    tuned = with_less_noise(tuned, state.design, problem.frames, free)
     scale = tuned.scale(state.design)
     forms = Forms.of(state.design, scale)
     notes = list(state.notes)

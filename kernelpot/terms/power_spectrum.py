@@ -585,11 +585,15 @@ class SOAP:
 
         Parameters
         ----------
-        batch, start, stop, coefficients, channels
+        batch : PairBatch
+        start, stop : int
+        coefficients : ndarray
             As there.
         cotangents : ndarray of shape (n_members, stop - start, n_features)
         gradients : ndarray of shape (n_pairs, 3, n_members)
             Receives, by addition, their derivatives with respect to the displacements.
+        channels : tuple of int, optional
+            As there.
         """
         if self._degrees is None:
             for m, cotangent in enumerate(cotangents):

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.interpolate import BSpline, make_interp_spline
-from scipy.ndimage import spline_filter
 
 from kernelpot.common.types import FloatArray
 from kernelpot.terms import _tabulation
@@ -27,6 +26,9 @@ CHUNK, PROBES = 4096, 2000
 MAX_NODES = 50_000_000
 
 Mean = tuple[FloatArray, FloatArray, FloatArray]
+
+if TYPE_CHECKING:  # which take long to import, and few models need them
+    from scipy.interpolate import BSpline
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class _Line:
 
 
 def _line(exact: _Exact, step: float) -> tuple[FloatArray, FloatArray, _Line]:
+    from scipy.interpolate import make_interp_spline  # which takes long to import
+
     low, high = exact.points.min(axis=0) - MARGIN, exact.points.max(axis=0) + MARGIN
     nodes = low[0] + step * np.arange(-PADDING, np.ceil((high - low)[0] / step) + PADDING + 1)
     value = make_interp_spline(nodes, exact(nodes[:, None])[0], k=5)
@@ -164,6 +168,8 @@ class _Grid:
 
 
 def _grid(exact: _Exact, step: float) -> tuple[FloatArray, FloatArray, _Grid]:
+    from scipy.ndimage import spline_filter  # which takes long to import
+
     low, high = exact.points.min(axis=0), exact.points.max(axis=0)
     shape = [int(n) + 2 + 2 * PADDING for n in np.ceil((high - low) / step)]
     if np.prod(shape) > MAX_NODES:

@@ -392,7 +392,7 @@ def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
     for text, message in (
         (
             "sigma_energie = 1.0",
-            "unknown sigma_energie (did you mean sigma_energy?); known are checkpoint",
+            "unknown sigma_energie (did you mean sigma_energy?); known are charges, checkpoint",
         ),
         ("[[terms]]\nrcut = 3", "[[terms]] number 1: "),
         ("[[terms]]\nr_cut = 0.5", "`r_cut` must be larger"),
@@ -525,7 +525,7 @@ def test_help_has_defaults_units_and_an_example(verb, capsys):
     assert f"Example: {EXAMPLES[verb]}" in text
     assert "(default: None)" not in text
     assert "(default: False)" not in text
-    build_parser().parse_args(EXAMPLES[verb].split()[1:])
+    build_parser().parse_args(EXAMPLES[verb].split("kernelpot ")[1].split())
     expected = {
         "md": ["time step [fs] (default: 1.0)", "[GPa], npt only (default: 0.0)",
                "[K] (default: 300.0)", "(default: 1000)", "(default: 1 1 1)", "(default: 0)"],

@@ -211,8 +211,6 @@ def test_an_atom_torn_out_of_a_molecule_costs_more_than_the_kernels_say(ethanol)
             broken = int(np.argmax(costs > 5.0))
             assert np.all(np.diff(costs[: broken + 1]) > 0)
             assert costs[broken:].min() > 4.5
-            # to the kernels a bond to carbon is as good as none
-            assert partner == OXYGEN or plain[8] < 1.0
 
 
 def shifted(model, shifts):

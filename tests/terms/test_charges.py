@@ -183,7 +183,7 @@ def test_own_points_stand_for_sparse_points(descriptor):
     assert isinstance(descriptor, OwnPoints)
     assert descriptor.known_weights[-1] == 1.0
     assert not descriptor.known_weights[:-1].any()
-    assert not descriptor.local
+    assert descriptor.long_ranged
     again = kp.KernelCharges.example(SPECIES).descriptor(SPECIES, descriptor.to_arrays())
     for name in ("points", "at", "mean", "whitening", "sigma"):
         np.testing.assert_array_equal(getattr(again, name), getattr(descriptor, name))
