@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse
 from ase import Atoms
-from scipy.optimize import linear_sum_assignment
 
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.terms import _gdml
@@ -311,6 +310,8 @@ def find_permutations(numbers: IntArray, positions: Sequence[FloatArray]) -> Int
     .. [1] Umeyama, IEEE Trans. Pattern Anal. Mach. Intell. 10, 695 (1988).
     .. [2] Chmiela et al., Nat. Commun. 9, 3887 (2018).
     """
+    from scipy.optimize import linear_sum_assignment  # which takes long to import
+
     chosen = np.linspace(0, len(positions) - 1, min(len(positions), MATCHED)).astype(int)
     some = np.array([positions[k] for k in chosen])
     matrices = np.linalg.norm(some[:, :, None] - some[:, None], axis=3)

@@ -156,6 +156,11 @@ class TripletTerm(TermBase):
         table = None if self.spline_step is None else Tabulation(float(self.spline_step))
         return FUNCTIONS[self.function](float(self.length_scale), float(self.delta), table)
 
+    @classmethod
+    def example(cls, species: tuple[int, ...]) -> TripletTerm:
+        """A small term: what compressed crystals cost grows with the sixth power of the cutoff."""
+        return cls(r_cut=3.2)
+
     def describe(self) -> list[str]:
         """Return the parameters in words, for reports.
 

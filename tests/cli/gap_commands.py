@@ -4,7 +4,7 @@ Each has a name, where it is from, the command, and what it must come to.
 """
 
 COMMANDS = {
-    # Bartok, Kermode, Bernstein, Csanyi, Phys. Rev. X 8, 041048 (2018): silicon
+    # of the kind silicon was fitted with in Phys. Rev. X 8, 041048 (2018); not checked against it
     "silicon-2018": r"""
 teach_sparse at_file=train_sigma.xyz gap={soap l_max=12 n_max=10 atom_sigma=0.5 zeta=4
   cutoff=5.0 cutoff_transition_width=1.0 central_weight=1.0 n_sparse=9000 delta=3.0 f0=0.0

@@ -9,25 +9,39 @@ from kernelpot.data.neighbors import neighbor_list
 from kernelpot.data.system import System, voigt
 from kernelpot.safety.gate import VarianceGate
 from kernelpot.terms.base import is_local
-from kernelpot.terms.kinds import TERMS
-from tests.conftest import rattled_alloy, structures
+from kernelpot.terms.kinds import KINDS, TERMS
+from tests.conftest import label, rattled_alloy, structures
 
 SPECIES = (13, 29)
 # so little counts as known that the safety net acts on most atoms
 GATE = VarianceGate(std_known=1e-3)
 
 
-@pytest.fixture(scope="module", params=list(TERMS))
+LOCAL = [term.kind for term in KINDS if is_local(term.example(SPECIES).descriptor(SPECIES))]
+
+
+@pytest.fixture(scope="module", params=LOCAL)
 def model(request, labelled):
     term = TERMS[request.param].example(SPECIES).changed(n_sparse=30)
     walls = [kp.Wall.example(SPECIES), kp.PairBaseline.example(SPECIES)]
     pot = kp.KernelPotential([term], baseline=walls)
-    pot.fit(labelled[:12], optimize=None, self_test=False)
-    if not all(is_local(t.descriptor) for t in pot.model.local.terms):
-        with pytest.raises(ValueError, match=f"needs whole structures.*{request.param}"):
+    return pot.fit(labelled[:12], optimize=None, self_test=False).model
+
+
+def test_kinds_of_whole_structures_say_so():
+    frames = []
+    for seed in range(8):
+        cluster = structures()["cluster"]
+        cluster.positions += 0.1 * np.random.default_rng(seed).normal(size=(4, 3))
+        frames.append(label(cluster))
+    whole = [term.kind for term in KINDS if term.kind not in LOCAL]
+    assert whole
+    for kind in whole:
+        term = TERMS[kind].example(SPECIES).changed(n_sparse=8)
+        pot = kp.KernelPotential([term], baseline=[])
+        pot.fit(frames, optimize=None, self_test=False)
+        with pytest.raises(ValueError, match=f"needs whole structures.*{kind}"):
             pot.model.check_regional()
-        pytest.skip("needs whole structures, and says so")
-    return pot.model
 
 
 def regions(atoms, r_cut, parts):

@@ -477,7 +477,8 @@ def test_a_member_of_a_committee_is_what_the_committee_says(term, pot):
     for k, member in enumerate(committee):
         alone = member.predict(atoms)
         assert together.energies[k] == pytest.approx(alone.energy, abs=1e-8)
-        np.testing.assert_allclose(together.forces[k], alone.forces, atol=1e-8)
+        # weights of smooth kernels are large and cancel: by splines and by sums to 3e-8 eV/Å
+        np.testing.assert_allclose(together.forces[k], alone.forces, atol=1e-7)
         if alone.stress is not None:
             np.testing.assert_allclose(together.stresses[k], alone.stress, atol=1e-9)
 
