@@ -158,7 +158,16 @@ class TripletTerm(TermBase):
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> TripletTerm:
-        """A small term: what compressed crystals cost grows with the sixth power of the cutoff."""
+        """A small term: what compressed crystals cost grows with the sixth power of the cutoff.
+
+        Parameters
+        ----------
+        species : tuple of int
+
+        Returns
+        -------
+        TripletTerm
+        """
         return cls(r_cut=3.2)
 
     def describe(self) -> list[str]:
