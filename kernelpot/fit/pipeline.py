@@ -15,14 +15,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from kernelpot.common.parallel import thread_count
-from kernelpot.common.types import Progress
+from kernelpot.common.types import Group, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
-from kernelpot.fit.full_mean import WholeForms
+from kernelpot.fit.full_mean import Keeper, WholeForms, WholeMean
 from kernelpot.fit.gradient_domain import AllDirections, term_of, with_less_noise
+from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.left_out import choose_some, rows_of, structures_to_leave_out
 from kernelpot.fit.noise import (
     METHODS,
@@ -148,41 +149,19 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         n_threads=n_threads,
         progress=progress,
     )
-    whole = None
     free = free_parameters(settings, grouped.groups, problem.n_kernels).groups
     tuned = with_less_noise(tuned, state.design, problem.frames, free)
-    scale = tuned.scale(state.design)
-    forms = Forms.of(state.design, scale)
-    notes = list(state.notes)
-    if forms.forms:
-        whole = WholeForms(
-            forms,
-            problem.frames,
-            tuned.noise,
-            free,
-            lambda noise: grouped.posterior(noise.sigma, scale),
-            max_bytes=plan.spare_bytes,
-            n_threads=n_threads,
-            progress=progress,
-        ).fit(left_out, state.unseen, keeper=saver)
-    elif term_of(state.design) is not None:
-        whole = AllDirections(state.design.rescaled(tuned.delta)).fit(
-            problem.frames,
-            tuned.noise,
-            grouped.posterior(tuned.noise.sigma, scale),
-            choose_some(left_out, state.unseen, MINIMUM_STRUCTURES) if options.calibrate else [],
-            keeper=saver,
-            progress=progress,
-        )
-    if whole is not None:
-        notes += whole.notes
+    whole = _whole_mean(
+        problem, state, grouped, tuned, left_out, free, plan, options, saver, progress
+    )
+    notes = [*state.notes, *(() if whole is None else whole.notes)]
     model = solve(problem, state, grouped, tuned, n_threads=n_threads, whole=whole)
     if options.calibrate:
         model = calibrated(
             model,
             problem,
             left_out,
-            scale,
+            tuned.scale(state.design),
             residuals=None if whole is None else whole.residuals,
             n_threads=n_threads,
             progress=progress,
@@ -194,6 +173,44 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     if saver is not None:
         saver.remove()
     return replace(model, training=training.stamped())
+
+
+def _whole_mean(
+    problem: Problem,
+    state: State,
+    grouped: GroupedFactor,
+    tuned: Tuned,
+    left_out: Sequence[StructureRows],
+    free: Sequence[Group],
+    plan: Plan,
+    options: Options,
+    keeper: Keeper | None,
+    progress: Progress | None,
+) -> WholeMean | None:
+    """The mean that has more than the columns of the regression, where a term asks for it."""
+    scale = tuned.scale(state.design)
+    forms = Forms.of(state.design, scale)
+    if forms.forms:
+        return WholeForms(
+            forms,
+            problem.frames,
+            tuned.noise,
+            free,
+            lambda noise: grouped.posterior(noise.sigma, scale),
+            max_bytes=plan.spare_bytes,
+            n_threads=plan.n_threads,
+            progress=progress,
+        ).fit(left_out, state.unseen, keeper=keeper)
+    if term_of(state.design) is None:
+        return None
+    return AllDirections(state.design.rescaled(tuned.delta)).fit(
+        problem.frames,
+        tuned.noise,
+        grouped.posterior(tuned.noise.sigma, scale),
+        choose_some(left_out, state.unseen, MINIMUM_STRUCTURES) if options.calibrate else [],
+        keeper=keeper,
+        progress=progress,
+    )
 
 
 # ---- stages ------------------------------------------------------------------------
