@@ -115,6 +115,10 @@ def read_config(path: str) -> dict[str, Any]:
             f"{', '.join(sorted(known | {'keys', *FIT_OPTIONS}))}"
         )
     if "terms" in config:
+        if isinstance(config["terms"], dict):
+            raise ValueError(
+                f"{path}: there may be several terms: write [[terms]], in two brackets"
+            )
         for number, term in enumerate(config["terms"]):
             try:
                 config["terms"][number] = term_from_dict(term)

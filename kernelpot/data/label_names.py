@@ -12,6 +12,7 @@ derivatives of the free energy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,12 @@ _NAMES = {
     "stress": ("stress", "cauchy_stress"),
 }
 _STEMS = {"energy": "energy", "forces": "force", "virial": "virial", "stress": "stress"}
+# What is short is a label only as a word of its own: ``E_DFT``, ``F_abinit``, ``gradient``.
+_WORDS = {
+    "energy": {"e", "e0", "en", "ene", "etot", "etotal", "toten"},
+    "forces": {"f", "frc", "grad", "gradient", "gradients"},
+}
+_NO_ENERGY_WORDS = {"f", "form", "fermi", "gap", "field", "band", "zpe"}
 _NO_LABEL = (
     "sigma", "weight", "std", "uncert", "error", "cutoff", "kinetic", "max", "min", "const",
     "novelty", "interval", "per_atom", "formation", "hull",
@@ -197,12 +204,16 @@ def _looks_like(name: str, value: Any, n_atoms: int) -> str | None:
         shape = np.shape(np.asarray(value, dtype=float))
     except (TypeError, ValueError):
         return None
+    words = set(re.split(r"[^a-z0-9]+", lower))
     for kind, stem in _STEMS.items():
         fits = {
             "energy": int(np.prod(shape)) == 1,
             "forces": shape == (n_atoms, 3),
         }.get(kind, shape in ((9,), (3, 3), (6,)))
-        if stem in lower and fits:
+        short = words & _WORDS.get(kind, set())
+        if kind == "energy" and words & _NO_ENERGY_WORDS:
+            short = set()
+        if fits and (stem in lower or short):
             return kind
     return None
 
@@ -276,6 +287,8 @@ def _lost(kind: str, name: str, entry: Mapping[str, Any], n_frames: int) -> str:
             f"{what}, as they are not periodic in three directions: if it is right all the same "
             f"(-dE/d strain), read it with {option(kind, name)}"
         )
+    if kind == "forces" and "grad" in name.lower():
+        return f"{what}: if it is a gradient, store its negative as REF_forces"
     return f"{what}: read it with {option(kind, name)}"
 
 

@@ -18,7 +18,11 @@ from kernelpot.common.types import FloatArray
 from kernelpot.md.bounds import Bounds, Breach, Watch, as_bounds
 from kernelpot.md.calculator import KernelPotCalculator
 from kernelpot.md.trajectory import TrajectoryFile
-from kernelpot.md.vibration import fastest_period, warn_of_long_timestep
+from kernelpot.md.vibration import (
+    MIN_STEPS_PER_PERIOD,
+    fastest_period,
+    warn_of_long_timestep,
+)
 
 COLUMNS = (
     "time_ps",
@@ -246,7 +250,7 @@ def run_dynamics(
         if breach is not None or dynamics.nsteps % interval == 0:
             log()
         if breach is not None:
-            message = _why_stopped(breach, dynamics.nsteps, timestep, trajectory)
+            message = _why_stopped(breach, dynamics.nsteps, timestep, trajectory, period)
             raise UnphysicalDynamicsError(message, breach, finished())
 
     dynamics.attach(observe, interval=1)
@@ -269,7 +273,13 @@ def _check_parameters(
         raise ValueError("npt needs a structure periodic in three directions")
 
 
-def _why_stopped(breach: Breach, n_steps: int, timestep: float, trajectory: str | None) -> str:
+def _why_stopped(
+    breach: Breach,
+    n_steps: int,
+    timestep: float,
+    trajectory: str | None,
+    period: float | None = None,
+) -> str:
     """A sentence of what left which bound and when, and what to do."""
     learn = (
         "keep a trajectory, label its last frames and train on them"
@@ -285,6 +295,11 @@ def _why_stopped(breach: Breach, n_steps: int, timestep: float, trajectory: str 
         f"{learn}, or raise `{breach.quantity}` if so much is real, as after a start far from "
         "equilibrium",
     )
+    if period is not None and timestep > period / MIN_STEPS_PER_PERIOD:
+        remedy = (
+            f"the time step of {timestep:g} fs is too long for the fastest vibration, of "
+            f"{period:.3g} fs; take {period / MIN_STEPS_PER_PERIOD:.2g} fs or less"
+        )
     time_ps = n_steps * timestep * 1e-3
     return f"stopped at step {n_steps} ({time_ps:.4g} ps) because {breach.text}: {remedy}"
 

@@ -395,6 +395,7 @@ def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
             "unknown sigma_energie (did you mean sigma_energy?); known are charges, checkpoint",
         ),
         ("[[terms]]\nrcut = 3", "[[terms]] number 1: "),
+        ("[terms]\nr_cut = 3", "there may be several terms: write [[terms]]"),
         ("[[terms]]\nr_cut = 0.5", "`r_cut` must be larger"),
         ("a = = 1", "is not valid TOML"),
         ("[config_type_sigma.cluster]\nforces = 'seek'", "or 'search' (or None) to let the fit"),

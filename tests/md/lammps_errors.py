@@ -12,7 +12,7 @@ if __name__ == "__main__":  # and not where doctests are looked for
     lmp = open_lammps(["-screen", "none", "-log", "none"])
     comm = lmp.get_mpi_comm()
     lmp.commands_string("units metal\natom_style atomic\nread_data crystal.data")
-    attached = attach(lmp, "si.kpot", ["Si"], on_error="raise" if mode == "raise" else "exit")
+    attached = attach(lmp, "silicon.kpot", ["Si"], on_error="raise" if mode == "raise" else "exit")
 
     def broken(original):
         def predict_region(*args, **kwargs):

@@ -20,7 +20,7 @@ from ase.vibrations import Vibrations
 
 import kernelpot as kp
 from kernelpot.md.bounds import Bounds, Watch
-from kernelpot.md.dynamics import UnphysicalDynamicsError, run_dynamics
+from kernelpot.md.dynamics import UnphysicalDynamicsError, _why_stopped, run_dynamics
 from kernelpot.md.vibration import TimestepWarning, fastest_period, warn_of_long_timestep
 from tests.conftest import rattled_alloy
 
@@ -329,6 +329,11 @@ def test_a_hot_run_stops(tmp_path):
     assert error.dynamics.rows[-2, 4] < error.breach.bound
     drift = error.dynamics.summary()["drift_ev_per_atom"]
     assert abs(drift) < 1e-6
+    # where the step is known to be too long, more data would not help
+    told = _why_stopped(error.breach, 10, 50.0, None, period=100.0)
+    assert "the time step of 50 fs is too long for the fastest vibration, of 100 fs" in told
+    assert "take 10 fs or less" in told
+    assert "raise" not in told
 
 
 def test_bounds_are_given_or_none():

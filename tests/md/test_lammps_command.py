@@ -21,7 +21,7 @@ atom_style      atomic
 read_data       crystal.data
 variable        round loop 2
 label           again
-variable        model string si.kpot
+variable        model string silicon.kpot
 include         potential.in
 timestep        0.001
 thermo          5
@@ -64,7 +64,7 @@ def test_an_input_with_loops_variables_and_an_include(workplace):
     assert "Total wall time" in (workplace / "run.log").read_text()
     atoms = ase.io.read(workplace / "run.dump", index=-1, format="lammps-dump-text")
     assert found["thermo"]["Step"] == 20
-    potential = kp.load(workplace / "si.kpot")
+    potential = kp.load(workplace / "silicon.kpot")
     expected = potential.predict(atoms, gate=kp.VarianceGate(), return_std="local")
     assert found["thermo"]["PotEng"] == pytest.approx(expected.energy, abs=1e-6)
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-6)
@@ -73,7 +73,7 @@ def test_an_input_with_loops_variables_and_an_include(workplace):
 
 
 REST = "units metal\natom_style atomic\nread_data crystal.data\n"
-OURS = "pair_style kernelpot\npair_coeff * * si.kpot Si\n"
+OURS = "pair_style kernelpot\npair_coeff * * silicon.kpot Si\n"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_jumps_to_the_input_itself_and_text_in_quotes(tmp_path):
     path = tmp_path / "in.si"
     found = rewritten(
         tmp_path,
-        f"pair_style kernelpot\npair_coeff * * si.kpot Si\nlabel again\njump {path} again\n"
+        f"pair_style kernelpot\npair_coeff * * silicon.kpot Si\nlabel again\njump {path} again\n"
         f'if "1 > 0" then "jump {path} again"\nprint """\npair_style kernelpot gate never\n"""\n',
     )
     assert "jump SELF again" in found.lines
@@ -64,7 +64,7 @@ def test_jumps_to_the_input_itself_and_text_in_quotes(tmp_path):
 
 def test_files_that_are_included(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "potential.in").write_text("pair_style kernelpot\npair_coeff * * si.kpot Si\n")
+    (tmp_path / "potential.in").write_text("pair_style kernelpot\npair_coeff * * silicon.kpot Si\n")
     (tmp_path / "other.in").write_text("label x\njump SELF x\n")
     found = rewritten(tmp_path, "include other.in\ninclude potential.in\nrun 1\n")
     assert found.lines[:2] == ["include other.in", "pair_style zero 1.0 full"]
@@ -73,7 +73,7 @@ def test_files_that_are_included(tmp_path, monkeypatch):
         rewritten(tmp_path, "include potential.in\n")
 
 
-OURS = "pair_style kernelpot\npair_coeff * * si.kpot Si\n"
+OURS = "pair_style kernelpot\npair_coeff * * silicon.kpot Si\n"
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ OURS = "pair_style kernelpot\npair_coeff * * si.kpot Si\n"
         ("pair_style hybrid kernelpot lj/cut 3\n", "one of hybrid/overlay"),
         ("pair_style hybrid/overlay kernelpot zero 3\n", "pair_style zero is what kernelpot"),
         ("pair_style hybrid/overlay kernelpot kernelpot\n", "one potential of kernelpot"),
-        ("pair_style kernelpot\npair_coeff 1 1 si.kpot Si\n", "line 2: kernelpot acts on all"),
-        ("pair_style kernelpot\npair_coeff * * si.kpot\n", "with an element for each type"),
+        ("pair_style kernelpot\npair_coeff 1 1 silicon.kpot Si\n", "line 2: kernelpot acts on all"),
+        ("pair_style kernelpot\npair_coeff * * silicon.kpot\n", "with an element for each type"),
         (OURS + "run_style respa 2 2\n", "line 3: run_style respa never asks"),
         (OURS + "suffix kk\n", "KOKKOS"),
         (OURS + "neigh_modify every 1 exclude type 1 1\n", "exclude takes pairs away"),
@@ -107,9 +107,9 @@ def test_settings_that_are_not_refused(tmp_path):
 def test_variables_are_filled_in():
     class Lammps:
         def extract_variable(self, name):
-            return {"model": "si.kpot", "n": 2.0}.get(name)
+            return {"model": "silicon.kpot", "n": 2.0}.get(name)
 
-    assert substituted(Lammps(), "dir/${model}") == "dir/si.kpot"
+    assert substituted(Lammps(), "dir/${model}") == "dir/silicon.kpot"
     assert substituted(Lammps(), "$n.kpot") == "2.kpot"
     with pytest.raises(ValueError, match="no variable 'other'"):
         substituted(Lammps(), "${other}")

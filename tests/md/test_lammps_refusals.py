@@ -9,7 +9,7 @@ import pytest
 import kernelpot as kp
 from kernelpot.md.lammps import attach
 from kernelpot.md.lammps.library import facts, open_lammps, parsed
-from kernelpot.md.lammps.refusals import doubtful_masses
+from kernelpot.md.lammps.refusals import doubtful_masses, doubtful_timestep
 from kernelpot.safety.gate import GateClosedError
 
 START = "units metal\natom_style atomic\natom_modify map array\nread_data crystal.data\n"
@@ -20,12 +20,12 @@ RUN = "fix 1 all nve\nrun 2"
 
 def test_units_other_than_metal(lmp):
     with pytest.raises(ValueError, match="`units metal`, not `units real`"):
-        attach(lmp(START.replace("metal", "real")), "si.kpot", ["Si"])
+        attach(lmp(START.replace("metal", "real")), "silicon.kpot", ["Si"])
 
 
 def test_no_box(lmp):
     with pytest.raises(ValueError, match="no box yet"):
-        attach(lmp("units metal"), "si.kpot", ["Si"])
+        attach(lmp("units metal"), "silicon.kpot", ["Si"])
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,20 @@ def test_no_box(lmp):
 )
 def test_elements_that_do_not_fit(lmp, elements, message):
     with pytest.raises(ValueError, match=message):
-        attach(lmp(), "si.kpot", elements)
+        attach(lmp(), "silicon.kpot", elements)
 
 
 def test_elements_as_one_string(lmp):
     with pytest.raises(TypeError, match=r"such as \['Si', 'O'\], got 'Si'"):
-        attach(lmp(), "si.kpot", "Si")
+        attach(lmp(), "silicon.kpot", "Si")
 
 
 def test_respa_before_and_after(lmp):
     before = lmp(START + "run_style respa 2 2 pair 2")
     with pytest.raises(ValueError, match="run_style respa"):
-        attach(before, "si.kpot", ["Si"])
+        attach(before, "silicon.kpot", ["Si"])
     after = lmp(START)
-    attach(after, "si.kpot", ["Si"])
+    attach(after, "silicon.kpot", ["Si"])
     with pytest.raises(ValueError, match="never asks kernelpot for forces"):
         after.command("run_style respa 2 2 pair 2")
 
@@ -73,9 +73,9 @@ def test_kokkos(lmp):
 def test_fixes_that_would_act_before(lmp):
     held = START + "group few id 1:5\nfix hold few setforce 0 0 0\nfix md all nve\n"
     with pytest.raises(ValueError, match=r"would act hold \(setforce\): define them after"):
-        attach(lmp(held), "si.kpot", ["Si"])
+        attach(lmp(held), "silicon.kpot", ["Si"])
     allowed = lmp(held)
-    attach(allowed, "si.kpot", ["Si"], earlier_fixes=["hold"])
+    attach(allowed, "silicon.kpot", ["Si"], earlier_fixes=["hold"])
     allowed.command("run 0")
     forces = np.array(allowed.gather_atoms("f", 1, 3)).reshape(-1, 3)
     assert np.abs(forces[:5]).max() > 1e-3  # that is why
@@ -83,7 +83,7 @@ def test_fixes_that_would_act_before(lmp):
 
 def test_fixes_after_act_after(lmp):
     running = lmp(START)
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     running.commands_string("group few id 1:5\nfix hold few setforce 0 0 0\nrun 0")
     forces = np.array(running.gather_atoms("f", 1, 3)).reshape(-1, 3)
     assert not forces[:5].any()
@@ -95,14 +95,14 @@ def test_fixes_after_act_after(lmp):
 )
 def test_excluded_pairs(lmp, command):
     running = lmp(START)
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     with pytest.raises(ValueError, match="list of neighbors has .* forces would be wrong"):
         running.commands_string(f"group few id 1:20\n{command}\n{RUN}")
 
 
 def test_excluded_pairs_between_two_runs(lmp):
     running = lmp(START)
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     running.commands_string(RUN)
     with pytest.raises(ValueError, match="neigh_modify exclude"):
         running.commands_string("neigh_modify exclude type 1 1\nrun 1")
@@ -117,7 +117,7 @@ def test_special_bonds(lmp):
         "bond_style zero\nbond_coeff 1",
     )
     running = lmp(bonded)
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     with pytest.raises(ValueError, match="`special_bonds lj/coul 1 1 1`"):
         running.commands_string(RUN)
     running.commands_string("special_bonds lj/coul 1 1 1\nrun 0")
@@ -133,12 +133,12 @@ def test_special_bonds(lmp):
 )
 def test_other_pair_styles(lmp, style, message):
     with pytest.raises(ValueError, match=message):
-        attach(lmp(START + style), "si.kpot", ["Si"])
+        attach(lmp(START + style), "silicon.kpot", ["Si"])
 
 
 def test_a_pair_style_that_is_taken_away(lmp):
     running = lmp(START)
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     with pytest.raises(ValueError, match="the pair style was changed"):
         running.commands_string(f"pair_style lj/cut 3.0\npair_coeff * * 0.0 1.0\n{RUN}")
 
@@ -146,7 +146,7 @@ def test_a_pair_style_that_is_taken_away(lmp):
 def test_half_a_list(lmp):
     running = lmp(START + "pair_style hybrid/overlay zero 1.0 lj/cut 3.0\n")
     running.command("pair_coeff * * lj/cut 0.0 1.0")
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     with pytest.raises(ValueError, match="zero without `full`"):
         running.commands_string(RUN)
 
@@ -176,7 +176,7 @@ def test_charges_other_than_the_models(lmp, change, message):
 
 def test_a_lammps_that_does_not_tell_the_age_of_its_list(lmp, monkeypatch):
     running = lmp(START)
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     told = running.extract_setting
     monkeypatch.setattr(
         running, "extract_setting", lambda name: -1 if name == "neigh_ago" else told(name)
@@ -187,7 +187,7 @@ def test_a_lammps_that_does_not_tell_the_age_of_its_list(lmp, monkeypatch):
 
 def test_atoms_on_one_spot_by_their_numbers(lmp):
     running = lmp(START + "group one id 7\ngroup two id 12\n")
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     x = np.array(running.gather_atoms("x", 1, 3)).reshape(-1, 3)
     running.commands_string("set atom 12 x {} y {} z {}".format(*x[6]))
     with pytest.raises(ValueError, match=r"atoms (7 and 12|12 and 7) sit on one spot"):
@@ -196,33 +196,33 @@ def test_atoms_on_one_spot_by_their_numbers(lmp):
 
 def test_a_reaction_that_is_a_function(lmp):
     with pytest.raises(ValueError, match="'warn', 'stop' or None"):
-        attach(lmp(), "si.kpot", ["Si"], gate=kp.VarianceGate(on_gate=print))
+        attach(lmp(), "silicon.kpot", ["Si"], gate=kp.VarianceGate(on_gate=print))
     with pytest.raises(ValueError, match="without a gate"):
-        attach(lmp(), "si.kpot", ["Si"], gate=None, on_gate="stop")
+        attach(lmp(), "silicon.kpot", ["Si"], gate=None, on_gate="stop")
     with pytest.raises(ValueError, match="`on_error` must be"):
-        attach(lmp(), "si.kpot", ["Si"], on_error="ignore")
+        attach(lmp(), "silicon.kpot", ["Si"], on_error="ignore")
 
 
 def test_stopping_where_atoms_are_beyond_the_data(lmp):
     running = lmp(START)
     gate = kp.VarianceGate(std_known=1e-4, kappa=1e3)
-    attached = attach(running, "si.kpot", ["Si"], gate=gate, on_gate="stop")
+    attached = attach(running, "silicon.kpot", ["Si"], gate=gate, on_gate="stop")
     with pytest.raises(GateClosedError, match=r"step 0: \d+ of 64 atoms .* \(most of all atom"):
         running.commands_string(RUN)
     attached.detach()
     running.commands_string("run 1")  # of free atoms
-    again = attach(running, "si.kpot", ["Si"], gate=None)
+    again = attach(running, "silicon.kpot", ["Si"], gate=None)
     running.commands_string("run 1")
     assert again.n_evaluations == 2
     with pytest.raises(ValueError, match="a fix 'kp' already"):
-        attach(running, "si.kpot", ["Si"])
+        attach(running, "silicon.kpot", ["Si"])
     assert "Si, 1 processes, fix kp" in repr(again)
 
 
 def test_fixes_and_variables_see_the_gate(lmp):
     running = lmp(START)
     gate = kp.VarianceGate(std_known=1e-4, kappa=1e3, on_gate=None)
-    attached = attach(running, "si.kpot", ["Si"], gate=gate)
+    attached = attach(running, "silicon.kpot", ["Si"], gate=gate)
     running.commands_string(
         "variable n equal f_kp[1]\nfix far all halt 1 v_n > 0 error soft\n"
         "variable p atom d_kp_penalty\ncompute all_p all reduce sum v_p\nfix 1 all nve\n"
@@ -242,7 +242,9 @@ def test_attaching_from_a_function_that_lammps_calls(lmp):
     running = lmp(START)
     capsule = ctypes.pythonapi.PyCapsule_New
     capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p] * 3
-    attach(lammps.lammps(ptr=capsule(running.lmp, None, None)), "si.kpot", ["Si"], on_error="exit")
+    attach(
+        lammps.lammps(ptr=capsule(running.lmp, None, None)), "silicon.kpot", ["Si"], on_error="exit"
+    )
     gc.collect()
     running.commands_string(RUN)
     forces = np.array(running.gather_atoms("f", 1, 3)).reshape(-1, 3)
@@ -264,7 +266,7 @@ def test_masses_tell_elements_in_a_wrong_order():
 
 def test_masses_are_warned_of_in_the_log(lmp, workplace):
     running = lmp(START + f"log {workplace}/masses.log\nmass 1 12.011\n")
-    attach(running, "si.kpot", ["Si"])
+    attach(running, "silicon.kpot", ["Si"])
     running.commands_string(RUN + "\nlog none")
     assert "are the elements in the order of the types?" in (workplace / "masses.log").read_text()
 
@@ -278,8 +280,15 @@ def test_many_processes_of_another_mpi(lmp, monkeypatch):
 
 def test_whole_structures(lmp, monkeypatch):
     running = lmp()
-    model = kp.load("si.kpot").model
+    model = kp.load("silicon.kpot").model
     (term,) = model.local.terms
     monkeypatch.setattr(type(term.descriptor), "long_ranged", True, raising=False)
     with pytest.raises(ValueError, match=r"needs whole structures \(soap\)"):
         attach(running, model, ["Si"])
+
+
+def test_a_time_step_in_other_units_is_doubted():
+    assert doubtful_timestep(0.001) is None
+    assert doubtful_timestep(0.0001) is None
+    assert "timestep 1 is 1000 fs, as times are in picoseconds" in doubtful_timestep(1.0)
+    assert "is 1e-12 fs" in doubtful_timestep(1e-15)

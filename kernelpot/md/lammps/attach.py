@@ -392,6 +392,9 @@ class Attachment:
             self._warned_of_masses = True
             if told is not None:
                 self._warn(told, UserWarning)
+        told = refusals.doubtful_timestep(float(self._lmp.extract_global("dt")))
+        if told is not None:
+            self._warn(told, UserWarning)
         if not self._charges:
             return 0.0
         symbols = [chemical_symbols[z] for z in self._numbers]

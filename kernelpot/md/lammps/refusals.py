@@ -21,6 +21,8 @@ _HARMLESS = re.compile(
 _SAME_CHARGE = 1e-4
 # Masses further than this from an element's are taken for another element's.
 _MASS = 0.15
+# Time steps that are not mistaken for femtoseconds or seconds [ps].
+_TIMESTEPS = 1e-5, 0.02
 
 
 def refuse_units(lmp: Any) -> None:
@@ -236,3 +238,23 @@ def doubtful_masses(masses: Sequence[float], numbers: Sequence[int]) -> str | No
                 "for kernelpot: are the elements in the order of the types?"
             )
     return None
+
+
+def doubtful_timestep(timestep: float) -> str | None:
+    """What is odd about a time step, if anything: that it is not in picoseconds.
+
+    Parameters
+    ----------
+    timestep : float
+        [ps], as in ``units metal``.
+
+    Returns
+    -------
+    str or None
+    """
+    if _TIMESTEPS[0] <= timestep <= _TIMESTEPS[1]:
+        return None
+    return (
+        f"timestep {timestep:g} is {1e3 * timestep:g} fs, as times are in picoseconds (units "
+        "metal): atoms need steps of about 1 fs, which is timestep 0.001"
+    )
