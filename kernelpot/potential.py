@@ -163,7 +163,9 @@ class KernelPotential(Estimator):
             error of structures left out of any kind of label, over all structures or in a
             config type with enough of them, by more than 5 %. The fixed values of
             `kernelpot.fit.defaults` stay where the gain is small, where there are fewer
-            than ten structures, and with None.
+            than ten structures, and with None. (Whole quadratic forms, the default of
+            molecules, choose their share of the noise by structures left out in any case,
+            unless `calibrate` is False too; `GDMLTerm` has a noise of its own.)
         calibrate : bool, default=True
             Make standard deviations those of errors against the reference method, by
             structures left out (`kernelpot.model.calibration`); at least ten are needed.

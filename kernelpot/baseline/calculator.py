@@ -21,6 +21,7 @@ from ase.geometry import complete_cell
 from kernelpot.baseline.reference import Reference
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset
+from kernelpot.data.state import state_of
 from kernelpot.data.system import Contribution, System, volume_of
 
 # Names that `register` added.
@@ -202,15 +203,14 @@ class CalculatorBaseline:
     def _of(self, atoms: Atoms) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Energies of atoms less those of free ones, forces, and virial of a structure."""
         bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        for name in ("charge", "spin"):  # what some calculators look for
-            if name in atoms.info:
-                bare.info[name] = atoms.info[name]
+        bare.info = state_of(atoms)  # what some calculators look for
         for name in ("initial_charges", "initial_magmoms"):
             if name in atoms.arrays:
                 bare.set_array(name, atoms.arrays[name])
         if atoms.pbc.any() and volume_of(atoms) is None:
             bare.cell = complete_cell(atoms.cell)
         calc = self._made()
+        calc.reset()  # it does not see that charge or spin have changed
         bare.calc = calc
         forces = np.array(bare.get_forces(), dtype=float)
         energy = float(bare.get_potential_energy(force_consistent=_is_smeared(calc)))

@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.data.dataset import Frame
+from kernelpot.data.state import STATE
 
 
 def digest(*values: object) -> str:
@@ -114,7 +115,8 @@ def _encoded(value: object) -> Iterator[bytes]:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Atoms):
-        value = (value.arrays, value.cell.array, value.pbc)
+        state = {k: value.info[k] for k in (*STATE, "REF_dipole") if k in value.info}
+        value = (value.arrays, value.cell.array, value.pbc, *([state] if state else []))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         value = (type(value).__name__, fields)

@@ -21,6 +21,7 @@ from kernelpot.data import label_names
 from kernelpot.data.dataset import Dataset, Frame, LabelKeys, is_isolated_name
 from kernelpot.data.label_names import Label, LostLabelsWarning
 from kernelpot.data.soundness import bare_copy, check_structure, finite
+from kernelpot.data.state import STATE
 from kernelpot.data.symmetry import forces_vanish_by_symmetry
 from kernelpot.data.system import voigt, volume_of
 
@@ -28,8 +29,8 @@ from kernelpot.data.system import voigt, volume_of
 _STATE = ("charge", "total_charge", "spin", "total_spin", "multiplicity", "spin_multiplicity")
 
 
-# What terms of a model may read of ``atoms.info``: total charge, and labels of dipoles.
-_KEPT = ("charge", "REF_dipole")
+# What terms of a model may read of ``atoms.info``: charge and spin, and labels of dipoles.
+_KEPT = (*STATE, "REF_dipole")
 
 
 def read_dataset(source: Any, *, keys: LabelKeys | None = None) -> Dataset:

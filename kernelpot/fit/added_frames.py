@@ -21,6 +21,8 @@ CRYSTAL, ONE_VOLUME = 60.0, 0.01
 # standard deviation of 1.3, and cells that relax fall 0.1 eV/atom below the data.
 SIGMA_PRESSURE = 1.0
 ASSUMED = "assumed pressure"
+# How the shortcoming is called.
+NO_PRESSURE = "no pressure"
 
 
 def with_added_frames(data: Dataset, e0: AtomicEnergies) -> list[Frame]:

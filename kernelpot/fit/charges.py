@@ -32,6 +32,7 @@ from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import KINDS, Array, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.system import System
+from kernelpot.fit.added_frames import is_assumed
 from kernelpot.fit.charges_passes import Passes, SmallModel
 from kernelpot.fit.charges_prior import ChargesPrior
 from kernelpot.gp.labels import Noise
@@ -124,7 +125,7 @@ def learn_charges(
     for frame in frames:
         check_periodicity(frame.atoms, frame.name)
         total_charge(frame.atoms)
-    some = [f for f in frames if len(f) > 1 or total_charge(f.atoms)]
+    some = [f for f in frames if (len(f) > 1 or total_charge(f.atoms)) and not is_assumed(f)]
     every = max(1, -(-sum(map(len, some)) // MAX_ATOMS))
     some = some[::every]
     prior = ChargesPrior.of(term, data, some, seed=seed)

@@ -30,7 +30,7 @@ FORMAT = "kernelpot checkpoint"
 _SHARE = 0.05
 
 
-def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
+def fingerprint(problem: Problem, settings: Settings, plan: Plan, *options: object) -> str:
     """SHA-256 of all that a fit depends on: data, parameters, version."""
     batches = (
         plan.batch_bytes,
@@ -49,6 +49,7 @@ def fingerprint(problem: Problem, settings: Settings, plan: Plan) -> str:
         settings.seed,
         settings.default_n_sparse,
         settings.sparse_points,
+        options,
     )
 
 

@@ -114,7 +114,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         progress = Overall(progress, expected_seconds(problem, plan))
     saver = None
     if options.checkpoint is not None:
-        of_this_fit = fingerprint(problem, settings, plan)
+        of_this_fit = fingerprint(problem, settings, plan, options.optimize, options.calibrate)
         saver = Checkpoint(options.checkpoint, of_this_fit, options.checkpoint_interval)
 
     state = None if saver is None else saver.load()

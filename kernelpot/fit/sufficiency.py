@@ -8,7 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot.data.dataset import Frame
-from kernelpot.fit.added_frames import SIGMA_PRESSURE, one_volume
+from kernelpot.fit.added_frames import NO_PRESSURE, SIGMA_PRESSURE, one_volume
 from kernelpot.fit.problem import Problem
 from kernelpot.safety.thresholds import LARGEST_SHARE_OF_PRIOR, SafetyNet
 
@@ -100,7 +100,7 @@ def _one_volume(data: Sequence[Frame]) -> list[str]:
     if volume is None:
         return []
     return [
-        f"no pressure: all cells have {volume:.3g} Å^3 per atom, and no stresses; how energy "
+        f"{NO_PRESSURE}: all cells have {volume:.3g} Å^3 per atom, and no stresses; how energy "
         "depends on the volume is extrapolated, and cells that relax or dynamics at constant "
         "pressure mean little. The pressure of the structure of lowest energy was taken as 0 +- "
         f"{SIGMA_PRESSURE:g} GPa. Add stresses, or cells of other volumes"

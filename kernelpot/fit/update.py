@@ -21,7 +21,7 @@ from kernelpot.common.types import FloatArray, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
-from kernelpot.fit.added_frames import with_added_frames
+from kernelpot.fit.added_frames import NO_PRESSURE, one_volume, with_added_frames
 from kernelpot.fit.full_mean import continued
 from kernelpot.fit.gradient_domain import AllDirections, term_of
 from kernelpot.fit.monomials import available_monomials, choose_monomials
@@ -83,6 +83,7 @@ def update(
     _check_previous(model, data, add_sparse)
     notes = [f"updated with {len(new)} structures; e0, baseline and noise stayed as they were"]
     notes += _closer_than_known(model, new)
+    notes += _tells_an_assumed_pressure(model, new)
     design = model.design
     if add_sparse:
         assert data is not None
@@ -214,6 +215,21 @@ def _closer_than_known(model: FittedModel, new: Dataset) -> list[str]:
     for note in notes:
         warn_user(note)
     return notes
+
+
+def _tells_an_assumed_pressure(model: FittedModel, new: Dataset) -> list[str]:
+    """Warn where new data tell the pressure that the fit had to assume."""
+    assumed = any(text.startswith(NO_PRESSURE) for text in model.training.shortcomings)
+    if not assumed or one_volume([*new]) is not None:
+        return []
+    if not any(len(f) > 1 and f.atoms.pbc.all() for f in new):
+        return []
+    note = (
+        "the pressure that the first fit assumed stays in the model as if it were a label, "
+        "although the new data tell of it: to be rid of it, fit anew to all data"
+    )
+    warn_user(note)
+    return [note]
 
 
 def _with_more_monomials(

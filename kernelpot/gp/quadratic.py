@@ -235,15 +235,16 @@ class QuadraticRows:
         sigma = sigma * observed.unit
         each = np.arange(system.n_structures)
         owner = np.concatenate([each, np.repeat(system.structure_of, 3), np.repeat(each, 6)])
+        others, known = _other_rows(forms, frames, system)
         return cls(
             _parts(forms, system),
-            _other_rows(forms, frames, system)[observed.rows] / sigma[:, None],
+            others[observed.rows] / sigma[:, None],
             observed.rows,
             owner[observed.rows],
             tuple(observed.groups),
             observed.group,
             sigma,
-            observed.y / sigma,
+            (observed.y - known[observed.rows]) / sigma,
             system.n_structures,
             system.n_atoms,
         )
@@ -394,11 +395,13 @@ def _parts(forms: Forms, system: System) -> list[_Part]:
     return parts
 
 
-def _other_rows(forms: Forms, frames: Sequence[Frame], system: System) -> FloatArray:
-    """Rows of all labels in the columns that belong to no form."""
+def _other_rows(
+    forms: Forms, frames: Sequence[Frame], system: System
+) -> tuple[FloatArray, FloatArray]:
+    """Rows of all labels in the columns that belong to no form, and what is known of labels."""
     design = forms.design
     n = 7 * system.n_structures + 3 * system.n_atoms
-    rows = np.zeros((n, len(forms.columns)))
+    rows, known = np.zeros((n, len(forms.columns))), np.zeros(n)
     place = np.full(design.n_columns, -1)
     place[forms.columns] = np.arange(len(forms.columns))
     if place[-1] >= 0:
@@ -409,4 +412,7 @@ def _other_rows(forms: Forms, frames: Sequence[Frame], system: System) -> FloatA
     if others:
         for index, K in covariance_rows(design.terms, others, system):
             rows[:, place[others[index].columns]] = others[index].whitened(K)
-    return rows * forms.scale[forms.columns]
+            weights = design.known_weights(others[index])
+            if weights is not None:
+                known += K @ weights
+    return rows * forms.scale[forms.columns], known

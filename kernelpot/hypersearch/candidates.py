@@ -144,6 +144,7 @@ class Judge:
             held_out=self.chosen,
             settings=Settings(seed=self.seed),
             usual=[term.n_sparse or N_SPARSE for term in terms],
+            constants=problem.constants,
         )
         design = state.design
         grouped = accumulate(problem, state, n_threads=self.n_threads)

@@ -239,7 +239,7 @@ def search(
         best_params["terms"] = [
             term if "n_sparse" in space.parameters else term.changed(n_sparse=original.n_sparse)
             for term, original in zip(path.tried[best].terms, problem.terms, strict=True)
-        ]
+        ][: problem.n_kernels]
         if all(term.n_sparse is not None for term in best_params["terms"]):
             best_params["n_sparse"] = None
     fitted = None

@@ -208,6 +208,11 @@ class OnTheFly:
                 f"got {len(self.data)}"
             )
         species_index(atoms.numbers, potential.model.species)
+        if not any(t.descriptor.has_centers for t in potential.model.design.terms):
+            raise ValueError(
+                "on-the-fly learning goes by the standard deviations of atoms, and no term of the "
+                "potential has atoms as environments; add one such as SOAPTerm"
+            )
         self.threshold = _threshold(potential.model, threshold)
         self.atoms = atoms.copy()
         self.rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ from ase import Atoms
 from kernelpot.common.types import Array
 from kernelpot.data.dataset import Frame
 from kernelpot.data.soundness import bare_copy
+from kernelpot.data.state import state_of
 
 
 def numbers(thing: Any, prefix: str = "") -> dict[str, Array]:
@@ -47,6 +48,7 @@ def pack(frame: Frame, prefix: str) -> dict[str, Array]:
         "virial": np.array([]) if frame.virial is None else frame.virial,
     }
     arrays |= {f"array/{name}": values for name, values in frame.atoms.arrays.items()}
+    arrays |= {f"info/{name}": np.array(v) for name, v in state_of(frame.atoms).items()}
     return {f"{prefix}/{name}": np.array(values) for name, values in arrays.items()}
 
 
@@ -57,6 +59,7 @@ def unpack(arrays: Mapping[str, Array], prefix: str, name: str, sources: dict[st
     atoms = Atoms(kept.pop("numbers"), kept.pop("positions"), cell=own["cell"], pbc=own["pbc"])
     for key, values in kept.items():
         atoms.set_array(key, values)
+    atoms.info |= {k.removeprefix("info/"): v.item() for k, v in own.items() if k[:5] == "info/"}
     virial = own["virial"] if len(own["virial"]) else None
     return Frame(atoms, float(own["energy"]), own["forces"], virial, "on_the_fly", name, sources)
 

@@ -54,7 +54,7 @@ from kernelpot.regression.layout import Layout
 from kernelpot.regression.novelty import novelty
 from kernelpot.regression.optimal_design import choose_for_the_mean
 from kernelpot.regression.selection import farthest_from
-from kernelpot.terms.base import Kernel
+from kernelpot.terms.base import Kernel, OwnPoints
 
 # Novelty of the local energies of a structure that its own sparse points need not span,
 # relative to their largest variance. Less costs columns and changes little.
@@ -300,7 +300,8 @@ class _State:
             key = term.descriptor.keys.index(block.key)
             own = embedded[block.term][found[block.term].key == key]
             points, T = block.points, block.T
-            if term.kernel.explicit:  # no environment becomes a monomial: only labels count
+            if term.kernel.explicit or isinstance(term.descriptor, OwnPoints):
+                # no environment becomes a monomial: only labels count
                 extended.append((Points(block.term, block.key, points, block.sites), T))
                 continue
             if len(own) > MAX_ENVIRONMENTS:  # the covariance of all of them would be large

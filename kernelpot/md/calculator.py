@@ -21,13 +21,13 @@ from kernelpot.common.cards import card
 from kernelpot.common.types import FloatArray
 from kernelpot.data.neighbors import NeighborList, SkinList
 from kernelpot.data.soundness import check_cell
+from kernelpot.data.state import STATE
 from kernelpot.model.calibration import Interval
 from kernelpot.model.file import load
 from kernelpot.model.fitted import FittedModel
 from kernelpot.model.prediction import Prediction
 from kernelpot.model.self_test import UnsafePotentialWarning
 from kernelpot.safety.gate import NOTICEABLE, GateClosedError, GateWarning, VarianceGate, as_gate
-from kernelpot.terms.charges import TOTAL_CHARGE
 
 # What the calculator says beyond ASE's properties: what each evaluation finds, what it finds with
 # a local std, and what is computed only where it is asked for.
@@ -590,8 +590,7 @@ class KernelPotCalculator(Calculator):
         for name in _CHANGING:
             if _differ(old.arrays.get(name), atoms.arrays.get(name), tol):
                 changes.append(name)
-        if self.model.has_charges and old.info.get(TOTAL_CHARGE) != atoms.info.get(TOTAL_CHARGE):
-            changes.append("total charge")
+        changes += [name for name in STATE if old.info.get(name) != atoms.info.get(name)]
         for name in self.model.reference.array_names:
             if _differ(old.arrays.get(name), atoms.arrays.get(name), 0.0) and name not in changes:
                 changes.append(name)

@@ -12,6 +12,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
 
+from kernelpot.data.state import state_of
+
 FORMATS = (".traj", ".xyz", ".extxyz", ".db")
 # What ASE itself knows of an atom; other arrays of a start structure, such as old labels, belong
 # to the start structure.
@@ -93,7 +95,7 @@ class TrajectoryFile:
         for name in list(frame.arrays):
             if name not in self._array_names:
                 del frame.arrays[name]
-        frame.info.clear()
+        frame.info = state_of(frame)
         frame.calc = SinglePointCalculator(frame, **atoms.calc.results)
         return frame
 

@@ -17,6 +17,7 @@ from kernelpot.baseline.kinds import baseline_of
 from kernelpot.baseline.reference import Reference, terms_of
 from kernelpot.common import archive
 from kernelpot.common.types import Array, FloatArray
+from kernelpot.data.state import state_of
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
 from kernelpot.gp.local import LocalModel
@@ -193,6 +194,7 @@ def _restore(
         arrays["golden_positions"],
         cell=arrays["golden_cell"],
         pbc=header["golden"]["pbc"],
+        info=dict(header["golden"].get("info", {})),
     )
     for array in model.reference.array_names:
         if f"golden_array_{array}" in arrays:
@@ -322,7 +324,10 @@ def _golden(model: FittedModel, atoms: Atoms) -> tuple[dict[str, Any], dict[str,
     for name in model.reference.array_names:
         if name in atoms.arrays:
             arrays[f"golden_array_{name}"] = np.array(atoms.arrays[name], dtype=float)
-    return {"energy": predicted.energy, "pbc": [bool(p) for p in atoms.pbc]}, arrays
+    header = {"energy": predicted.energy, "pbc": [bool(p) for p in atoms.pbc]}
+    # what terms and baselines read beside arrays
+    header["info"] = state_of(atoms)
+    return archive.plain(header), arrays
 
 
 def _verify(

@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from kernelpot.common.types import FloatArray, Pair
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.distances import is_seen
+from kernelpot.data.state import state_of
 from kernelpot.plot.protocol import Potential
 
 # Points of a scan of dimers, close enough to look smooth where the wall meets the data.
@@ -192,6 +193,7 @@ def strain_curve(
             factor * atoms.positions,
             cell=factor * atoms.cell.array,
             pbc=atoms.pbc,
+            info=state_of(atoms),
         )
         for factor in x
     ]

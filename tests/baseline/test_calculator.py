@@ -162,3 +162,28 @@ def test_whoever_cuts_space_into_domains_can_tell():
 def test_both_are_plain_data():
     term = kp.CalculatorBaseline("lj", {"sigma": 2.0}, {"Cu": 0.0})
     assert baseline_of([json.loads(json.dumps(term.to_dict()))]) == [term]
+
+
+class OfState(EMT):
+    """One electronvolt for each charge, two for each unpaired electron."""
+
+    def calculate(self, *args):
+        super().calculate(*args)
+        extra = self.atoms.info.get("charge", 0) + 2 * self.atoms.info.get("spin", 0)
+        for name in ("energy", "free_energy"):
+            self.results[name] += extra
+        self.results["energies"] = self.results["energies"] + extra / len(self.atoms)
+
+
+def test_a_calculator_is_asked_anew_where_charge_or_spin_differ():
+    kp.CalculatorBaseline.register("of_state", OfState)
+    term = kp.CalculatorBaseline("of_state", free_atoms={"Cu": 0.0})
+    states = ({}, {"charge": 1}, {"spin": 1})
+    frames = [
+        Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]], info={**state, "REF_energy": 0.0})
+        for state in states
+    ]
+    read = kp.read_dataset(frames)
+    assert [dict(f.atoms.info) for f in read] == [*states]
+    energies = np.array([term._of(f.atoms)[0].sum() for f in read])
+    np.testing.assert_allclose(energies - energies[0], [0.0, 1.0, 2.0], atol=1e-12)

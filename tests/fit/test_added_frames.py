@@ -81,3 +81,15 @@ def test_an_assumed_pressure_keeps_cells_from_contracting(without_stress):
     # kernels alone come to 11 GPa
     assert abs(pressure(without_stress, known=False)) < 2.0 * SIGMA_PRESSURE
     assert abs(pressure(rattled(stress=True), known=True)) < 2.0
+
+
+def test_an_update_says_that_the_assumed_pressure_stays(without_stress):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewDataWarning)
+        pot = kp.KernelPotential(terms=[TERM], baseline=[])
+        pot.fit(without_stress, optimize=None, calibrate=False, self_test=False)
+    with pytest.warns(UserWarning, match="the pressure that the first fit assumed stays"):
+        pot.update(rattled(stress=True)[:2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pot.update(without_stress[:2])

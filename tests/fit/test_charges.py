@@ -4,6 +4,7 @@ import copy
 import warnings
 from dataclasses import replace
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -17,6 +18,10 @@ from kernelpot.baseline.reference import Reference
 from kernelpot.baseline.smeared import SmearedCoulomb
 from kernelpot.cli.console import read_config
 from kernelpot.data.dataset import Dataset
+from kernelpot.data.order import fingerprint
+from kernelpot.data.reading import read_dataset
+from kernelpot.md.trajectory import TrajectoryFile
+from kernelpot.plot.scans import strain_curve
 from kernelpot.testing import numerical_forces, numerical_stress
 
 WIDTH = 0.8
@@ -336,3 +341,56 @@ def test_a_configuration_file_may_ask_for_charges(tmp_path):
     path.write_text("[charges]\nsigma_charge = -1.0\n")
     with pytest.raises(ValueError, match=r"\[charges\]: `sigma_charge` must be positive"):
         read_config(str(path))
+
+
+def test_whole_forms_beside_charges_count_what_is_known_once(data):
+    """The form has what its columns have and more: errors are no larger."""
+    errors = []
+    for full in (False, True):
+        form = kp.PolynomialSOAP(
+            r_cut=4.5, n_max=4, l_max=3, n_sparse=80, n_directions=30, full=full
+        )
+        pot = kp.KernelPotential(
+            [kp.PairTerm(r_cut=4.5), form],
+            charges=replace(CHARGES, gate=False),
+            baseline=[kp.Wall()],
+        )
+        pot.fit(data, optimize=None, calibrate=False, self_test=False)
+        assert pot.model.has_charges
+        found = [pot.predict(frame.atoms) for frame in kp.read_dataset(data)]
+        errors.append(
+            [np.mean([abs(p.energy - f.energy) / len(f) for p, f in zip(
+                found, kp.read_dataset(data), strict=True)])]
+        )  # fmt: skip
+    assert errors[1][0] < 2.0 * errors[0][0] + 1e-3
+
+
+def test_the_total_charge_goes_where_the_structure_goes(pot, tmp_path):
+    ion, neutral = fresh(3, total=1.0), fresh(3)
+    energy = pot.predict(ion).energy
+    assert energy != pytest.approx(pot.predict(neutral).energy)
+    # two frames that differ in charge alone are two
+    prints = [fingerprint(read_dataset(labelled(atoms))[0]) for atoms in (ion, neutral)]
+    assert prints[0] != prints[1]
+    # a trajectory of the ion is one of the ion
+    atoms = ion.copy()
+    atoms.calc = pot.calculator(gate=None)
+    atoms.get_forces()
+    path = str(tmp_path / "ion.traj")
+    TrajectoryFile(path).append(atoms, {})
+    assert pot.predict(ase.io.read(path)).energy == pytest.approx(energy, abs=1e-9)
+    # a scan of the ion, too
+    curve = strain_curve(pot, ion, factors=[1.0])
+    of_atom = (energy - pot.model.e0.total(ion.numbers)) / len(ion)
+    assert curve.ungated[0] == pytest.approx(of_atom)
+    # and a file whose golden structure is an ion reproduces it
+    data = [labelled(fresh(k, total=1.0)) for k in range(12)]
+    own = kp.KernelPotential(TERMS[1:], baseline=[kp.Wall()], charges=replace(CHARGES, gate=False))
+    own.fit(data, optimize=None, calibrate=False, self_test=False).save(tmp_path / "ion.kpot")
+    again = kp.load(tmp_path / "ion.kpot")
+    assert again.predict(ion).energy == pytest.approx(own.predict(ion).energy, abs=1e-9)
+
+
+def test_other_tools_take_models_with_charges(pot, data):
+    chosen = kp.select_frames(pot, data[:8], 3)
+    assert len(chosen) == 3
