@@ -62,6 +62,8 @@ TRADES = {
         "safety.thresholds.MARGIN": "Larger: the same trade.",
         "safety.thresholds.LARGEST_OF_FEW": "Larger: models of few data are left alone further "
         "out, and may sink by as much there.",
+        "safety.thresholds.ENOUGH_STRUCTURES": "More: larger data sets are treated as few, and "
+        "structures like their oddest ones raised.",
         "safety.thresholds.RELATIVE_WIDTH": "Wider: softer forces where the net sets in, and a "
         "later protection.",
         "safety.gate.BOND_ENERGY": "Larger: higher walls around the unknown, and larger forces.",

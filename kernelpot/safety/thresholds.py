@@ -29,10 +29,11 @@ QUANTILE = 0.999
 # are not, structures are left out in turn, and the atoms of half a structure may lie beyond: a
 # structure that is like no other must not decide what counts as known.
 MARGIN, ENOUGH_ATOMS, ODD_STRUCTURES = 1.5, 100, 0.5
-# Few structures may differ so much that each is a surprise to the others. Then environments
-# of the data themselves count as known, and others whose energy is less uncertain than this
-# [eV], about thermal energy at 1,000 K: whatever counts as known may sink by as much.
-LARGEST_OF_FEW = 0.1
+# Few structures, less than so many, may differ so much that each is a surprise to the others.
+# Then environments of the data themselves count as known, and others whose energy is less
+# uncertain than this [eV], about thermal energy at 1,000 K: whatever counts as known may sink by
+# as much.
+ENOUGH_STRUCTURES, LARGEST_OF_FEW = 100, 0.1
 # Of the prior std, environments count as known at most up to this share, so that there is
 # something left to go by, and at least to this, or rounding would count.
 LARGEST_SHARE_OF_PRIOR, SMALLEST_SHARE_OF_PRIOR = 0.3, 1e-3
@@ -227,7 +228,8 @@ def learn_safety_net(
             limits[z], note = _known(float(of_data[z]), float(prior_std[z]), is_enough[z])
             note = f"{100 * quantile:.3g} % of its atoms, {how}, {note}"
             few = LARGEST_OF_FEW / amplitude
-            if not is_enough[z] and limits[z] > few:
+            are_few = not is_enough[z] and len(structures) < ENOUGH_STRUCTURES
+            if are_few and limits[z] > few:
                 own = _of_species(
                     structures, [_std(local, a, n_threads) for a in structures], [number]
                 )

@@ -18,6 +18,7 @@ from kernelpot.gp.known_sites import (
 from kernelpot.gp.local import local_features
 from kernelpot.safety.thresholds import (
     ENOUGH_ATOMS,
+    ENOUGH_STRUCTURES,
     LARGEST_OF_FEW,
     LARGEST_SHARE_OF_PRIOR,
     MARGIN,
@@ -184,6 +185,20 @@ def test_enough_atoms_that_were_held_out_tell_what_counts_as_known(potential):
         most = max(LARGEST_OF_FEW / few.amplitude, own)
         assert few.std_of_data[z] > most  # they differ
         assert few.std_known[z] == pytest.approx(most)
+
+
+def test_structures_left_out_in_turn_tell_what_counts_as_known_where_they_are_many(potential):
+    """However much they differ."""
+    model = potential.model
+    structures = [rattled_alloy(seed, (1, 1, 1), 0.15) for seed in range(ENOUGH_STRUCTURES)]
+    known = with_known_sites(model.factor, model.design, structures)
+    local, _ = solution_of(model.factor, known, model.design)
+    many = learn_safety_net(local, model.factor, known, structures, [], {})
+    few = learn_safety_net(local, model.factor, known, structures[1:], [], {})
+    assert "differ" not in many.note
+    assert "differ" in few.note
+    np.testing.assert_allclose(many.std_known, many.std_of_data)
+    assert np.all(few.std_known <= few.std_of_data)
 
 
 # ---- updates and files ---------------------------------------------------------------------
