@@ -60,6 +60,7 @@ TRADES = {
         "safety.thresholds.QUANTILE": "Larger: fewer atoms like those of the data are raised, and "
         "more unknown ones are not. `VarianceGate(std_known=)`.",
         "safety.thresholds.MARGIN": "Larger: the same trade.",
+        "safety.thresholds.MANY_ATOMS": "More: the same trade, for data of few atoms.",
         "safety.thresholds.LARGEST_OF_FEW": "Larger: models of few data are left alone further "
         "out, and may sink by as much there.",
         "safety.thresholds.ENOUGH_STRUCTURES": "More: larger data sets are treated as few, and "

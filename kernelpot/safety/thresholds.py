@@ -25,10 +25,12 @@ KAPPA = 3.0
 # Environments count as known up to this quantile of the std of atoms of the data ...
 QUANTILE = 0.999
 # ... and to so much more where that is of so many atoms that neither sparse points nor known
-# sites were chosen from, as of new structures of the same kind some reach further. Where there
-# are not, structures are left out in turn, and the atoms of half a structure may lie beyond: a
-# structure that is like no other must not decide what counts as known.
-MARGIN, ENOUGH_ATOMS, ODD_STRUCTURES = 1.5, 100, 0.5
+# sites were chosen from, as of new structures of the same kind some reach further; for each tenth
+# of `MANY_ATOMS`, of which few reach further than these. (Ten times as many atoms of the same
+# dynamics reach 1.6 to 2.4 times as far in a molecule.) Where there are not so many, structures
+# are left out in turn, and the atoms of half a structure may lie beyond: a structure that is like
+# no other must not decide what counts as known.
+MARGIN, ENOUGH_ATOMS, MANY_ATOMS, ODD_STRUCTURES = 1.5, 100, 10_000, 0.5
 # Few structures, less than so many, may differ so much that each is a surprise to the others.
 # Then environments of the data themselves count as known, and others whose energy is less
 # uncertain than this [eV], about thermal energy at 1,000 K: whatever counts as known may sink by
@@ -225,7 +227,8 @@ def learn_safety_net(
             quantile, how = of_few, "their structures left out in turn"
             if is_enough[z]:
                 quantile, how = QUANTILE, "held out"
-            limits[z], note = _known(float(of_data[z]), float(prior_std[z]), is_enough[z])
+            margin = margin_of(len(held_out[z])) if is_enough[z] else 1.0
+            limits[z], note = _known(float(of_data[z]), float(prior_std[z]), margin)
             note = f"{100 * quantile:.3g} % of its atoms, {how}, {note}"
             few = LARGEST_OF_FEW / amplitude
             are_few = not is_enough[z] and len(structures) < ENOUGH_STRUCTURES
@@ -293,9 +296,14 @@ def _local_energies(
     return average, largest
 
 
-def _known(std_of_data: float, prior_std: float, held_out: bool) -> tuple[float, str]:
+def margin_of(n_atoms: int) -> float:
+    """How much further than the quantile of so many atoms others of the same kind may reach."""
+    return float(MARGIN ** max(1.0, np.log10(MANY_ATOMS / n_atoms)))
+
+
+def _known(std_of_data: float, prior_std: float, margin: float) -> tuple[float, str]:
     """Up to what local std environments of a species count as known, and why [eV]."""
-    known = max(std_of_data * (MARGIN if held_out else 1.0), SMALLEST_SHARE_OF_PRIOR * prior_std)
+    known = max(margin * std_of_data, SMALLEST_SHARE_OF_PRIOR * prior_std)
     note = f"have a local std below {std_of_data:.3g} eV"
     limit = LARGEST_SHARE_OF_PRIOR * prior_std
     if known <= limit:

@@ -26,6 +26,7 @@ from kernelpot.safety.thresholds import (
     QUANTILE,
     gate_std,
     learn_safety_net,
+    margin_of,
 )
 from tests.conftest import label, rattled_alloy
 
@@ -163,7 +164,7 @@ def test_what_counts_as_known_is_a_quantile_of_the_sites_left_out(potential, lab
 
 def test_enough_atoms_that_were_held_out_tell_what_counts_as_known(potential):
     model = potential.model
-    unseen = [rattled_alloy(100 + seed, (2, 2, 2), 0.1) for seed in range(14)]
+    unseen = [rattled_alloy(100 + seed, (2, 2, 2), 0.1) for seed in range(40)]
     structures = [rattled_alloy(seed, (1, 1, 1)) for seed in range(6)]
     net = learn_safety_net(model.local, model.factor, model.known, structures, unseen, {})
     numbers = np.concatenate([atoms.numbers for atoms in unseen])
@@ -173,7 +174,7 @@ def test_enough_atoms_that_were_held_out_tell_what_counts_as_known(potential):
         assert len(own) >= ENOUGH_ATOMS / 2
         if len(own) >= ENOUGH_ATOMS:
             assert net.std_of_data[z] == pytest.approx(np.quantile(own, QUANTILE))
-            assert net.std_known[z] == pytest.approx(MARGIN * net.std_of_data[z])
+            assert net.std_known[z] == pytest.approx(margin_of(len(own)) * net.std_of_data[z])
             assert "held out" in net.note
     assert np.sum(numbers == 29) >= ENOUGH_ATOMS
     # too few: they count beside those whose structures are left out in turn
@@ -185,6 +186,11 @@ def test_enough_atoms_that_were_held_out_tell_what_counts_as_known(potential):
         most = max(LARGEST_OF_FEW / few.amplitude, own)
         assert few.std_of_data[z] > most  # they differ
         assert few.std_known[z] == pytest.approx(most)
+
+
+def test_few_atoms_held_out_tell_less_of_how_far_others_reach():
+    assert margin_of(100) == pytest.approx(MARGIN**2)
+    assert margin_of(1_000) == margin_of(100_000) == pytest.approx(MARGIN)
 
 
 def test_structures_left_out_in_turn_tell_what_counts_as_known_where_they_are_many(potential):
