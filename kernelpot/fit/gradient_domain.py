@@ -35,12 +35,14 @@ from kernelpot.data.dataset import Frame
 from kernelpot.data.system import Contribution, System
 from kernelpot.fit.full_mean import Keeper, WholeMean, with_solution
 from kernelpot.fit.hyperparameters import Tuned
+from kernelpot.fit.progress import nth_of
 from kernelpot.gp.blocks import Block
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
 from kernelpot.regression import conjugate_gradients as cg
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.terms import _gdml
+from kernelpot.terms.base import Term
 from kernelpot.terms.gdml import DirectionKernel, GDMLTerm, InverseDistances, summed
 
 # Noise of forces, relative to their prior standard deviation: small enough that training forces
@@ -55,6 +57,11 @@ MOST_LEFT_OUT = 0.25
 # Molecules that the prior of forces is averaged over.
 SOME = 100
 MAX_ITERATIONS = 400
+# Arrays of all features of all molecules at a time: themselves, directions, permuted ones and
+# results, and copies where directions of one molecule are added; vectors of all coordinates.
+FEATURE_ARRAYS, VECTORS = 14, 10
+# Work at a feature of a pair of molecules; permutations of like atoms before they are known.
+FLOPS, USUAL_PERMUTATIONS = 15.0, 4
 
 
 def term_of(design: Design) -> Block | None:
@@ -108,6 +115,60 @@ def with_less_noise(
     return replace(tuned, noise=noise, notes=[*tuned.notes, note])
 
 
+@dataclass(frozen=True)
+class Iterations:
+    """What the iterations over all directions need.
+
+    Attributes
+    ----------
+    n_molecules : int
+    n_bytes : float
+        Derivatives of the features of all molecules, and work arrays; factors not included.
+    flops : float
+        Of as many iterations as there may be.
+    """
+
+    n_molecules: int
+    n_bytes: float
+    flops: float
+
+    @classmethod
+    def of(
+        cls, terms: Sequence[Term], frames: Sequence[Frame], n_columns: int
+    ) -> Iterations | None:
+        """Of a fit; None without such a term, or beside other terms.
+
+        Parameters
+        ----------
+        terms : sequence of Term
+        frames : sequence of Frame
+        n_columns : int
+            Directions that have a column.
+
+        Returns
+        -------
+        Iterations or None
+        """
+        sizes = [len(f) for f in frames if f.forces is not None and len(f) > 1]
+        if len(terms) != 1 or not sizes:
+            return None
+        (term,) = terms
+        if not (isinstance(term, GDMLTerm) and term.complete):
+            return None
+        n, n_coordinates = len(sizes), 3 * max(sizes)
+        n_features = max(sizes) * (max(sizes) - 1) // 2
+        permutations = term.permutations
+        n_permutations = USUAL_PERMUTATIONS if permutations is None else 1 + len(permutations)
+        # molecules with columns have all of their directions among them
+        sparse = min(n, -(-n_columns // max(1, n_coordinates - 6)))
+        pairs = n * (0.5 * n + 2.0 * sparse)
+        return cls(
+            n,
+            8.0 * n * (n_features * (n_coordinates + FEATURE_ARRAYS) + VECTORS * n_coordinates),
+            MAX_ITERATIONS * pairs * n_permutations * FLOPS * n_features,
+        )
+
+
 class ForceEquations:
     """All forces in all directions, as an operator on Cartesian coefficients.
 
@@ -134,8 +195,10 @@ class ForceEquations:
         self._block, self._kernel, self._design = block, kernel, design
         self._args = (kernel.permuted(descriptor.n_features), kernel.a)
         self.x = np.array([descriptor.features(f.atoms) for f in self.frames])
-        jacobians = [descriptor.jacobian(f.atoms) for f in self.frames]
-        self._jacobian = np.array([j.reshape(-1, j.shape[2]) for j in jacobians])
+        n_coordinates = 3 * len(self.frames[0])
+        self._jacobian = np.empty((len(self.frames), n_coordinates, descriptor.n_features))
+        for own, frame in zip(self._jacobian, self.frames, strict=True):
+            own[:] = descriptor.jacobian(frame.atoms).reshape(own.shape)
         self.shape = self._jacobian.shape[:2]
         targets, sigma = np.empty(self.shape), np.empty(self.shape)
         for k, frame in enumerate(self.frames):
@@ -207,6 +270,12 @@ class ForceEquations:
         value, by_u = np.zeros(len(self.x)), np.zeros_like(self.x)
         _gdml.mean(self.x, self.x, self.directions(x), *self._args, value, by_u)
         return self._kernel.diagonal() * value
+
+
+def _folds(frames: Sequence[Frame], left_out: Sequence[int]) -> list[Sequence[int]]:
+    """Frames to leave out together."""
+    together = max(1, int(MOST_LEFT_OUT * len(frames)))
+    return [left_out[start : start + together] for start in range(0, len(left_out), together)]
 
 
 @dataclass(frozen=True)
@@ -350,10 +419,14 @@ class AllDirections:
         -------
         WholeMean
         """
-        factor, tails, note = self.completed(
-            frames, noise, factor, keeper=keeper, progress=progress
+        runs = 1 + len(_folds(frames, left_out))
+        first = None if progress is None else nth_of(progress, 0, runs)
+        factor, tails, note = self.completed(frames, noise, factor, keeper=keeper, progress=first)
+        residuals = (
+            self.residuals_without(frames, left_out, noise, factor, progress=progress)
+            if left_out
+            else None
         )
-        residuals = self.residuals_without(frames, left_out, noise, factor) if left_out else None
         return WholeMean(factor, tails, noise, residuals, [note])
 
     def residuals_without(
@@ -362,6 +435,8 @@ class AllDirections:
         left_out: Sequence[int],
         noise: Noise,
         factor: TriangularFactor,
+        *,
+        progress: Progress | None = None,
     ) -> dict[int, FloatArray]:
         """Errors on molecules of the solution for all others.
 
@@ -369,6 +444,8 @@ class AllDirections:
         ----------
         frames, noise, factor
             As in `completed`.
+        progress : callable, optional
+            Told of what follows the solution for all.
         left_out : sequence of int
             Frames to leave out: together, if enough others are left.
 
@@ -378,11 +455,11 @@ class AllDirections:
             Of each, label minus prediction in the order energy, forces, virial
             [eV, eV/Å, eV].
         """
-        together = max(1, int(MOST_LEFT_OUT * len(frames)))
         residuals: dict[int, FloatArray] = {}
-        for start in range(0, len(left_out), together):
-            some = left_out[start : start + together]
-            residuals.update(self._residuals_without(frames, some, noise, factor))
+        folds = _folds(frames, left_out)
+        for k, fold in enumerate(folds):
+            own = None if progress is None else nth_of(progress, 1 + k, 1 + len(folds))
+            residuals.update(self._residuals_without(frames, fold, noise, factor, own))
         return residuals
 
     def _residuals_without(
@@ -391,10 +468,11 @@ class AllDirections:
         left_out: Sequence[int],
         noise: Noise,
         factor: TriangularFactor,
+        progress: Progress | None,
     ) -> dict[int, FloatArray]:
         unseen = set(left_out)
         seen = [frame for index, frame in enumerate(frames) if index not in unseen]
-        _, _, w, tail = self.solve(seen, noise, factor)
+        _, _, w, tail = self.solve(seen, noise, factor, progress=progress)
         bound, block = self.design.terms[0], term_of(self.design)
         assert block is not None
         assert isinstance(bound.kernel, DirectionKernel)

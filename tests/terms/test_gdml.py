@@ -1,5 +1,7 @@
 """Gradient-domain learning: kernels against NumPy, the whole against dense algebra, symmetry."""
 
+import dataclasses
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +12,7 @@ from ase.build import molecule
 import kernelpot as kp
 from kernelpot import datasets
 from kernelpot.data.system import System
-from kernelpot.fit import gradient_domain
+from kernelpot.fit import gradient_domain, pipeline
 from kernelpot.terms import _gdml
 from kernelpot.terms.gdml import GDMLTerm, find_permutations, group_of
 from tests.conftest import label
@@ -277,3 +279,50 @@ def test_single_atoms_are_no_molecules():
     found = descriptor.environments(system, slice(0, 7))
     np.testing.assert_array_equal(found.structure, [1, 2])
     assert descriptor.count(system) == [2]
+
+
+def test_memory_of_the_iterations_is_planned(monkeypatch):
+    """Of more and larger molecules than columns: what is allocated is what the plan says."""
+    rng = np.random.default_rng(3)
+    frames = []
+    for _ in range(60):
+        atoms = molecule("C6H6")
+        atoms.positions += 0.05 * rng.normal(size=(12, 3))
+        frames.append(label(atoms))
+    term = kp.GDMLTerm(n_sparse=20, permutations=())
+    planned, peaks, problems = [], [], []
+
+    def spied(self, *args, original=gradient_domain.AllDirections.completed, **kwargs):
+        tracemalloc.start()
+        found = original(self, *args, **kwargs)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return found
+
+    def noted(*args, original=pipeline.plan_memory, **kwargs):
+        problems.append(args[0])
+        planned.append(original(*args, **kwargs))
+        return planned[-1]
+
+    monkeypatch.setattr(gradient_domain, "MAX_ITERATIONS", 5)
+    monkeypatch.setattr(gradient_domain.AllDirections, "completed", spied)
+    monkeypatch.setattr(pipeline, "plan_memory", noted)
+    seen = []
+    pot = kp.KernelPotential([term], baseline=[])
+    pot.fit(frames, optimize=None, progress=lambda *a: seen.append(a))
+    (plan,), (peak,) = planned, peaks
+    assert peak > 60 * 66 * 36 * 8  # the derivatives of all features
+    assert 0.7 * peak < plan.workload.iterations.n_bytes < 1.5 * peak
+    assert plan.parts["directions"] > plan.workload.iterations.n_bytes
+    many = dataclasses.replace(plan.workload.iterations, n_bytes=1e9)
+    large = dataclasses.replace(plan, workload=dataclasses.replace(plan.workload, iterations=many))
+    assert large.needed > plan.needed + 8e8
+    assert "iterations over all directions" in str(large)
+    # one solution for all and one without those left out, and none goes back
+    done = [d for stage, d, _ in seen if stage == "all directions"]
+    assert len(done) >= 10
+    assert [d for _, d, _ in seen] == sorted(d for _, d, _ in seen)
+    data = problems[0].frames
+    assert gradient_domain.Iterations.of([term], data, 20) is not None
+    for terms in ([term, kp.PairTerm(r_cut=4.0)], [term.changed(complete=False)]):
+        assert gradient_domain.Iterations.of(terms, data, 20) is None
