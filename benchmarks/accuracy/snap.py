@@ -4,8 +4,9 @@
 
 On the official splits of Zuo et al. (J. Phys. Chem. A 124, 731, 2020), with the features that are
 `PolynomialSOAP`'s default and with more, within the cutoffs that are published for GAP on these
-sets, the default baseline, and noise and delta chosen by leaving structures out. Test files are read once, by the finished model;
-errors are mean absolute ones. SNAP's are those of its published coefficients on the same files.
+sets, the default baseline, and noise and delta chosen by leaving structures out. Test files are
+read once, by the finished model; errors are mean absolute ones. SNAP's are those of its published
+coefficients on the same files.
 """
 
 import argparse
