@@ -8,8 +8,8 @@ the Gaussian process of all forces: sGDML. Its coefficients solve
 J being the derivatives of inverse distances by positions, H the mixed second derivatives of the
 kernel between molecules (`kernelpot.terms._gdml`) and :math:`\Lambda` the noise of forces. The
 matrix is never formed: H times a direction at each molecule takes a second for a thousand of them.
-Conjugate gradients are preconditioned [1]_ by the factor of the regression, which holds the same
-labels in the columns there are:
+Conjugate gradients are preconditioned [1]_ by the factor of the same forces in the columns there
+are:
 
 .. math:: P^{-1} = \Lambda^{-1} - \Lambda^{-1} \Phi (R^\top R)^{-1} \Phi^\top \Lambda^{-1} .
 
@@ -23,12 +23,14 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
 
+from kernelpot.common.caller import warn_user
 from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import FloatArray, Group, Progress
 from kernelpot.data.dataset import Frame
@@ -169,6 +171,24 @@ class Iterations:
         )
 
 
+def forces_alone(noise: Noise) -> Callable[[Group], float]:
+    """Noise for the factor that preconditions: no other label counts.
+
+    The equations have forces only. Energies in the factor, the more the less their noise, would
+    each make the preconditioner wrong in one direction by orders of magnitude.
+
+    Parameters
+    ----------
+    noise : Noise
+
+    Returns
+    -------
+    callable
+        Noise of a group of labels, infinite of those that are not forces.
+    """
+    return lambda group: noise.sigma(group) if group[0] == "forces" else math.inf
+
+
 class ForceEquations:
     """All forces in all directions, as an operator on Cartesian coefficients.
 
@@ -180,7 +200,7 @@ class ForceEquations:
         Labels less what the kernel need not explain; those without forces are passed over.
     noise : Noise
     factor : TriangularFactor
-        Of these labels (or more) in the columns of the design.
+        Of these forces (or more) and no other labels, in the columns of the design.
     """
 
     def __init__(
@@ -286,9 +306,12 @@ class AllDirections:
     ----------
     design : Design
         With the deltas that were chosen.
+    of_forces : TriangularFactor
+        Of the forces alone in its columns (`forces_alone`).
     """
 
     design: Design
+    of_forces: TriangularFactor
 
     def solve(
         self,
@@ -300,7 +323,7 @@ class AllDirections:
         progress: Progress | None = None,
     ) -> tuple[ForceEquations, cg.Iteration, FloatArray, FloatArray]:
         """Equations, their solution, and with it weights of columns and what is beside."""
-        equations = ForceEquations(self.design, frames, noise, factor)
+        equations = ForceEquations(self.design, frames, noise, self.of_forces)
 
         def after(state: cg.Iteration) -> None:
             if keeper is not None:
@@ -390,6 +413,12 @@ class AllDirections:
             frames, noise, factor, keeper=keeper, progress=progress
         )
         residual = np.sqrt(np.mean(state.residual**2))
+        if state.relative > TOLERANCE:
+            warn_user(
+                f"the mean of all directions is not that of the data yet: after {state.n} iterations "
+                f"training forces are reproduced to {1e3 * residual:.2g} meV/Å; raise n_sparse, the "
+                "directions that the iterations start from"
+            )
         note = (
             f"mean of all {len(equations.right)} directions of {len(equations.frames)} molecules: "
             f"{state.n} iterations, forces reproduced to {1e3 * residual:.2g} meV/Å"

@@ -1,6 +1,7 @@
 """Gradient-domain learning: kernels against NumPy, the whole against dense algebra, symmetry."""
 
 import dataclasses
+import re
 import tracemalloc
 from itertools import permutations
 
@@ -143,6 +144,28 @@ def test_it_is_the_gaussian_process_of_all_forces(monkeypatch):
     errors = [pot.predict(f).energy - f.info["REF_energy"] for f in frames]
     assert abs(np.mean(errors)) < 1e-6
     assert "mean of all 126 directions of 14 molecules" in pot.summary()
+
+
+def iterations(pot):
+    """How many there were, from the summary."""
+    return int(re.search(r"(\d+) iterations, forces reproduced", pot.summary()).group(1))
+
+
+def test_noise_of_energies_does_not_slow_the_iterations():
+    """They are of forces: so must be what preconditions them, in a fit and in an update."""
+    old, new = water(40), water(6, seed=4)
+    needed, forces = {}, {}
+    for sigma in (1e-5, 10.0):
+        term = kp.GDMLTerm(length_scale=3.0, n_sparse=40)
+        pot = kp.KernelPotential([term], baseline=[], sigma_energy=sigma)
+        pot.fit(old, optimize=None, calibrate=False, self_test=False)
+        first = iterations(pot)
+        pot.update(new, data=old)
+        needed[sigma] = first, iterations(pot)
+        forces[sigma] = pot.predict(new[0]).forces
+    assert needed[1e-5] == needed[10.0]
+    assert max(needed[10.0]) < 200
+    np.testing.assert_allclose(forces[1e-5], forces[10.0], atol=1e-6)
 
 
 def test_energy_does_not_change_where_like_atoms_change_places():
@@ -309,7 +332,8 @@ def test_memory_of_the_iterations_is_planned(monkeypatch):
     monkeypatch.setattr(pipeline, "plan_memory", noted)
     seen = []
     pot = kp.KernelPotential([term], baseline=[])
-    pot.fit(frames, optimize=None, progress=lambda *a: seen.append(a))
+    with pytest.warns(UserWarning, match=r"after 5 iterations .* raise n_sparse"):
+        pot.fit(frames, optimize=None, progress=lambda *a: seen.append(a))
     (plan,), (peak,) = planned, peaks
     assert peak > 60 * 66 * 36 * 8  # the derivatives of all features
     assert 0.7 * peak < plan.workload.iterations.n_bytes < 1.5 * peak
