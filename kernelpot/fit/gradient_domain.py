@@ -415,9 +415,9 @@ class AllDirections:
         residual = np.sqrt(np.mean(state.residual**2))
         if state.relative > TOLERANCE:
             warn_user(
-                f"the mean of all directions is not that of the data yet: after {state.n} iterations "
-                f"training forces are reproduced to {1e3 * residual:.2g} meV/Å; raise n_sparse, the "
-                "directions that the iterations start from"
+                f"the mean of all directions is not yet that of the data: after {state.n} "
+                f"iterations training forces are reproduced to {1e3 * residual:.2g} meV/Å; raise "
+                "n_sparse, the directions that the iterations start from"
             )
         note = (
             f"mean of all {len(equations.right)} directions of {len(equations.frames)} molecules: "
