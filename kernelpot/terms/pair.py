@@ -21,6 +21,8 @@ from kernelpot.terms.tabulation import Tabulation
 
 # Nodes of splines in a length scale. Of more than these rounding would be seen in the forces.
 NODES = 20
+# Sparse points of each pair of species: a smooth function of one number needs no more.
+N_SPARSE = 30
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class PairTerm(FewDistancesTerm):
     function: str = "gaussian"
 
     kind: ClassVar[str] = "pair"
-    points_of_key: ClassVar[int] = 30
+    points_of_key: ClassVar[int] = N_SPARSE
 
     def descriptor(
         self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None

@@ -20,6 +20,8 @@ from kernelpot.terms.parameters import require, require_number
 from kernelpot.terms.stationary import FUNCTIONS, StationaryKernel
 from kernelpot.terms.tabulation import Tabulation
 
+# Sparse points of each kind of triplet: a smooth function of three numbers.
+N_SPARSE = 200
 # The third feature of a triplet; the cosine in units of this length [Å], which is what the distance
 # of the outer atoms changes by with it at usual bond lengths and angles.
 THIRDS = ("distance", "cosine")
@@ -87,7 +89,7 @@ class TripletTerm(FewDistancesTerm):
     third: str = "distance"
 
     kind: ClassVar[str] = "triplet"
-    points_of_key: ClassVar[int] = 200
+    points_of_key: ClassVar[int] = N_SPARSE
 
     def __post_init__(self) -> None:
         """Check every value once, before any work starts."""
