@@ -33,10 +33,12 @@ def main():
     parser.add_argument("--degrees", nargs="+", type=int, default=[1, 2], choices=(1, 2, 3))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        "| element | degree | columns | E MAE [meV/atom] | F MAE [eV/Å] | fit [CPU s] | µs/atom |"
-    )
-    print("|" + "---|" * 7, flush=True)
+    header = [
+        "element", "degree", "n_max, l_max", "columns", "E MAE [meV/atom]", "F MAE [eV/Å]",
+        "fit [CPU s]", "µs/atom",
+    ]  # fmt: skip
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header), flush=True)
     for element in arguments.elements:
         folder = os.path.join(arguments.data_dir, f"zuo2020-{element}")
         train, test = (kp.read_dataset(os.path.join(folder, f"{p}.xyz")) for p in ("train", "test"))
