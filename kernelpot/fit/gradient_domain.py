@@ -62,8 +62,9 @@ MAX_ITERATIONS = 400
 # Arrays of all features of all molecules at a time: themselves, directions, permuted ones and
 # results, and copies where directions of one molecule are added; vectors of all coordinates.
 FEATURE_ARRAYS, VECTORS = 14, 10
-# Work at a feature of a pair of molecules; permutations of like atoms before they are known.
-FLOPS, USUAL_PERMUTATIONS = 15.0, 4
+# Work at a feature of a pair of molecules; permutations of like atoms before they are known, and
+# iterations: 75 of 1,000 frames of ethanol.
+FLOPS, USUAL_PERMUTATIONS, USUAL_ITERATIONS = 15.0, 6, 100
 
 
 def term_of(design: Design) -> Block | None:
@@ -127,7 +128,7 @@ class Iterations:
     n_bytes : float
         Derivatives of the features of all molecules, and work arrays; factors not included.
     flops : float
-        Of as many iterations as there may be.
+        Of as many iterations as there usually are.
     """
 
     n_molecules: int
@@ -167,7 +168,7 @@ class Iterations:
         return cls(
             n,
             8.0 * n * (n_features * (n_coordinates + FEATURE_ARRAYS) + VECTORS * n_coordinates),
-            MAX_ITERATIONS * pairs * n_permutations * FLOPS * n_features,
+            USUAL_ITERATIONS * pairs * n_permutations * FLOPS * n_features,
         )
 
 
