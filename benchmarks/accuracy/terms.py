@@ -5,17 +5,20 @@
 Every row is one fit in a process of its own, to the first `--frames` structures of the training
 file (evenly chosen): errors of structures left out one at a time (as the fit finds them, in closed
 form) and of the test file, on which nothing was chosen. Costs are CPU seconds of the fit,
-microseconds per atom of predicting the test file, and the peak memory of the process.
+microseconds per atom of predicting the test file, and the peak memory of the process. With
+`--keep` each row is written to a file of that folder, and taken from there the next time.
 """
 
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -102,6 +105,31 @@ def one(data_dir, name, row, n_frames, n_sparse):
     )
 
 
+def figures(name, row, arguments):
+    """What `one` prints in a process of its own, or what was kept of it.
+
+    Raises
+    ------
+    RuntimeError
+        If the fit fails; nothing is kept then.
+    """
+    options = ["--frames", str(arguments.frames), "--n-sparse", str(arguments.n_sparse)]
+    kept = None
+    if arguments.keep is not None:
+        words = [name, *re.findall(r"\w+", row), *options[1::2]]
+        kept = arguments.keep / ("-".join(words) + ".json")
+        if kept.exists():
+            return json.loads(kept.read_text())
+    command = [sys.executable, __file__, arguments.data_dir, "--sets", name, "--row", row, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(done.stdout.splitlines()[-1] + "\n")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main():
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -109,6 +137,7 @@ def main():
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--n-sparse", type=int, default=500, help="points of each term with points")
+    parser.add_argument("--keep", type=Path, help="folder of the rows that are done")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
@@ -123,13 +152,11 @@ def main():
     print("|" + "---|" * len(header), flush=True)
     for name in arguments.sets:
         for row in models(name):
-            command = [sys.executable, __file__, arguments.data_dir, "--sets", name, "--row", row]
-            command += ["--frames", str(arguments.frames), "--n-sparse", str(arguments.n_sparse)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                print(f"| {name} | {row} | {done.stderr.splitlines()[-1]} |", flush=True)
+            try:
+                found = figures(name, row, arguments)
+            except RuntimeError as error:
+                print(f"| {name} | {row} | {error} |", flush=True)
                 continue
-            found = json.loads(done.stdout.splitlines()[-1])
             left = [found["left_out"].get(kind) for kind in ("energy", "forces")]
             cells = [
                 name,

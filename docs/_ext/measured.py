@@ -13,6 +13,7 @@ PAGES = {
     "uncertainty": "Uncertainty",
     "safety": "Safety",
     "speed": "Speed",
+    "terms": "Each kind of term",
 }
 
 

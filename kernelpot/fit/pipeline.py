@@ -22,7 +22,7 @@ from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
 from kernelpot.fit.full_mean import Keeper, WholeForms, WholeMean
-from kernelpot.fit.gradient_domain import AllDirections, term_of, with_less_noise
+from kernelpot.fit.gradient_domain import AllDirections, forces_alone, term_of, with_less_noise
 from kernelpot.fit.hyperparameters import Tuned
 from kernelpot.fit.left_out import choose_some, rows_of, structures_to_leave_out
 from kernelpot.fit.noise import (
@@ -203,7 +203,8 @@ def _whole_mean(
         ).fit(left_out, state.unseen, keeper=keeper)
     if term_of(state.design) is None:
         return None
-    return AllDirections(state.design.rescaled(tuned.delta)).fit(
+    of_forces = grouped.posterior(forces_alone(tuned.noise), scale)
+    return AllDirections(state.design.rescaled(tuned.delta), of_forces).fit(
         problem.frames,
         tuned.noise,
         grouped.posterior(tuned.noise.sigma, scale),

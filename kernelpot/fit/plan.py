@@ -14,6 +14,7 @@ from kernelpot.data.neighbors import expected_pairs
 from kernelpot.fit.accumulation import BATCH_ATOMS, BATCH_BYTES, BRANCH, ROWS_PER_COLUMN
 from kernelpot.fit.full_mean import LAST_ITERATIONS, MAX_ITERATIONS, MORE_ITERATIONS
 from kernelpot.fit.full_mean import MAX_BYTES as MAX_MEAN_BYTES
+from kernelpot.fit.gradient_domain import Iterations
 from kernelpot.fit.left_out import MAX_BYTES, MAX_ROWS
 from kernelpot.fit.noise_search import expected_work
 from kernelpot.fit.problem import Problem
@@ -32,6 +33,8 @@ from kernelpot.terms.compression import MAX_DIRECTIONS
 _LIBRARIES = 0.4e8
 # Work arrays of a thread that builds rows, besides the rows and the features.
 _PER_THREAD = 3.5e7
+# What a compiled loop over features does in a second, where it is no matrix product.
+COMPILED_FLOPS = 4e9
 # Smallest batches and reservoirs that a tight budget leads to.
 _MINIMUM_BATCH = 4e6
 _MINIMUM_CANDIDATES = 20e6
@@ -99,6 +102,8 @@ class Workload:
         Whether rows of structures are kept, for that or for the calibration.
     form_bytes : float
         Derivatives of features of all pairs, where the mean is a whole quadratic form.
+    iterations : Iterations or None
+        Over all directions of molecules (`kernelpot.fit.gradient_domain`).
     """
 
     n_sparse: int
@@ -111,6 +116,7 @@ class Workload:
     searched: bool = False
     leaves_out: bool = False
     form_bytes: float = 0.0
+    iterations: Iterations | None = None
 
     @classmethod
     def of(
@@ -133,11 +139,12 @@ class Workload:
         most = [
             (LABELS_PER_ENVIRONMENT if term.kernel().explicit else 1) * n_atoms for term in terms
         ]
+        n_sparse = sum(
+            min(n, limit) if term.n_sparse is None and descriptor.one_per_atom else n
+            for n, limit, term, descriptor in zip(points, most, terms, descriptors, strict=True)
+        )
         return cls(
-            sum(
-                min(n, limit) if term.n_sparse is None and descriptor.one_per_atom else n
-                for n, limit, term, descriptor in zip(points, most, terms, descriptors, strict=True)
-            ),
+            n_sparse,
             max(descriptor.n_features for descriptor in descriptors),
             n_atoms,
             len(descriptors[0].species),
@@ -151,6 +158,7 @@ class Workload:
                 for term, descriptor in zip(terms, descriptors, strict=True)
                 if getattr(term, "full", False)
             ),
+            Iterations.of(terms, frames, n_sparse),
         )
 
 
@@ -203,7 +211,7 @@ class Plan:
         left_out = min(self.left_out_bytes, 8.0 * columns * min(sum(w.group_rows), MAX_ROWS))
         kept = left_out * w.leaves_out
         left_out += min(2.0 * 8.0 * columns * CHUNK_ROWS * self.n_threads, 2.0 * left_out)
-        return {
+        found = {
             "selection": candidates + 2e7,
             # the rows to be left out are kept on the way
             "labels": levels * groups + (square if levels > 1 else 0.0) + building + kept,
@@ -217,6 +225,10 @@ class Plan:
             # within a budget only what it leaves
             + (min(w.form_bytes, MAX_MEAN_BYTES) if self.budget is None else 0.0),
         }
+        if w.iterations is not None:
+            # with the factor of the columns, and copies for their targets and the solution
+            found["directions"] = groups + 3.0 * square + left_out + w.iterations.n_bytes
+        return found
 
     @property
     def needed(self) -> float:
@@ -286,6 +298,7 @@ class Plan:
             "labels": f"factors and rows of {self.workload.n_sparse} sparse points",
             "search": f"choice of the noise with {self.workload.n_sparse} sparse points",
             "solution": f"solution for {self.workload.n_sparse} sparse points",
+            "directions": "iterations over all directions of the molecules",
         }[largest]
         text = (
             f"needs about {self.needed / 1e9:.2f} GB of memory at its peak, most of it for the "
@@ -384,6 +397,10 @@ def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
         "labels": labels,
         "hyper-parameters": search / gflops,
         "whole forms": forms / gflops * 10.0,
+        # of all molecules, and without those left out
+        "all directions": 0.0
+        if w.iterations is None
+        else (1 + w.leaves_out) * w.iterations.flops / COMPILED_FLOPS,
         "calibration": 1.5 * labels * left_out / max(n_rows, 1),
         "solution": 6.0 * w.n_sparse**3 / gflops,
         "training errors": n_atoms * n_features * 2e-7 / plan.n_threads,

@@ -23,7 +23,7 @@ from kernelpot.data.order import canonical_order
 from kernelpot.fit.accumulation import Labels, accumulate
 from kernelpot.fit.added_frames import NO_PRESSURE, one_volume, with_added_frames
 from kernelpot.fit.full_mean import continued
-from kernelpot.fit.gradient_domain import AllDirections, term_of
+from kernelpot.fit.gradient_domain import AllDirections, forces_alone, term_of
 from kernelpot.fit.monomials import available_monomials, choose_monomials
 from kernelpot.fit.solution import solution_of, training_errors
 from kernelpot.fit.sparse_points import all_environments, directions_of
@@ -110,7 +110,9 @@ def update(
         sites_known = with_known_sites(sites_known, design, sites)
     tails = model.local.tails
     if tails and data is not None and term_of(design) is not None:
-        factor, tails, note = _all_directions(model, design, factor, Dataset([*data, *new]))
+        factor, tails, note = _all_directions(
+            model, design, factor, Dataset([*data, *new]), n_threads
+        )
         notes.append(note)
     elif tails and data is not None:
         factor, tails, note = _whole_forms(model, design, factor, Dataset([*data, *new]), n_threads)
@@ -162,14 +164,16 @@ def _whole_forms(
 
 
 def _all_directions(
-    model: FittedModel, design: Design, factor: TriangularFactor, data: Dataset
+    model: FittedModel, design: Design, factor: TriangularFactor, data: Dataset, n_threads: int
 ) -> tuple[TriangularFactor, dict[int, FloatArray], str]:
     """All directions of all molecules."""
     frames = [
         model.reference.remainder(frame)
         for frame in canonical_order(with_added_frames(data, model.e0))
     ]
-    return AllDirections(design).completed(frames, model.noise, factor)
+    grouped = accumulate(Labels(design, frames, model.noise), n_threads=n_threads)
+    of_forces = grouped.posterior(forces_alone(model.noise))
+    return AllDirections(design, of_forces).completed(frames, model.noise, factor)
 
 
 def _check_species(model: FittedModel, new: Dataset) -> None:

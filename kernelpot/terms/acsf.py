@@ -23,7 +23,7 @@ from kernelpot.terms.parameters import (
     require_number,
 )
 from kernelpot.terms.scaling import mean_and_scale, some_systems
-from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel
+from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel, require_function
 
 # Where no structure says how close atoms come, in cutoffs.
 CLOSEST = 0.35
@@ -141,9 +141,7 @@ class ACSFTerm(TermBase):
                     require(row[2] in (-1, 1), name, "of lambda -1 or 1 (the third number)", row)
             rows = tuple(tuple(float(value) for value in row) for row in rows)
             object.__setattr__(self, name, rows)
-        require(
-            self.function in FUNCTIONS, "function", f"one of {', '.join(FUNCTIONS)}", self.function
-        )
+        require_function(self.function)
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> ACSFTerm:

@@ -9,23 +9,17 @@ from typing import ClassVar
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.types import Array, FloatArray
-from kernelpot.terms.parameters import (
-    N_SPARSE_RANGE,
-    Range,
-    TermBase,
-    require,
-    require_number,
-)
-from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel
-from kernelpot.terms.whole_structures import WholeStructures
+from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.terms.parameters import N_SPARSE_RANGE, Range
+from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel, require_function
+from kernelpot.terms.whole_structures import WholeMoleculeTerm, WholeStructures
 
 # Eigenvalues that hardly spread in the data count as if they spread by this share of the others.
 LEAST_SPREAD = 0.01
 
 
 @dataclass(frozen=True)
-class CoulombMatrixTerm(TermBase):
+class CoulombMatrixTerm(WholeMoleculeTerm):
     r"""The energy of one molecule by the eigenvalues of its Coulomb matrix [1]_.
 
     :math:`M_{ii} = 0.5 Z_i^{2.4}`, :math:`M_{ij} = Z_i Z_j / r_{ij}` (in units of 1/Å, as
@@ -70,16 +64,11 @@ class CoulombMatrixTerm(TermBase):
     function: str = "gaussian"
 
     kind: ClassVar[str] = "coulomb_matrix"
-    r_cut: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         """Check every value once, before any work starts."""
         super().__post_init__()
-        require_number("length_scale", self.length_scale)
-        require(self.length_scale > 0, "length_scale", "positive", self.length_scale)
-        require(
-            self.function in FUNCTIONS, "function", f"one of {', '.join(FUNCTIONS)}", self.function
-        )
+        require_function(self.function)
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> CoulombMatrixTerm:
@@ -104,61 +93,18 @@ class CoulombMatrixTerm(TermBase):
             "n_sparse": N_SPARSE_RANGE,
         }
 
-    def learned(
-        self, species: tuple[int, ...], structures: Sequence[Atoms]
+    @staticmethod
+    def _described() -> type[CoulombEigenvalues]:
+        return CoulombEigenvalues
+
+    def _learned(
+        self, x: FloatArray, numbers: IntArray, molecules: Sequence[Atoms]
     ) -> tuple[dict[str, Array], list[str]]:
-        """The molecule, and how much its eigenvalues spread.
-
-        Parameters
-        ----------
-        species : tuple of int
-            Atomic numbers, ascending.
-        structures : sequence of ase.Atoms
-
-        Returns
-        -------
-        constants : dict of str to ndarray
-            For `descriptor`.
-        notes : list of str
-            None.
-
-        Raises
-        ------
-        ValueError
-            If the structures are not of one molecule.
-        """
-        molecules = [atoms for atoms in structures if len(atoms) > 1]
-        if not molecules:
-            return {}, []
-        numbers = np.array(molecules[0].numbers, dtype=np.int64)
-        values = CoulombEigenvalues(species, numbers).of_all(molecules)
-        spread = values.std(axis=0)
+        """How much the eigenvalues spread."""
+        spread = x.std(axis=0)
         usual = float(np.sqrt(np.mean(spread**2)))
         spread = np.maximum(spread, LEAST_SPREAD * usual) if usual > 0 else np.ones_like(spread)
-        scale = 1.0 / (spread * np.sqrt(len(spread)))
-        return {"numbers": numbers, "mean": values.mean(axis=0), "scale": scale}, []
-
-    def descriptor(
-        self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
-    ) -> CoulombEigenvalues:
-        """Eigenvalues of the Coulomb matrix of a molecule.
-
-        Parameters
-        ----------
-        species : tuple of int
-            Atomic numbers, ascending.
-        constants : mapping, optional
-            From `learned`, or of an earlier descriptor.
-
-        Returns
-        -------
-        CoulombEigenvalues
-        """
-        if not constants:
-            return CoulombEigenvalues(species)
-        return CoulombEigenvalues(
-            species, constants["numbers"], constants["mean"], constants["scale"]
-        )
+        return {"mean": x.mean(axis=0), "scale": 1.0 / (spread * np.sqrt(len(spread)))}, []
 
     def kernel(self) -> StationaryKernel:
         """Function of the distance of scaled eigenvalues.
@@ -236,9 +182,3 @@ class CoulombEigenvalues(WholeStructures):
         by_i = (np.multiply.outer(z, z) / r2**1.5)[:, :, None] * d
         found = 2.0 * np.einsum("ijc,ik,jk->ick", by_i, v, v, optimize=True)
         return found if self.scale is None else found * self.scale
-
-    def to_arrays(self) -> dict[str, Array]:
-        """The atoms, the mean and the scale."""
-        if self.numbers is None or self.mean is None or self.scale is None:
-            return {}
-        return {"numbers": self.numbers, "mean": self.mean, "scale": self.scale}

@@ -23,7 +23,7 @@ from kernelpot.terms.parameters import (
     require_number,
 )
 from kernelpot.terms.scaling import mean_and_scale, some_systems
-from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel
+from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel, require_function
 
 # Displacement of derivatives by differences [Å].
 STEP = 1e-4
@@ -151,9 +151,7 @@ class CustomTerm(TermBase):
         require_number("length_scale", self.length_scale)
         for name in ("r_cut", "length_scale"):
             require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        require(
-            self.function in FUNCTIONS, "function", f"one of {', '.join(FUNCTIONS)}", self.function
-        )
+        require_function(self.function)
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> CustomTerm:

@@ -15,16 +15,10 @@ from ase import Atoms
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.terms import _gdml
 from kernelpot.terms.base import Descriptor, FastMean, Kernel, RowGradient
-from kernelpot.terms.parameters import (
-    N_SPARSE_RANGE,
-    Range,
-    TermBase,
-    require,
-    require_number,
-)
+from kernelpot.terms.parameters import N_SPARSE_RANGE, Range, require
 from kernelpot.terms.similarity import SimilarityKernel
 from kernelpot.terms.stationary import SQRT5, Matern52Kernel
-from kernelpot.terms.whole_structures import WholeStructures
+from kernelpot.terms.whole_structures import WholeMoleculeTerm, WholeStructures
 
 # Directions that have a column of the regression, in usual numbers of sparse points.
 COLUMNS = 2
@@ -40,7 +34,7 @@ RIGID = 1e-6
 
 
 @dataclass(frozen=True)
-class GDMLTerm(TermBase):
+class GDMLTerm(WholeMoleculeTerm):
     r"""The energy of one molecule by the forces on it: sGDML [1]_.
 
     Molecules are compared by their inverse distances :math:`x_{ij} = 1 / r_{ij}`, with the Matérn
@@ -95,13 +89,10 @@ class GDMLTerm(TermBase):
     sparse_method: str = "farthest_point"
 
     kind: ClassVar[str] = "gdml"
-    r_cut: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         """Check every value once, before any work starts."""
         super().__post_init__()
-        require_number("length_scale", self.length_scale)
-        require(self.length_scale > 0, "length_scale", "positive", self.length_scale)
         require(isinstance(self.complete, bool), "complete", "True or False", self.complete)
         if self.permutations is not None:
             given = tuple(tuple(int(i) for i in row) for row in self.permutations)
@@ -153,35 +144,14 @@ class GDMLTerm(TermBase):
         """
         return COLUMNS * usual
 
-    def learned(
-        self, species: tuple[int, ...], structures: Sequence[Atoms]
+    @staticmethod
+    def _described() -> type[InverseDistances]:
+        return InverseDistances
+
+    def _learned(
+        self, x: FloatArray, numbers: IntArray, molecules: Sequence[Atoms]
     ) -> tuple[dict[str, Array], list[str]]:
-        """The molecule, its permutations, and how much its inverse distances spread.
-
-        Parameters
-        ----------
-        species : tuple of int
-            Atomic numbers, ascending.
-        structures : sequence of ase.Atoms
-
-        Returns
-        -------
-        constants : dict of str to ndarray
-            For `descriptor`.
-        notes : list of str
-            The permutations.
-
-        Raises
-        ------
-        ValueError
-            If the structures are not of one molecule, or the permutations not of its atoms.
-        """
-        molecules = [atoms for atoms in structures if len(atoms) > 1]
-        if not molecules:
-            return {}, []
-        numbers = np.array(molecules[0].numbers, dtype=np.int64)
-        plain = InverseDistances(species, numbers)
-        x = plain.of_all(molecules)
+        """Permutations, and how much inverse distances spread."""
         spread = float(np.sqrt(np.square(x - x.mean(axis=0)).sum(axis=1).mean()))
         if self.permutations is None:
             found = find_permutations(numbers, [atoms.positions for atoms in molecules])
@@ -192,33 +162,10 @@ class GDMLTerm(TermBase):
                 raise ValueError("`permutations` must exchange atoms of the same species only")
             found, origin = group_of(given, len(numbers)), "of those given"
         constants: dict[str, Array] = {
-            "numbers": numbers,
             "permutations": found,
             "spread": np.array([spread if spread > 0 else 1.0]),
         }
         return constants, [f"{len(found)} permutations of like atoms, {origin}"]
-
-    def descriptor(
-        self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
-    ) -> InverseDistances:
-        """Inverse distances of a molecule.
-
-        Parameters
-        ----------
-        species : tuple of int
-            Atomic numbers, ascending.
-        constants : mapping, optional
-            From `learned`, or of an earlier descriptor.
-
-        Returns
-        -------
-        InverseDistances
-        """
-        if not constants:
-            return InverseDistances(species)
-        return InverseDistances(
-            species, constants["numbers"], constants["permutations"], float(constants["spread"][0])
-        )
 
     def kernel(self) -> DirectionKernel:
         """The kernel without permutations.
@@ -372,12 +319,12 @@ class InverseDistances(WholeStructures):
         The atoms of the molecule, in their order.
     permutations : ndarray of shape (n_permutations, n_atoms) or None
         That the kernel averages over; None for the identity.
-    spread : float
+    spread : float or ndarray of shape (1,)
         What features are divided by [1/Å].
     """
 
     permutations: IntArray | None = None
-    spread: float = 1.0
+    spread: FloatArray | float = 1.0
 
     @property
     def n_features(self) -> int:
@@ -432,16 +379,6 @@ class InverseDistances(WholeStructures):
         _, lengths, axes = np.linalg.svd(flat, full_matrices=False)
         kept = lengths > RIGID * lengths[0]
         return lengths[kept, None] * axes[kept]
-
-    def to_arrays(self) -> dict[str, Array]:
-        """The atoms, their permutations and the spread."""
-        if self.numbers is None or self.permutations is None:
-            return {}
-        return {
-            "numbers": self.numbers,
-            "permutations": self.permutations,
-            "spread": np.array([self.spread]),
-        }
 
 
 # ---- kernel ------------------------------------------------------------------------

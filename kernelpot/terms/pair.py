@@ -14,15 +14,9 @@ from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import Array, IntArray
 from kernelpot.data.system import System
 from kernelpot.terms.base import Environments, Key
+from kernelpot.terms.few_distances import FewDistancesTerm
 from kernelpot.terms.over_pairs import OverPairs, PairJacobian
-from kernelpot.terms.parameters import (
-    N_SPARSE_RANGE,
-    Range,
-    TermBase,
-    require,
-    require_number,
-)
-from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel
+from kernelpot.terms.stationary import FUNCTIONS, StationaryKernel
 from kernelpot.terms.tabulation import Tabulation
 
 # Nodes of splines in a length scale. Of more than these rounding would be seen in the forces.
@@ -32,7 +26,7 @@ N_SPARSE = 30
 
 
 @dataclass(frozen=True)
-class PairTerm(TermBase):
+class PairTerm(FewDistancesTerm):
     r"""A pair potential as a Gaussian process: one smooth function of distance per pair.
 
     The energy is :math:`\sum_{i<j} w(r_{ij}) f_{ZZ'}(r_{ij})` [1]_ with a function f of its
@@ -82,48 +76,7 @@ class PairTerm(TermBase):
     function: str = "gaussian"
 
     kind: ClassVar[str] = "pair"
-
-    def __post_init__(self) -> None:
-        """Check every value once, before any work starts."""
-        super().__post_init__()
-        for name in ("length_scale", "cutoff_width"):
-            require_number(name, getattr(self, name))
-        for name in ("r_cut", "length_scale", "cutoff_width"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        require(
-            self.cutoff_width <= self.r_cut,
-            "cutoff_width",
-            f"at most r_cut ({self.r_cut:g} Å)",
-            self.cutoff_width,
-        )
-        require(
-            self.function in FUNCTIONS, "function", f"one of {', '.join(FUNCTIONS)}", self.function
-        )
-
-    @property
-    def searched(self) -> Mapping[str, Range]:
-        """Parameters that a search over kernels may change."""
-        return {
-            "r_cut": Range(1.12, factors=(0.6, 1.6), minimum=self.cutoff_width),
-            "length_scale": Range(1.3, factors=(0.3, 3.0), of_features=False),
-            "n_sparse": N_SPARSE_RANGE,
-        }
-
-    def default_n_sparse(self, usual: int, n_keys: int) -> int:
-        """Sparse points where `n_sparse` is None.
-
-        Parameters
-        ----------
-        usual : int
-            Number of a term whose points are not named.
-        n_keys : int
-            Classes of environments that the data have.
-
-        Returns
-        -------
-        int
-        """
-        return min(usual, N_SPARSE * n_keys)
+    points_of_key: ClassVar[int] = N_SPARSE
 
     def descriptor(
         self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
@@ -164,11 +117,7 @@ class PairTerm(TermBase):
         -------
         list of str
         """
-        return [
-            f"pairs r_cut {self.r_cut:.2f} Å, switched off over the last {self.cutoff_width:.2f} Å",
-            f"{NAMES[self.function]} kernel of length scale {self.length_scale:.3g} Å, prior std "
-            f"delta {self.delta:.3g} eV",
-        ]
+        return self._described("pairs")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from kernelpot.common.types import FloatArray
 from kernelpot.terms.base import FastMean, Kernel
+from kernelpot.terms.parameters import require
 from kernelpot.terms.similarity import SimilarityKernel
 from kernelpot.terms.tabulation import Tabulation
 
@@ -144,3 +145,13 @@ FUNCTIONS: dict[str, type[GaussianKernel | Matern52Kernel]] = {
     "matern52": Matern52Kernel,
 }
 NAMES = {"gaussian": "Gaussian", "matern52": "Matérn 5/2"}
+
+
+def require_function(name: str) -> None:
+    """Refuse a name that is none of these.
+
+    Raises
+    ------
+    ValueError
+    """
+    require(name in FUNCTIONS, "function", f"one of {', '.join(FUNCTIONS)}", name)

@@ -14,32 +14,31 @@ from kernelpot.common.types import Array, IntArray
 from kernelpot.data.system import System
 from kernelpot.terms import _triplets
 from kernelpot.terms.base import Environments, Key
+from kernelpot.terms.few_distances import FewDistancesTerm
 from kernelpot.terms.over_pairs import OverPairs, PairJacobian
-from kernelpot.terms.parameters import (
-    N_SPARSE_RANGE,
-    Range,
-    TermBase,
-    require,
-    require_number,
-)
-from kernelpot.terms.stationary import FUNCTIONS, NAMES, StationaryKernel
+from kernelpot.terms.parameters import require, require_number
+from kernelpot.terms.stationary import FUNCTIONS, StationaryKernel
 from kernelpot.terms.tabulation import Tabulation
 
 # Sparse points of each kind of triplet: a smooth function of three numbers.
 N_SPARSE = 200
+# The third feature of a triplet; the cosine in units of this length [Å], which is what the distance
+# of the outer atoms changes by with it at usual bond lengths and angles.
+THIRDS = ("distance", "cosine")
+COSINE = 2.0
 
 
 @dataclass(frozen=True)
-class TripletTerm(TermBase):
+class TripletTerm(FewDistancesTerm):
     r"""A 3-body potential as a Gaussian process: one smooth function per kind of triplet.
 
     The energy of atom i is :math:`\sum_{j<k} w(r_{ij}) w(r_{ik}) f(x_{ijk})` [1]_ over pairs of
     its neighbors, with a function f of its own for each species of i and unordered pair of
     species of j and k, and a C2 step w that falls from 1 to 0 over the last `cutoff_width` before
     the cutoff. Its features are :math:`r_{ij} + r_{ik}`, :math:`(r_{ij} - r_{ik})^2` and
-    :math:`r_{jk}`, so that f does not change where j and k change places; where these are of two
-    species, the difference itself takes the place of its square. All are smooth, at collinear
-    triplets too.
+    :math:`r_{jk}` (or :math:`\cos \theta_{jik}`), so that f does not change where j and k change
+    places; where these are of two species, the difference itself takes the place of its square.
+    All are smooth, at collinear triplets too.
 
     Parameters
     ----------
@@ -63,6 +62,10 @@ class TripletTerm(TermBase):
         Predict by cubic splines on a grid of this step [Å] in all three features: what it costs
         does not depend on the sparse points then, and the summary of the model states the error.
         Energy and forces are of the spline, consistent with each other. None: by the kernel.
+    third : {"distance", "cosine"}
+        The third feature: the distance of the two outer atoms, or the cosine of the angle at the
+        center, which counts like a distance of 2 Å times its value. (The angle itself has an
+        infinite slope by positions where a triplet is collinear.)
 
     Raises
     ------
@@ -83,50 +86,18 @@ class TripletTerm(TermBase):
     function: str = "gaussian"
     spline_step: float | None = None
 
+    third: str = "distance"
+
     kind: ClassVar[str] = "triplet"
+    points_of_key: ClassVar[int] = N_SPARSE
 
     def __post_init__(self) -> None:
         """Check every value once, before any work starts."""
         super().__post_init__()
-        for name in ("r_cut", "length_scale", "cutoff_width", "spline_step"):
-            value = getattr(self, name)
-            if name != "spline_step" or value is not None:
-                require_number(name, value)
-                require(value > 0, name, "positive", value)
-        require(
-            self.cutoff_width <= self.r_cut,
-            "cutoff_width",
-            f"at most r_cut ({self.r_cut:g} Å)",
-            self.cutoff_width,
-        )
-        require(
-            self.function in FUNCTIONS, "function", f"one of {', '.join(FUNCTIONS)}", self.function
-        )
-
-    @property
-    def searched(self) -> Mapping[str, Range]:
-        """Parameters that a search over kernels may change."""
-        return {
-            "r_cut": Range(1.12, factors=(0.6, 1.6), minimum=self.cutoff_width),
-            "length_scale": Range(1.3, factors=(0.3, 3.0), of_features=False),
-            "n_sparse": N_SPARSE_RANGE,
-        }
-
-    def default_n_sparse(self, usual: int, n_keys: int) -> int:
-        """Sparse points where `n_sparse` is None.
-
-        Parameters
-        ----------
-        usual : int
-            Number of a term whose points are not named.
-        n_keys : int
-            Kinds of triplets that the data have.
-
-        Returns
-        -------
-        int
-        """
-        return min(usual, N_SPARSE * n_keys)
+        if self.spline_step is not None:
+            require_number("spline_step", self.spline_step)
+            require(self.spline_step > 0, "spline_step", "positive", self.spline_step)
+        require(self.third in THIRDS, "third", f"one of {', '.join(THIRDS)}", self.third)
 
     def descriptor(
         self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
@@ -144,7 +115,8 @@ class TripletTerm(TermBase):
         -------
         TripletDistances
         """
-        return TripletDistances(species, float(self.r_cut), float(self.cutoff_width))
+        unit = COSINE if self.third == "cosine" else 0.0
+        return TripletDistances(species, float(self.r_cut), float(self.cutoff_width), unit)
 
     def kernel(self) -> StationaryKernel:
         """Function of the distance of two triplets' features.
@@ -177,13 +149,10 @@ class TripletTerm(TermBase):
         -------
         list of str
         """
-        spline = "" if self.spline_step is None else f", by splines of step {self.spline_step:g} Å"
-        return [
-            f"triplets r_cut {self.r_cut:.2f} Å, switched off over the last "
-            f"{self.cutoff_width:.2f} Å",
-            f"{NAMES[self.function]} kernel of length scale {self.length_scale:.3g} Å, prior std "
-            f"delta {self.delta:.3g} eV{spline}",
-        ]
+        more = "" if self.third == "distance" else ", of two distances and the cosine"
+        if self.spline_step is not None:
+            more += f", by splines of step {self.spline_step:g} Å"
+        return self._described("triplets", more)
 
 
 @dataclass(frozen=True)
@@ -198,11 +167,15 @@ class TripletDistances(OverPairs):
         [Å].
     cutoff_width : float
         [Å].
+    cosine : float
+        What the cosine of the angle is multiplied by to be the third feature [Å]; 0: that is the
+        distance of the outer atoms.
     """
 
     species: tuple[int, ...]
     r_cut: float
     cutoff_width: float
+    cosine: float = 0.0
 
     @cached_property
     def keys(self) -> Sequence[Key]:
@@ -264,7 +237,14 @@ class TripletDistances(OverPairs):
     def environments(self, system: System, atoms: slice) -> Environments:
         """Triplets of a run of centers."""
         a, b, key, center, alike = self._triplets(system, atoms)
-        shape = (system.displacements, system.distances, alike, self.r_cut, self.cutoff_width)
+        shape = (
+            system.displacements,
+            system.distances,
+            alike,
+            self.r_cut,
+            self.cutoff_width,
+            self.cosine,
+        )
         x, weight = np.empty((len(a), 3)), np.empty(len(a))
         _triplets.features(a, b, *shape, x, weight)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from ase import Atoms
@@ -13,6 +14,9 @@ from ase.formula import Formula
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.system import VOIGT_COLUMNS, VOIGT_ROWS, Contribution, System
 from kernelpot.terms.base import Environments, Key, RowGradient
+from kernelpot.terms.parameters import TermBase, require, require_number
+
+Self = TypeVar("Self", bound="WholeStructures")
 
 
 def composition_of(numbers: IntArray) -> str:
@@ -189,8 +193,106 @@ class WholeStructures:
         return MoleculeTangents(atoms.positions, jacobian, self.n_features)
 
     def to_arrays(self) -> dict[str, Array]:
-        """The atoms."""
-        return {} if self.numbers is None else {"numbers": self.numbers}
+        """What was learned: the atoms, and the fields of a subclass; nothing before."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        del own["species"]
+        if any(value is None for value in own.values()):
+            return {}
+        return {name: np.atleast_1d(value) for name, value in own.items()}
+
+    @classmethod
+    def of_arrays(
+        cls: type[Self], species: tuple[int, ...], constants: Mapping[str, Array] | None
+    ) -> Self:
+        """Inverse of `to_arrays`.
+
+        Parameters
+        ----------
+        species : tuple of int
+        constants : mapping or None
+
+        Returns
+        -------
+        WholeStructures
+        """
+        return cls(species, **(constants or {}))
+
+
+class WholeMoleculeTerm(TermBase):
+    """A kernel on descriptors of one molecule; see `TermBase`.
+
+    A subclass has a field `length_scale`, which is checked here, `_described` and `_learned`.
+    """
+
+    length_scale: float
+
+    r_cut: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every value once, before any work starts."""
+        super().__post_init__()
+        require_number("length_scale", self.length_scale)
+        require(self.length_scale > 0, "length_scale", "positive", self.length_scale)
+
+    @staticmethod
+    def _described() -> type[WholeStructures]:
+        """Its descriptor."""
+        raise NotImplementedError
+
+    def _learned(
+        self, x: FloatArray, numbers: IntArray, molecules: Sequence[Atoms]
+    ) -> tuple[dict[str, Array], list[str]]:
+        """Constants beside the atoms, from the features of all molecules, and notes."""
+        raise NotImplementedError
+
+    def learned(
+        self, species: tuple[int, ...], structures: Sequence[Atoms]
+    ) -> tuple[dict[str, Array], list[str]]:
+        """The molecule, and what its descriptor takes from the data.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers, ascending.
+        structures : sequence of ase.Atoms
+
+        Returns
+        -------
+        constants : dict of str to ndarray
+            For `descriptor`.
+        notes : list of str
+            For the user.
+
+        Raises
+        ------
+        ValueError
+            If the structures are not of one molecule, or parameters not of its atoms.
+        """
+        molecules = [atoms for atoms in structures if len(atoms) > 1]
+        if not molecules:
+            return {}, []
+        numbers = np.array(molecules[0].numbers, dtype=np.int64)
+        x = self._described()(species, numbers).of_all(molecules)
+        constants, notes = self._learned(x, numbers, molecules)
+        return {"numbers": numbers, **constants}, notes
+
+    def descriptor(
+        self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
+    ) -> WholeStructures:
+        """Descriptor of a molecule.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers, ascending.
+        constants : mapping, optional
+            From `learned`, or of an earlier descriptor.
+
+        Returns
+        -------
+        WholeStructures
+        """
+        return self._described().of_arrays(species, constants)
 
 
 def _strained(positions: FloatArray, jacobian: FloatArray) -> FloatArray:

@@ -17,10 +17,25 @@ import kernelpot as kp
 from kernelpot.baseline.coulomb import periodic_sum
 from kernelpot.baseline.pair_functions import COULOMB
 from kernelpot.datasets import load_silicon
+from kernelpot.terms.base import is_local
+from kernelpot.terms.kinds import KINDS
 from tests.conftest import rattled_alloy
 
 HERE = pathlib.Path(__file__).parent
 CHARGES = {"Na": 0.8, "Cl": -0.8}
+SPECIES = (13, 29)
+# Every kind of term that is made of atoms or pairs, and a sum of some.
+BY_KIND = {
+    term.kind: [term.example(SPECIES).changed(n_sparse=30)]
+    for term in KINDS
+    if is_local(term.example(SPECIES).descriptor(SPECIES))
+}
+BY_KIND["sum"] = [
+    kp.PairTerm(r_cut=4.4),
+    kp.TripletTerm(r_cut=3.2, n_sparse=40, spline_step=0.2),
+    kp.ACSFTerm(r_cut=4.0, n_sparse=30),
+    kp.SOAPTerm(r_cut=3.6, n_max=4, l_max=3, n_sparse=30),
+]
 
 
 def needs_lammps():
@@ -75,7 +90,7 @@ def labelled_salt(seed):
 
 @pytest.fixture(scope="package")
 def workplace(tmp_path_factory, labelled):
-    """A folder with three small potentials and the structures to run them on."""
+    """A folder with small potentials and the structures to run them on."""
     needs_lammps()
     folder = tmp_path_factory.mktemp("lammps")
     soap = {"n_max": 4, "l_max": 3, "n_sparse": 40}
@@ -84,6 +99,9 @@ def workplace(tmp_path_factory, labelled):
     silicon.fit(load_silicon()[:20], **options).save(folder / "silicon.kpot")
     alloy = [kp.SOAPTerm(r_cut=3.6, **soap), kp.PairTerm(r_cut=4.4, n_sparse=20)]
     kp.KernelPotential(alloy).fit(labelled, **options).save(folder / "cual.kpot")
+    for name, terms in BY_KIND.items():
+        pot = kp.KernelPotential(terms, baseline=[kp.Wall()])
+        pot.fit(labelled[:12], **options).save(folder / f"kind_{name}.kpot")
     charged = kp.KernelPotential(
         [kp.SOAPTerm(r_cut=4.0, **soap)],
         baseline=[kp.Wall(), kp.Ewald(CHARGES)],

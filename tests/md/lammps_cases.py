@@ -3,6 +3,7 @@
 mpiexec -n 2 python lammps_cases.py OUTPUT.npz
 """
 
+import pathlib
 import sys
 
 import numpy as np
@@ -152,6 +153,8 @@ def main(output):
     stale = "neigh_modify every 10 delay 10 check no\n" + NVE
     case(results, "every10", *silicon, read("crystal"), stale + "run 15\nrun 5 pre no")
     case(results, "alloy", "cual.kpot", ["Al", "Cu"], read("alloy"), NVE + "run 5", gate="half")
+    for path in sorted(pathlib.Path().glob("kind_*.kpot")):
+        case(results, path.stem, str(path), ["Al", "Cu"], read("alloy"), NVE + "run 2", gate=True)
     lj = "pair_style hybrid/overlay zero 1.0 full lj/cut 3.0\npair_coeff * * lj/cut 0.0 2.0\n"
     case(results, "overlay", *silicon, read("crystal") + lj, NVE + "run 5")
     restart = read("crystal") + "mass * 28.0855\npair_style zero 5.0\npair_coeff * *\n" + NVE

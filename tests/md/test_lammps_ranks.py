@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.md.conftest import HERE, mpiexec
+from tests.md.conftest import BY_KIND, HERE, mpiexec
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def of(request, found):
     }
 
 
-@pytest.mark.parametrize("label", CASES)
+@pytest.mark.parametrize("label", [*CASES, *(f"kind_{name}" for name in BY_KIND)])
 def test_lammps_and_ase_agree(of, label):
     case = of(label)
     energy = float(case["expected_energy"])

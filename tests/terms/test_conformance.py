@@ -34,9 +34,14 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 NAMES = ["crystal", "slab", "wire", "cluster", "tiny", "left_handed", "unwrapped"]
 
 
-@pytest.fixture(scope="module", params=[term.kind for term in KINDS])
+# Options that change the features.
+VARIANTS = {"triplet_cosine": ("triplet", {"third": "cosine"})}
+
+
+@pytest.fixture(scope="module", params=[*(term.kind for term in KINDS), *VARIANTS])
 def term(request):
-    example = TERMS[request.param].example(SPECIES)
+    kind, options = VARIANTS.get(request.param, (request.param, {}))
+    example = TERMS[kind].example(SPECIES).changed(**options)
     # molecules are fewer than environments of atoms
     n_sparse = 40 if example.descriptor(SPECIES).has_centers else 12
     return example.changed(n_sparse=n_sparse, delta=0.8)

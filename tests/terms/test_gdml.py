@@ -1,5 +1,8 @@
 """Gradient-domain learning: kernels against NumPy, the whole against dense algebra, symmetry."""
 
+import dataclasses
+import re
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +13,7 @@ from ase.build import molecule
 import kernelpot as kp
 from kernelpot import datasets
 from kernelpot.data.system import System
-from kernelpot.fit import gradient_domain
+from kernelpot.fit import gradient_domain, pipeline
 from kernelpot.terms import _gdml
 from kernelpot.terms.gdml import GDMLTerm, find_permutations, group_of
 from tests.conftest import label
@@ -141,6 +144,28 @@ def test_it_is_the_gaussian_process_of_all_forces(monkeypatch):
     errors = [pot.predict(f).energy - f.info["REF_energy"] for f in frames]
     assert abs(np.mean(errors)) < 1e-6
     assert "mean of all 126 directions of 14 molecules" in pot.summary()
+
+
+def iterations(pot):
+    """How many there were, from the summary."""
+    return int(re.search(r"(\d+) iterations, forces reproduced", pot.summary()).group(1))
+
+
+def test_noise_of_energies_does_not_slow_the_iterations():
+    """They are of forces: so must be what preconditions them, in a fit and in an update."""
+    old, new = water(40), water(6, seed=4)
+    needed, forces = {}, {}
+    for sigma in (1e-5, 10.0):
+        term = kp.GDMLTerm(length_scale=3.0, n_sparse=40)
+        pot = kp.KernelPotential([term], baseline=[], sigma_energy=sigma)
+        pot.fit(old, optimize=None, calibrate=False, self_test=False)
+        first = iterations(pot)
+        pot.update(new, data=old)
+        needed[sigma] = first, iterations(pot)
+        forces[sigma] = pot.predict(new[0]).forces
+    assert needed[1e-5] == needed[10.0]
+    assert max(needed[10.0]) < 200
+    np.testing.assert_allclose(forces[1e-5], forces[10.0], atol=1e-6)
 
 
 def test_energy_does_not_change_where_like_atoms_change_places():
@@ -277,3 +302,51 @@ def test_single_atoms_are_no_molecules():
     found = descriptor.environments(system, slice(0, 7))
     np.testing.assert_array_equal(found.structure, [1, 2])
     assert descriptor.count(system) == [2]
+
+
+def test_memory_of_the_iterations_is_planned(monkeypatch):
+    """Of more and larger molecules than columns: what is allocated is what the plan says."""
+    rng = np.random.default_rng(3)
+    frames = []
+    for _ in range(60):
+        atoms = molecule("C6H6")
+        atoms.positions += 0.05 * rng.normal(size=(12, 3))
+        frames.append(label(atoms))
+    term = kp.GDMLTerm(n_sparse=20, permutations=())
+    planned, peaks, problems = [], [], []
+
+    def spied(self, *args, original=gradient_domain.AllDirections.completed, **kwargs):
+        tracemalloc.start()
+        found = original(self, *args, **kwargs)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return found
+
+    def noted(*args, original=pipeline.plan_memory, **kwargs):
+        problems.append(args[0])
+        planned.append(original(*args, **kwargs))
+        return planned[-1]
+
+    monkeypatch.setattr(gradient_domain, "MAX_ITERATIONS", 5)
+    monkeypatch.setattr(gradient_domain.AllDirections, "completed", spied)
+    monkeypatch.setattr(pipeline, "plan_memory", noted)
+    seen = []
+    pot = kp.KernelPotential([term], baseline=[])
+    with pytest.warns(UserWarning, match=r"after 5 iterations .* raise n_sparse"):
+        pot.fit(frames, optimize=None, progress=lambda *a: seen.append(a))
+    (plan,), (peak,) = planned, peaks
+    assert peak > 60 * 66 * 36 * 8  # the derivatives of all features
+    assert 0.7 * peak < plan.workload.iterations.n_bytes < 1.5 * peak
+    assert plan.parts["directions"] > plan.workload.iterations.n_bytes
+    many = dataclasses.replace(plan.workload.iterations, n_bytes=1e9)
+    large = dataclasses.replace(plan, workload=dataclasses.replace(plan.workload, iterations=many))
+    assert large.needed > plan.needed + 8e8
+    assert "iterations over all directions" in str(large)
+    # one solution for all and one without those left out, and none goes back
+    done = [d for stage, d, _ in seen if stage == "all directions"]
+    assert len(done) >= 10
+    assert [d for _, d, _ in seen] == sorted(d for _, d, _ in seen)
+    data = problems[0].frames
+    assert gradient_domain.Iterations.of([term], data, 20) is not None
+    for terms in ([term, kp.PairTerm(r_cut=4.0)], [term.changed(complete=False)]):
+        assert gradient_domain.Iterations.of(terms, data, 20) is None

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.neighborlist import neighbor_list
 
 import kernelpot as kp
+from kernelpot.baseline.reference import Reference
 from kernelpot.safety.gate import BOND_ENERGY, floor
 from kernelpot.safety.thresholds import SMALLEST_SHARE_OF_PRIOR
 from tests.conftest import label, rattled_alloy
@@ -61,6 +63,63 @@ def test_it_is_the_gaussian_process_of_a_pair_function():
         row = covariance(np.array([r]), at)
         variance = covariance(np.array([r]), np.array([r])) - row @ factor @ row.T
         assert found.posterior.energy_std == pytest.approx(np.sqrt(variance.item()), abs=1e-6)
+
+
+def test_it_is_a_pair_potential_within_its_stated_error(labelled):
+    """The curves of its pairs tell all of it: summed by the kernel, and as tables of a baseline."""
+    r_cut = 5.0
+    pot = kp.KernelPotential([kp.PairTerm(r_cut=r_cut)], baseline=[]).fit(labelled, optimize=None)
+    e0, kernel = pot.model.e0.e0, pot.terms[0].kernel()
+    stated = pot.model.local.spline_error(0)
+    assert 0 < stated < 1e-7
+
+    def by_kernel(key, r):
+        (index,) = [k for k, b in enumerate(pot.model.design.blocks) if b.key == key]
+        block = pot.model.design.blocks[index]
+        weights = block.of_points(pot.model.factor.solve()[block.columns])
+        x = np.clip(r_cut - r, 0, 1)
+        return x**3 * (10 - 15 * x + 6 * x**2) * (kernel(r[:, None], block.points) @ weights)
+
+    atoms = rattled_alloy(40, (1, 1, 1), 0.1)
+    i, j, d = neighbor_list("ijd", atoms, r_cut)
+    z = np.sort(atoms.numbers[np.column_stack([i, j])], axis=1)
+    summed = np.zeros(len(atoms))
+    for key in ((13, 13), (13, 29), (29, 29)):
+        own = (z == key).all(axis=1)
+        np.add.at(summed, i[own], 0.5 * by_kernel(key, d[own]))
+    found = pot.predict(atoms)
+    expected = summed + [e0[n] for n in atoms.numbers]
+    # half of the error of each of its pairs, and rounding
+    error = 0.5 * stated * np.bincount(i).max() + 1e-12
+    np.testing.assert_allclose(found.energies, expected, rtol=0, atol=error)
+
+    # a table of the energies of dimers; its own error is that of the cubic spline between nodes
+    nodes = np.arange(1.8, r_cut + 0.501, 0.01)
+    middle = nodes[10:-10] + 0.005
+    tables, of_table = {}, {}
+    for key in ((13, 13), (13, 29), (29, 29)):
+
+        def energy(r, key=key):
+            dimers = [Atoms(key, [[0, 0, 0], [0, 0, x]]) for x in r]
+            return np.array([p.energy for p in pot.predict_many(dimers)]) - sum(e0[n] for n in key)
+
+        tables[key] = kp.Tabulated(r=nodes, energy=energy(nodes))
+        value, slope, _ = tables[key].derivatives(middle)
+        between = energy(middle + 1e-5), energy(middle - 1e-5)
+        of_table[key] = (
+            np.abs(value - energy(middle)).max(),
+            np.abs(slope - (between[0] - between[1]) / 2e-5).max(),
+        )
+    symbols = {("Al", "Al"): (13, 13), ("Al", "Cu"): (13, 29), ("Cu", "Cu"): (29, 29)}
+    pairs = {names: tables[key] for names, key in symbols.items()}
+    baseline = kp.PairBaseline(pairs, r_cut=r_cut + 0.5, r_on=r_cut)
+    energy_of_tables, forces, _ = Reference(pot.model.e0, [baseline]).labels(atoms)
+    by_energy, by_slope = np.max(list(of_table.values()), axis=0)
+    assert by_energy < 1e-6
+    assert by_slope < 1e-4
+    n = np.bincount(i).max()
+    assert abs(found.energy - energy_of_tables) < 0.5 * len(i) * by_energy
+    np.testing.assert_allclose(found.forces, forces, rtol=0, atol=n * by_slope)
 
 
 def test_a_pair_of_species_never_seen_is_as_uncertain_as_the_prior(pot):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.geometry import get_distances
+from ase.geometry import get_angles, get_distances
 
 import kernelpot as kp
 from kernelpot.data.system import System
@@ -16,7 +16,7 @@ def step(r, r_cut, width):
     return x**3 * (10 - 15 * x + 6 * x**2)
 
 
-def by_loops(atoms, r_cut, width):
+def by_loops(atoms, r_cut, width, third):
     """Species, features and weight of each triplet of a structure, sorted."""
     shifts = [s for s in np.ndindex(5, 5, 5)] if atoms.pbc.any() else [(2, 2, 2)]
     found = []
@@ -32,21 +32,25 @@ def by_loops(atoms, r_cut, width):
                 (z, d), (w, e) = sorted((near[a], near[b]), key=lambda pair: pair[0])
                 r, s = np.linalg.norm(d), np.linalg.norm(e)
                 difference = (r - s) ** 2 if z == w else r - s
-                third = get_distances([d], [e])[1][0, 0]
+                apart = get_distances([d], [e])[1][0, 0]
+                angle = 2.0 * np.cos(np.radians(get_angles([d], [e])[0]))
                 weight = step(r, r_cut, width) * step(s, r_cut, width)
-                found.append((i, atoms.numbers[i], z, w, r + s, difference, third, weight))
+                last = {"distance": apart, "cosine": angle}[third]
+                found.append((i, atoms.numbers[i], z, w, r + s, difference, last, weight))
     return np.array(sorted(found))
 
 
+@pytest.mark.parametrize("third", ["distance", "cosine"])
 @pytest.mark.parametrize("name", ["crystal", "cluster"])
-def test_features_are_those_of_loops(name):
+def test_features_are_those_of_loops(name, third):
     atoms = structures()[name]
-    descriptor = kp.TripletTerm(r_cut=3.4, cutoff_width=0.8).descriptor((13, 29))
+    term = kp.TripletTerm(r_cut=3.4, cutoff_width=0.8, third=third)
+    descriptor = term.descriptor((13, 29))
     found = descriptor.environments(System.of([atoms], 5.0), slice(0, len(atoms)))
     rows = np.column_stack(
         [found.center, [descriptor.keys[k] for k in found.key], found.x, found.weight]
     )
-    expected = by_loops(atoms, 3.4, 0.8)
+    expected = by_loops(atoms, 3.4, 0.8, third)
     assert len(expected) > 3
     # where one key of sorting ties but for rounding, order by all of them does not
     order = np.lexsort(np.round(rows, 6).T[::-1])
@@ -67,11 +71,12 @@ def test_outer_atoms_of_one_species_are_alike():
         assert np.allclose(*x) == alike
 
 
-@pytest.mark.parametrize("angle", [0.0, 1e-8, np.pi - 1e-8, np.pi])
-def test_collinear_triplets_are_smooth(angle):
+@pytest.mark.parametrize("third", ["distance", "cosine"])
+@pytest.mark.parametrize("angle", [0.0, 1e-8, 0.7, np.pi - 1e-8, np.pi])
+def test_collinear_triplets_are_smooth(angle, third):
     d = np.array([np.sin(angle), 0.0, np.cos(angle)])
     atoms = Atoms("Al3", [[0, 0, 0], [0, 0, 1.7], 3.0 * d])
-    term = kp.TripletTerm(r_cut=5.0)
+    term = kp.TripletTerm(r_cut=5.0, third=third)
     descriptor = term.descriptor((13,))
 
     def values(positions):
@@ -147,6 +152,7 @@ def test_a_finer_table_is_closer(labelled):
         ({"r_cut": 4.0, "cutoff_width": 5.0}, r"`cutoff_width` must be at most r_cut \(4 Å\)"),
         ({"r_cut": 4.0, "spline_step": 0.0}, "`spline_step` must be positive"),
         ({"r_cut": 4.0, "function": "cubic"}, "`function` must be one of gaussian, matern52"),
+        ({"r_cut": 4.0, "third": "angle"}, "`third` must be one of distance, cosine"),
     ],
 )
 def test_wrong_parameters_are_refused(arguments, message):
