@@ -6,6 +6,7 @@ pair's center by its displacement, in single precision.
 """
 
 import numba
+import numpy as np
 
 from kernelpot.common._numba import OPTIONS
 
@@ -90,3 +91,35 @@ def squares_of_slopes(jacobian_pcf, environment_p, atom_p, neighbor_p, weight_n,
             for f in range(jacobian_pcf.shape[2]):
                 slope = jacobian_pcf[p, c, f]
                 out_ef[e, f] += weight * slope * slope
+
+
+@numba.njit(**OPTIONS)
+def screen(u_ef, row_e, index_mk, factor_m, triangle_mm, prior, enough, variance_e):
+    """Fill ``variance_e[row_e]``: the prior less what monomials explain, no further than needed.
+
+    ``k = factor_m u_a u_b`` is the covariance of a local energy with the weights of monomials, and
+    ``triangle_mm`` (lower, by rows) what its explained variance is the squared length of. Each row
+    lowers the variance; an environment is done where it is not above ``enough``. What is left
+    above is that of all rows given. Returns the number of those.
+    """
+    n = triangle_mm.shape[0]
+    k_m = np.empty(n)
+    above = 0
+    for row in row_e:
+        variance = prior
+        known = 0
+        for m in range(n):
+            if variance <= enough:
+                break
+            if m == known:  # some at a time: most are done early
+                known = min(n, known + 64)
+                for j in range(m, known):
+                    k_m[j] = factor_m[j] * u_ef[row, index_mk[j, 0]] * u_ef[row, index_mk[j, 1]]
+            total = 0.0
+            for j in range(m + 1):
+                total += triangle_mm[m, j] * k_m[j]
+            variance -= total * total
+        variance_e[row] = variance
+        if variance > enough:
+            above += 1
+    return above
