@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kernelpot.common.parallel import single_blas_thread
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.gp import _quadratic
@@ -74,7 +75,8 @@ class _Screen:
             return True
         left = rows[out[rows] > enough]
         k = self.factor * u[left][:, self.index[:, 0]] * u[left][:, self.index[:, 1]]
-        out[left] = self.whole.unexplained(prior, self.whole.explain(k))
+        with single_blas_thread():
+            out[left] = self.whole.unexplained(prior, self.whole.explain(k))
         return not np.any(out[left] > enough)
 
 

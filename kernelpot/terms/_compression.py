@@ -171,10 +171,7 @@ def quadratic(
             energy += half[e, d] * leading[e, d]
         energy_e[i] = energy
         # by unit features 2 B u; without the part along u, over the length, by features
-        by_left = -2.0 * energy * u_ed[i, n_directions]
-        if n_leading > n_directions:
-            by_left += 2.0 * half[e, n_directions]
-        by_left /= length[e] * rest[e]
+        by_left = -2.0 * energy * u_ed[i, n_directions] / (length[e] * rest[e])
         for d in range(n_directions):
             slope = -2.0 * energy * u_ed[i, d]
             if d < n_leading:
