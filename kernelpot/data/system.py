@@ -300,7 +300,10 @@ def volume_of(atoms: Atoms) -> float | None:
     float or None
         None also where the vectors are linearly dependent.
     """
-    volume = abs(float(np.linalg.det(atoms.cell.array)))
+    cell = atoms.cell.array
+    if not cell.any():
+        return None
+    volume = abs(float(np.linalg.det(cell)))
     return volume if volume > 1e-6 else None
 
 

@@ -94,32 +94,39 @@ def squares_of_slopes(jacobian_pcf, environment_p, atom_p, neighbor_p, weight_n,
 
 
 @numba.njit(**OPTIONS)
-def screen(u_ef, row_e, index_mk, factor_m, triangle_mm, prior, enough, variance_e):
-    """Fill ``variance_e[row_e]``: the prior less what monomials explain, no further than needed.
+def screen(u_ef, row_e, index_mk, factor_m, triangle_mm, stages, prior, enough, variance_e):
+    """Fill ``variance_e[row_e]``: the prior less what monomials explain, as far as needed.
 
     ``k = factor_m u_a u_b`` is the covariance of a local energy with the weights of monomials, and
     ``triangle_mm`` (lower, by rows) what its explained variance is the squared length of. Each row
-    lowers the variance; an environment is done where it is not above ``enough``. What is left
-    above is that of all rows given. Returns the number of those.
+    lowers the variance. At the end of each of the ``stages`` (ascending; the last one is all rows)
+    those environments are done whose variance is not above ``enough``. Returns the number of
+    others.
     """
-    n = triangle_mm.shape[0]
-    k_m = np.empty(n)
-    above = 0
-    for row in row_e:
-        variance = prior
-        known = 0
-        for m in range(n):
-            if variance <= enough:
-                break
-            if m == known:  # some at a time: most are done early
-                known = min(n, known + 64)
-                for j in range(m, known):
-                    k_m[j] = factor_m[j] * u_ef[row, index_mk[j, 0]] * u_ef[row, index_mk[j, 1]]
-            total = 0.0
-            for j in range(m + 1):
-                total += triangle_mm[m, j] * k_m[j]
-            variance -= total * total
-        variance_e[row] = variance
-        if variance > enough:
-            above += 1
+    n_rows = len(row_e)
+    k_em = np.empty((n_rows, triangle_mm.shape[0]))
+    left = np.ones(n_rows, dtype=np.bool_)
+    for e in range(n_rows):
+        variance_e[row_e[e]] = prior
+    above, start = n_rows, 0
+    for stop in stages:
+        if above == 0:
+            break
+        for e in range(n_rows):
+            if left[e]:
+                i = row_e[e]
+                for m in range(start, stop):
+                    k_em[e, m] = factor_m[m] * u_ef[i, index_mk[m, 0]] * u_ef[i, index_mk[m, 1]]
+        for m in range(start, stop):  # each row of the triangle is read once, for all
+            for e in range(n_rows):
+                if left[e]:
+                    total = 0.0
+                    for j in range(m + 1):
+                        total += triangle_mm[m, j] * k_em[e, j]
+                    variance_e[row_e[e]] -= total * total
+        for e in range(n_rows):
+            if left[e] and variance_e[row_e[e]] <= enough:
+                left[e] = False
+                above -= 1
+        start = stop
     return above

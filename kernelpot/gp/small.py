@@ -2,8 +2,8 @@
 
 For a few atoms it is not operations that cost, but the calls between them and reading the maps
 and matrices of each species. `kernelpot.gp.local` evaluates species by species in general steps,
-each of which goes through the memory again; here the map of a species is read once, and variances
-are followed monomial by monomial only until they are known not to matter.
+each of which goes through the memory again; here the map of a species is read once, and so are the
+matrices that bound its variances, as far as they are needed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from kernelpot.gp import _quadratic
 from kernelpot.gp.blend import Blend, Blended
 from kernelpot.gp.blocks import BoundTerm
 from kernelpot.gp.parts import Compiled
+from kernelpot.gp.species_run import screens_of
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.terms.compression import CompressedDescriptor
 from kernelpot.terms.polynomial import LeadingQuadratic, PolynomialKernel, factors
 
 # Up to so many atoms; more are as fast in matrix products.
 SMALL = 24
-# Of the monomials, this share is looked at one after the other, then all of them at once.
-SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,15 @@ class _Screen:
         Monomials in the order of the variance, with their covariances' factors [eV^2].
     triangle : ndarray of shape (n_leading, n_leading)
         Leading block of its reduction, by rows.
+    stages : ndarray of int
+        Numbers of leading monomials after which it is seen who needs more.
     whole : LocalVariance
     """
 
     index: IntArray
     factor: FloatArray
     triangle: FloatArray
+    stages: IntArray
     whole: LocalVariance
 
     @classmethod
@@ -56,12 +58,14 @@ class _Screen:
         n = len(variance.order)
         if not np.array_equal(compiled.columns, np.arange(n)):
             return None
-        leading = int(SHARE * n)
-        index = np.ascontiguousarray(compiled.points[:n])
+        stages = np.array(screens_of(n), dtype=np.int64)
+        leading = int(stages.max(initial=0))
+        index = np.asarray(compiled.points[:n], dtype=np.int64)
         return cls(
             index,
             kernel.diagonal() * factors(index),
             np.ascontiguousarray(variance.reduction[:leading, :leading]),
+            stages,
             variance,
         )
 
@@ -69,11 +73,12 @@ class _Screen:
         self, u: FloatArray, rows: IntArray, prior: float, enough: float, out: FloatArray
     ) -> bool:
         """Fill in variances that are exact, or not above `enough`; whether all are the latter."""
-        if not _quadratic.screen(
-            u, rows, self.index, self.factor, self.triangle, prior, enough, out
-        ):
-            return True
-        left = rows[out[rows] > enough]
+        left = rows
+        if len(self.stages):
+            monomials = self.index, self.factor, self.triangle, self.stages
+            if not _quadratic.screen(u, rows, *monomials, prior, enough, out):
+                return True
+            left = rows[out[rows] > enough]
         k = self.factor * u[left][:, self.index[:, 0]] * u[left][:, self.index[:, 1]]
         with single_blas_thread():
             out[left] = self.whole.unexplained(prior, self.whole.explain(k))
