@@ -30,7 +30,7 @@ from kernelpot.baseline.pair_functions import (
 from kernelpot.baseline.reference import Reference, add_pairs, add_values
 from kernelpot.baseline.wall import WALL_OUTER
 from kernelpot.common.smoothstep import smoothstep
-from kernelpot.common.types import FloatArray, IntArray, Pair
+from kernelpot.common.types import FloatArray, Pair
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.distances import contact_distances
 from kernelpot.data.neighbors import MANY_PAIRS
@@ -263,12 +263,13 @@ class PairBaseline:
         False, and nothing is added, where they are not. It is calls that cost here.
         """
         codes, present = system.pairs.species_codes(system.numbers)
-        known = self._bonds.get("last")
-        if known is None or known[0] is not codes:
+        known = system.pairs.memo.get(id(self))
+        if known is None or known[0] is not self or known[1] is not codes:
             functions = [self.functions.get(divmod(code, 1000)) for code in present.tolist()]
             bonds = Bonds.of(functions) if self.switch == "energy" else None
-            known = self._bonds["last"] = codes, np.searchsorted(present, codes), bonds
-        _, which, bonds = known
+            known = self, codes, np.searchsorted(present, codes), bonds
+            system.pairs.memo[id(self)] = known
+        _, _, which, bonds = known
         if bonds is None:
             return False
         close = np.flatnonzero(system.distances < self.r_cut)
@@ -277,11 +278,6 @@ class PairBaseline:
             value, slope, _ = bonds.derivatives(r, which[close])
             add_values(system, result, close, r, *self._switched_energy(r, value, slope))
         return True
-
-    @cached_property
-    def _bonds(self) -> dict[str, tuple[IntArray, IntArray, Bonds | None]]:
-        """Of `_add_bonds`: for which pairs, the function of each, and these."""
-        return {}
 
     # ---- fitting -------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import Any, ClassVar
 
@@ -23,7 +22,7 @@ from ase.data import chemical_symbols, covalent_radii
 from kernelpot.baseline.pair_functions import ZBL
 from kernelpot.baseline.reference import Reference, add_pairs
 from kernelpot.common.smoothstep import smoothstep
-from kernelpot.common.types import FloatArray, IntArray, Pair
+from kernelpot.common.types import FloatArray, Pair
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.distances import contact_distances
 from kernelpot.data.neighbors import MANY_PAIRS
@@ -162,8 +161,8 @@ class Wall:
     def _is_felt(self, system: System) -> bool:
         """Whether any pair is closer than the wall of its own species reaches."""
         codes, present = system.pairs.species_codes(system.numbers)
-        known = self._reaches.get("last")
-        if known is None or known[0] is not codes:
+        known = system.pairs.memo.get(id(self))
+        if known is None or known[0] is not self or known[1] is not codes:
             d_min = self.d_min or {}
             reach = np.array(
                 [
@@ -171,13 +170,9 @@ class Wall:
                     for pair in (divmod(code, 1000) for code in present.tolist())
                 ]
             )
-            known = self._reaches["last"] = codes, reach[np.searchsorted(present, codes)]
-        return bool((system.distances < known[1]).any())
-
-    @cached_property
-    def _reaches(self) -> dict[str, tuple[IntArray, FloatArray]]:
-        """Of `_is_felt`: for which pairs, and how far the wall of each reaches."""
-        return {}
+            known = self, codes, reach[np.searchsorted(present, codes)]
+            system.pairs.memo[id(self)] = known
+        return bool((system.distances < known[2]).any())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file.

@@ -89,7 +89,7 @@ class NeighborList:
 
     @cached_property
     def memo(self) -> dict[int, Any]:
-        """What descriptors keep of these pairs, by their identity: for atoms that move."""
+        """What others keep of these pairs, by their identity: for atoms that move."""
         return {}
 
     def check(self, n_atoms: int) -> None:
