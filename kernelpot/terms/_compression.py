@@ -29,45 +29,6 @@ def scatter(along_mek, factor_me, x_ef, row_e, column_k, out_mef):
                     out_mef[m, row, column_k[k]] += along_mek[m, e, k]
 
 
-@numba.njit(**OPTIONS)
-def gather(inner_ef, row_e, column_k, out_ek, squares_e):
-    """Fill with some rows and columns, and with the squared lengths of these rows as a whole."""
-    for e in range(row_e.shape[0]):
-        row = row_e[e]
-        total = 0.0
-        for f in range(inner_ef.shape[1]):
-            total += inner_ef[row, f] * inner_ef[row, f]
-        squares_e[e] = total
-        for k in range(column_k.shape[0]):
-            out_ek[e, k] = inner_ef[row, column_k[k]]
-
-
-@numba.njit(**OPTIONS)
-def complete(mapped_ed, squares_e, gain, share_d, row_e, x_ef):
-    """Put features along directions into ``x_ef[row_e]``, and what is left of the length."""
-    last = mapped_ed.shape[1]
-    for e in range(mapped_ed.shape[0]):
-        row = row_e[e]
-        inside = 0.0
-        for d in range(last):
-            value = mapped_ed[e, d]
-            inside += share_d[d] * (value * value)
-            x_ef[row, d] = value
-        x_ef[row, last] = np.sqrt(gain * squares_e[e] - inside)
-
-
-@numba.njit(**OPTIONS)
-def along_directions(by_x_mef, x_ef, share_d, row_e, along_med):
-    """Fill with derivatives by the directions, what is left of the length among what they move."""
-    last = x_ef.shape[1] - 1
-    for m in range(by_x_mef.shape[0]):
-        for e in range(row_e.shape[0]):
-            row = row_e[e]
-            by_left = by_x_mef[m, row, last] / x_ef[row, last]
-            for d in range(last):
-                along_med[m, e, d] = by_x_mef[m, row, d] - by_left * (share_d[d] * x_ef[row, d])
-
-
 @numba.njit(**INLINED)
 def _times_map(rows_ek, map_kd, out_ed):
     """Add ``rows @ map``, two rows and eight features at a time: the map is what is read most."""

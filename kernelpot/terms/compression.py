@@ -208,6 +208,11 @@ def gains_of(scales: FloatArray, whitening: float, mean_weight: float) -> FloatA
     return gains
 
 
+def _rows_of(x: FloatArray, rows: IntArray) -> FloatArray:
+    """Some rows, ascending; a view of all."""
+    return x if len(rows) == len(x) else x[rows]
+
+
 @dataclass(frozen=True)
 class CompressedDescriptor:
     """Features along learned directions, and what is left; a `Descriptor`.
@@ -357,16 +362,18 @@ class CompressedDescriptor:
         """Environments of a run of atoms."""
         inner = self.inner.environments(system, atoms)
         x = np.empty((len(inner), self.n_features))
+        squares = np.einsum("ef,ef->e", inner.x, inner.x)
         for k in np.unique(inner.key):
             own = np.flatnonzero(inner.key == k)
             columns, matrix = self._map_of(int(k), inner.state.channels)
-            if len(own) == len(inner) and len(columns) == inner.x.shape[1]:
-                features, squares = inner.x, np.einsum("ef,ef->e", inner.x, inner.x)
-            else:
-                features, squares = np.empty((len(own), len(columns))), np.empty(len(own))
-                _compression.gather(inner.x, own, columns, features, squares)
-            gain = self._gains[k, -1] ** 2 * (1.0 + FLOOR)
-            _compression.complete(features @ matrix, squares, gain, self._shares[k], own, x)
+            features = _rows_of(inner.x, own)
+            if len(columns) < features.shape[1]:
+                features = features[:, columns]
+            mapped = features @ matrix
+            left = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * squares[own]
+            left -= np.square(mapped) @ self._shares[k]
+            x[own, :-1] = mapped
+            x[own, -1] = np.sqrt(left)
         return Environments(inner.key, inner.center, inner.structure, x, None, inner)
 
     def pull(
@@ -397,8 +404,8 @@ class CompressedDescriptor:
         for k in np.unique(environments.key)[::-1]:
             own = np.flatnonzero(environments.key == k)
             columns, matrix = self._map_of(int(k), inner.state.channels)
-            along = np.empty((len(by_x), len(own), self.n_directions))
-            _compression.along_directions(by_x, x, self._shares[k], own, along)
+            along = by_x[:, own, :-1]
+            along -= by_left[:, own, None] * (self._shares[k] * x[own, :-1])
             back = along.reshape(-1, along.shape[2]) @ matrix.T
             _compression.scatter(
                 back.reshape(*along.shape[:2], -1),
