@@ -20,7 +20,7 @@ from kernelpot.baseline.pair_function import (
     as_function,
     parts_of,
 )
-from kernelpot.common.types import FloatArray
+from kernelpot.common.types import FloatArray, IntArray
 
 # of CODATA 2018; ASE's own units, of 2014, are 9e-9 smaller, which files would notice
 _UNITS = create_units("2018")
@@ -90,6 +90,18 @@ class LennardJones(PairFunction):
         return STRONGEST_BOND if name == "epsilon" else np.inf
 
 
+def _morse(r: FloatArray, depth: Any, width: Any, r_0: Any) -> Derivatives:
+    """`Morse`, with numbers or one of each for every distance."""
+    # far below r_0 any finite number will do: nothing but a wall is seen there
+    x = np.exp(np.minimum((r_0 - r) / width, 300.0))
+    slope = 2.0 * depth / width
+    return (
+        depth * x * (x - 2.0),
+        -slope * x * (x - 1.0),
+        slope / width * x * (2.0 * x - 1.0),
+    )
+
+
 @dataclass(frozen=True)
 class Morse(PairFunction):
     r"""Morse's bond.
@@ -128,14 +140,7 @@ class Morse(PairFunction):
         assert self.depth is not None
         assert self.width is not None
         assert self.r_0 is not None
-        # far below r_0 any finite number will do: nothing but a wall is seen there
-        x = np.exp(np.minimum((self.r_0 - r) / self.width, 300.0))
-        slope = 2.0 * self.depth / self.width
-        return (
-            self.depth * x * (x - 2.0),
-            -slope * x * (x - 1.0),
-            slope / self.width * x * (2.0 * x - 1.0),
-        )
+        return _morse(r, self.depth, self.width, self.r_0)
 
     def _guess(self, length: float, energy: float) -> dict[str, float]:
         return {"depth": energy, "width": 0.25 * length, "r_0": length}
@@ -382,6 +387,32 @@ def from_dict(data: Mapping[str, Any]) -> PairFunction:
     if data["function"] == "PairSum":
         return PairSum(tuple(from_dict(part) for part in data["parts"]))
     return FUNCTIONS[data["function"]](**{k: v for k, v in data.items() if k != "function"})
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """Morse functions of several pairs of species, evaluated together.
+
+    Attributes
+    ----------
+    table : ndarray of shape (n, 3)
+        Depth, width and r_0 of each [eV, Å, Å].
+    """
+
+    table: FloatArray
+
+    @classmethod
+    def of(cls, functions: Sequence[PairFunction | None]) -> Bonds | None:
+        """None where one of them is anything else."""
+        if not all(type(f) is Morse and not f.open for f in functions):
+            return None
+        rows = [[getattr(f, name) for name in ("depth", "width", "r_0")] for f in functions]
+        return cls(np.array(rows, dtype=float).reshape(-1, 3))
+
+    def derivatives(self, r: FloatArray, which: IntArray) -> Derivatives:
+        """As `PairFunction.derivatives`, of the function that each distance names."""
+        depth, width, r_0 = self.table[which].T
+        return _morse(r, depth, width, r_0)
 
 
 def combine(a: PairFunction, b: PairFunction, rule: str) -> PairFunction:

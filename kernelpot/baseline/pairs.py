@@ -19,13 +19,21 @@ from kernelpot.baseline.pair_function import (
     parts_of,
     with_parameters,
 )
-from kernelpot.baseline.pair_functions import COMBINATIONS, Morse, Tabulated, combine, from_dict
-from kernelpot.baseline.reference import Reference, add_pairs
+from kernelpot.baseline.pair_functions import (
+    COMBINATIONS,
+    Bonds,
+    Morse,
+    Tabulated,
+    combine,
+    from_dict,
+)
+from kernelpot.baseline.reference import Reference, add_pairs, add_values
 from kernelpot.baseline.wall import WALL_OUTER
 from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray, Pair
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.distances import contact_distances
+from kernelpot.data.neighbors import MANY_PAIRS
 from kernelpot.data.system import Contribution, System
 
 Functions = Mapping[Pair, PairFunction | None]
@@ -210,13 +218,11 @@ class PairBaseline:
         tail: tuple[float, float, float] | None,
     ) -> tuple[FloatArray, FloatArray]:
         assert self.r_on is not None
-        width = self.r_cut - self.r_on
         value, slope, _ = function.derivatives(r)
         inside = r < self.r_cut
         if self.switch == "energy":
-            step, d_step = smoothstep((self.r_cut - r) / width)
-            slope = slope * step - value * d_step / width
-            return np.where(inside, value * step, 0.0), np.where(inside, slope, 0.0)
+            value, slope = self._switched_energy(r, value, slope)
+            return np.where(inside, value, 0.0), np.where(inside, slope, 0.0)
         assert tail is not None
         a, b, shift = tail
         x = np.maximum(r - self.r_on, 0.0)
@@ -224,6 +230,15 @@ class PairBaseline:
         value = value + (a + b * x) * (x * square) - shift
         slope = slope + (3.0 * a + 4.0 * b * x) * square
         return np.where(inside, value, 0.0), np.where(inside, slope, 0.0)
+
+    def _switched_energy(
+        self, r: FloatArray, value: FloatArray, slope: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Values and slopes within reach, switched off."""
+        assert self.r_on is not None
+        width = self.r_cut - self.r_on
+        step, d_step = smoothstep((self.r_cut - r) / width)
+        return value * step, slope * step - value * d_step / width
 
     def evaluate(self, system: System, result: Contribution) -> None:
         """Add energies and gradients of all pairs within reach.
@@ -239,7 +254,30 @@ class PairBaseline:
         ValueError
             If a pair has no function, or one with open parameters.
         """
-        add_pairs(system, result, self.r_cut, self.pair_energy)
+        if system.pairs.n_pairs > MANY_PAIRS or not self._add_bonds(system, result):
+            add_pairs(system, result, self.r_cut, self.pair_energy)
+
+    def _add_bonds(self, system: System, result: Contribution) -> bool:
+        """Add the few pairs of a molecule in one go, whatever their species, if all are alike.
+
+        False, and nothing is added, where they are not. It is calls that cost here.
+        """
+        codes, present = system.pairs.species_codes(system.numbers)
+        known = system.pairs.memo.get(id(self))
+        if known is None or known[0] is not self or known[1] is not codes:
+            functions = [self.functions.get(divmod(code, 1000)) for code in present.tolist()]
+            bonds = Bonds.of(functions) if self.switch == "energy" else None
+            known = self, codes, np.searchsorted(present, codes), bonds
+            system.pairs.memo[id(self)] = known
+        _, _, which, bonds = known
+        if bonds is None:
+            return False
+        close = np.flatnonzero(system.distances < self.r_cut)
+        if len(close):
+            r = system.distances[close]
+            value, slope, _ = bonds.derivatives(r, which[close])
+            add_values(system, result, close, r, *self._switched_energy(r, value, slope))
+        return True
 
     # ---- fitting -------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.baseline.free_atoms import AtomicEnergies, atomic_energies
-from kernelpot.common.types import FloatArray
+from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data import _pairs
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.data.neighbors import by_species
@@ -53,14 +53,34 @@ def add_pairs(
         for start in range(0, len(members), CHUNK):
             some = members[start : start + CHUNK]
             value[some], slope[some] = pair_energy(distances[some], *species)
-    slope *= 0.5 / distances
-    value *= 0.5
+    add_values(system, result, close, distances, value, slope)
+
+
+def add_values(
+    system: System,
+    result: Contribution,
+    chosen: IntArray,
+    distances: FloatArray,
+    value: FloatArray,
+    slope: FloatArray,
+) -> None:
+    """Add energies of some pairs, half to each of their two directions, in place.
+
+    Parameters
+    ----------
+    system : System
+    result : Contribution
+    chosen : ndarray of shape (n,)
+        Pairs, both directions of each.
+    distances, value, slope : ndarray of shape (n,)
+        [Å], energies [eV] and their derivatives [eV/Å].
+    """
     _pairs.add(
-        close,
+        chosen,
         system.pairs.centers,
         system.displacements,
-        value,
-        slope,
+        0.5 * value,
+        slope * (0.5 / distances),
         result.energies,
         result.gradient,
     )

@@ -25,6 +25,7 @@ from kernelpot.common.smoothstep import smoothstep
 from kernelpot.common.types import FloatArray, Pair
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.distances import contact_distances
+from kernelpot.data.neighbors import MANY_PAIRS
 from kernelpot.data.system import Contribution, System
 
 # The wall acts fully below the first and not at all above the second fraction of its distance.
@@ -153,7 +154,25 @@ class Wall:
         result : Contribution
             Changed in place; a pair's energy is shared half and half.
         """
+        if system.pairs.n_pairs <= MANY_PAIRS and not self._is_felt(system):
+            return
         add_pairs(system, result, self.r_cut, self.pair_energy)
+
+    def _is_felt(self, system: System) -> bool:
+        """Whether any pair is closer than the wall of its own species reaches."""
+        codes, present = system.pairs.species_codes(system.numbers)
+        known = system.pairs.memo.get(id(self))
+        if known is None or known[0] is not self or known[1] is not codes:
+            d_min = self.d_min or {}
+            reach = np.array(
+                [
+                    WALL_OUTER * self.distance(pair) if pair in d_min else np.inf
+                    for pair in (divmod(code, 1000) for code in present.tolist())
+                ]
+            )
+            known = self, codes, reach[np.searchsorted(present, codes)]
+            system.pairs.memo[id(self)] = known
+        return bool((system.distances < known[2]).any())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file.

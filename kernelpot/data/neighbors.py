@@ -7,8 +7,9 @@ over many structures at once (for fitting) and a list that survives small moves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -46,6 +47,10 @@ class NeighborList:
     shifts: FloatArray
     _sound_for: int = field(default=-1, init=False, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Fields, without what is remembered: copies and files have no use for it."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def n_pairs(self) -> int:
         """Number of pairs, both directions counted."""
@@ -80,6 +85,11 @@ class NeighborList:
     @cached_property
     def _codes(self) -> dict[str, tuple[IntArray, IntArray, IntArray]]:
         """Of `species_codes`: for which atomic numbers, and what was found."""
+        return {}
+
+    @cached_property
+    def memo(self) -> dict[int, Any]:
+        """What others keep of these pairs, by their identity: for atoms that move."""
         return {}
 
     def check(self, n_atoms: int) -> None:

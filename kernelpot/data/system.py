@@ -70,7 +70,11 @@ class System:
         """
         if pairs is None:
             pairs = neighbor_list(structures, r_cut)
-        n_atoms = sum(map(len, structures))
+        if len(structures) == 1:
+            numbers = structures[0].numbers.copy()
+        else:
+            numbers = np.concatenate([atoms.numbers for atoms in structures])
+        n_atoms = len(numbers)
         if displacements is not None:
             pairs.check(n_atoms)
             if len(displacements) != pairs.n_pairs:
@@ -78,10 +82,14 @@ class System:
                     f"{len(displacements)} displacements for a list of {pairs.n_pairs} pairs"
                 )
         if displacements is None:
-            displacements = pairs.displacements(np.concatenate([a.positions for a in structures]))
+            displacements = pairs.displacements(
+                structures[0].positions
+                if len(structures) == 1
+                else np.concatenate([a.positions for a in structures])
+            )
         return cls(
             structures,
-            np.concatenate([atoms.numbers for atoms in structures]),
+            numbers,
             pairs,
             displacements,
             np.sqrt(np.einsum("pc,pc->p", displacements, displacements)),
@@ -163,6 +171,8 @@ class System:
     @cached_property
     def structure_of(self) -> IntArray:
         """Structure that each atom belongs to, shape (n_atoms,)."""
+        if self.n_structures == 1:
+            return np.zeros(self.n_atoms, dtype=np.int64)
         return np.repeat(np.arange(self.n_structures), np.diff(self.first_atom))
 
     def part(self, index: int) -> System:
@@ -290,7 +300,10 @@ def volume_of(atoms: Atoms) -> float | None:
     float or None
         None also where the vectors are linearly dependent.
     """
-    volume = abs(float(np.linalg.det(atoms.cell.array)))
+    cell = atoms.cell.array
+    if not cell.any():
+        return None
+    volume = abs(float(np.linalg.det(cell)))
     return volume if volume > 1e-6 else None
 
 

@@ -6,6 +6,7 @@ pair's center by its displacement, in single precision.
 """
 
 import numba
+import numpy as np
 
 from kernelpot.common._numba import OPTIONS
 
@@ -90,3 +91,42 @@ def squares_of_slopes(jacobian_pcf, environment_p, atom_p, neighbor_p, weight_n,
             for f in range(jacobian_pcf.shape[2]):
                 slope = jacobian_pcf[p, c, f]
                 out_ef[e, f] += weight * slope * slope
+
+
+@numba.njit(**OPTIONS)
+def screen(u_ef, row_e, index_mk, factor_m, triangle_mm, stages, prior, enough, variance_e):
+    """Fill ``variance_e[row_e]``: the prior less what monomials explain, as far as needed.
+
+    ``k = factor_m u_a u_b`` is the covariance of a local energy with the weights of monomials, and
+    ``triangle_mm`` (lower, by rows) what its explained variance is the squared length of. Each row
+    lowers the variance. At the end of each of the ``stages`` (ascending; the last one is all rows)
+    those environments are done whose variance is not above ``enough``. Returns the number of
+    others.
+    """
+    n_rows = len(row_e)
+    k_em = np.empty((n_rows, triangle_mm.shape[0]))
+    left = np.ones(n_rows, dtype=np.bool_)
+    for e in range(n_rows):
+        variance_e[row_e[e]] = prior
+    above, start = n_rows, 0
+    for stop in stages:
+        if above == 0:
+            break
+        for e in range(n_rows):
+            if left[e]:
+                i = row_e[e]
+                for m in range(start, stop):
+                    k_em[e, m] = factor_m[m] * u_ef[i, index_mk[m, 0]] * u_ef[i, index_mk[m, 1]]
+        for m in range(start, stop):  # each row of the triangle is read once, for all
+            for e in range(n_rows):
+                if left[e]:
+                    total = 0.0
+                    for j in range(m + 1):
+                        total += triangle_mm[m, j] * k_em[e, j]
+                    variance_e[row_e[e]] -= total * total
+        for e in range(n_rows):
+            if left[e] and variance_e[row_e[e]] <= enough:
+                left[e] = False
+                above -= 1
+        start = stop
+    return above

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from kernelpot.gp.blend import Blend
 from kernelpot.gp.blocks import Block, BoundTerm
 from kernelpot.gp.design import Design
 from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
+from kernelpot.gp.small import SMALL, SmallPass
 from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.terms.base import HasBeside
@@ -120,7 +122,8 @@ class LocalModel:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is compiled from the rest."""
-        return {name: value for name, value in vars(self).items() if name != "compiled"}
+        compiled = ("compiled", "_small")
+        return {name: value for name, value in vars(self).items() if name not in compiled}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Inverse of `__getstate__`."""
@@ -238,13 +241,62 @@ class LocalModel:
             room(blend is not None),
         )
         by_keep = np.zeros(n_atoms)
+        done = False
+        if system.n_centers <= SMALL and not (variance or novelty) and self._small is not None:
+            done = self._evaluate_small(self._small, system, blend, found, gradient, by_keep)
+        if not done:
+            self._evaluate_runs(system, blend, found, by_keep if gradient else None, n_threads)
+        if blend is not None and gradient:
+            blend.pull(system, by_keep, found.result)
+        return found
+
+    @cached_property
+    def _small(self) -> SmallPass | None:
+        """The short way of a few atoms, where there is one."""
+        if not self.fast:
+            return None
+        fixed = self.variances if self.gauge_fixed is None else self.gauge_fixed
+        return SmallPass.of(self.terms, self.compiled, self.variances, fixed)
+
+    def _evaluate_small(
+        self,
+        small: SmallPass,
+        system: System,
+        blend: Blend | None,
+        found: LocalEvaluation,
+        gradient: bool,
+        by_keep: FloatArray,
+    ) -> bool:
+        """Fill `found` in the short way; False, and nothing is filled in, where it is not one."""
+        done = small.evaluate(system, blend, gradient, found.result)
+        if done is None:
+            return False
+        variances, blended = done
+        if blended is not None and found.added is not None and found.bound is not None:
+            own = slice(0, system.n_centers)
+            found.bound[own] = variances
+            if blended.added is not None:
+                found.added[own] = blended.added
+            if blended.by_keep is not None:
+                by_keep[own] = blended.by_keep
+        return True
+
+    def _evaluate_runs(
+        self,
+        system: System,
+        blend: Blend | None,
+        found: LocalEvaluation,
+        by_keep: FloatArray | None,
+        n_threads: int,
+    ) -> None:
+        """Fill `found`, run of atoms by run of atoms."""
         size = BATCH * min(len(self.species), MOST_BATCHES)
-        if variance:
+        if found.variance is not None:
             size = max(size, VARIANCE_BATCH)
 
         def work(start: int) -> None:
             atoms = slice(start, min(start + size, system.n_centers))
-            self._evaluate_run(system, atoms, blend, found, by_keep if gradient else None)
+            self._evaluate_run(system, atoms, blend, found, by_keep)
 
         starts = range(0, system.n_centers, size)
         with single_blas_thread():
@@ -252,10 +304,7 @@ class LocalModel:
                 pass
             for t, term in enumerate(self.terms):
                 if not term.descriptor.has_centers:
-                    self._add_whole(t, system, found.result, gradient)
-        if blend is not None and gradient:
-            blend.pull(system, by_keep, found.result)
-        return found
+                    self._add_whole(t, system, found.result, by_keep is not None)
 
     def _evaluate_run(
         self,

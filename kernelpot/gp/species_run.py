@@ -25,6 +25,17 @@ SCREEN_SHARES = (0.2, 0.4)
 SCREEN_MINIMUM = 64
 
 
+def screens_of(n_points: int) -> list[int]:
+    """Numbers of leading points that screen in turn, ascending; fewer than there are.
+
+    Parameters
+    ----------
+    n_points : int
+    """
+    screens = {max(SCREEN_MINIMUM, int(share * n_points)) for share in SCREEN_SHARES}
+    return sorted(points for points in screens if points < n_points)
+
+
 @dataclass(frozen=True)
 class _Explained:
     """What gave the variances of some atoms, for their gradient.
@@ -132,14 +143,11 @@ class SpeciesRun:
             return np.zeros(len(self.rows))
         if self._explained is not None and self._explained.posterior is exact:
             return exact.unexplained(self.prior, self._explained.values)
-        n_points = len(exact.order)
-        screens = sorted({max(SCREEN_MINIMUM, int(share * n_points)) for share in SCREEN_SHARES})
+        screens = screens_of(len(exact.order))
         variances = self.prior.copy()
         open_: IntArray | None = None  # None: all
         known = None
         for points in screens if irrelevant >= 0 else []:
-            if points >= n_points:
-                break
             some = slice(None) if open_ is None else open_
             k, similarities = self._kernel(points, open_, known)
             known = _Known(open_, similarities)

@@ -135,7 +135,7 @@ class FittedModel:
         """Terms of the baseline."""
         return self.reference.baseline
 
-    @property
+    @cached_property
     def r_cut(self) -> float:
         """Distance beyond which atoms do not interact [Å]."""
         return max(self.local.r_cut, self.reference.r_cut)

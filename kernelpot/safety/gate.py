@@ -287,6 +287,8 @@ class PessimisticEnergies:
         assert self._known is not None
         z = self._z_index[atoms]
         known, std = self._known[z], np.sqrt(variances)
+        if np.all(std <= known):  # to nothing of which anything is added
+            return energies, np.ones_like(energies), np.zeros_like(energies)
         width = self._net.width[z]
         bound, by_std = penalty(std, known, width, self._kappa * self._net.amplitude)
         lift, by_energy, lift_by_std = floor(std, energies, known, width, self._net.average[z])

@@ -417,6 +417,49 @@ class CompressedDescriptor:
             )
         return by_inner
 
+    def quadratic(
+        self, inner: Environments, forms: Mapping[int, FloatArray]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Quadratic forms of unit features of a few environments, all in one pass.
+
+        What `environments`, the mean of a polynomial kernel and `pull` do one after the other,
+        as far as the features of `inner`: for molecules, whose cost is that of reading the maps.
+
+        Parameters
+        ----------
+        inner : Environments
+            Of the inner descriptor.
+        forms : mapping of int to ndarray of shape (n, n)
+            Of each key there is, the symmetric matrix in its leading features [eV].
+
+        Returns
+        -------
+        energies : ndarray of shape (n_env,)
+            [eV].
+        u : ndarray of shape (n_env, n_features)
+            Unit features.
+        by_inner : ndarray of shape (n_env, n_inner)
+            Derivative of each energy by its inner features [eV].
+        """
+        n = len(inner)
+        energies, u = np.empty(n), np.empty((n, self.n_features))
+        by_inner = np.empty_like(inner.x)
+        for k, form in forms.items():
+            columns, matrix = self._map_of(k, inner.state.channels)
+            _compression.quadratic(
+                inner.x,
+                np.flatnonzero(inner.key == k),
+                columns,
+                matrix,
+                self._shares[k],
+                self._gains[k, -1] ** 2 * (1.0 + FLOOR),
+                form,
+                energies,
+                u,
+                by_inner,
+            )
+        return energies, u, by_inner
+
     def _jacobian(
         self,
         key: int,

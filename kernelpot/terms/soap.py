@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.data.neighbors import MANY_PAIRS
 from kernelpot.data.system import Contribution, System
 from kernelpot.terms.base import Environments, Key, RowGradient
 from kernelpot.terms.dot_product import DotProductKernel
@@ -280,11 +281,8 @@ class SOAPDescriptor:
         first = system.pairs.first[atoms.start : atoms.stop + 1]
         p = slice(first[0], first[-1])
         z_index = system.z_index(self.species)
-        batch = self.soap.pairs(
-            first - p.start, system.pairs.neighbors[p], system.displacements[p], z_index, atoms
-        )
+        batch, channels = self._pairs_of(system, atoms, first - p.start, p, z_index)
         coefficients = self.soap.expansion(batch, 0, atoms.stop - atoms.start)
-        channels = self.soap.present_channels(batch)
         return Environments(
             z_index[atoms],
             np.arange(atoms.start, atoms.stop),
@@ -293,6 +291,26 @@ class SOAPDescriptor:
             None,
             _State(batch, coefficients, atoms.start, int(p.start), channels),
         )
+
+    def _pairs_of(
+        self, system: System, atoms: slice, first: IntArray, p: slice, z_index: IntArray
+    ) -> tuple[PairBatch, tuple[int, ...]]:
+        """Pairs of a run of atoms, and the channels that have some; of few pairs remembered."""
+        memo = system.pairs.memo if system.pairs.n_pairs <= MANY_PAIRS else {}
+        known = memo.get(id(self))
+        if (
+            known is not None
+            and known[0] is self
+            and known[1] == atoms
+            and np.array_equal(known[2], z_index)
+        ):
+            return replace(known[3], displacements=system.displacements[p]), known[4]
+        batch = self.soap.pairs(
+            first, system.pairs.neighbors[p], system.displacements[p], z_index, atoms
+        )
+        channels = self.soap.present_channels(batch)
+        memo[id(self)] = self, atoms, z_index, batch, channels
+        return batch, channels
 
     def pull(
         self,

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.data import covalent_radii
 
+import kernelpot as kp
 from kernelpot import Wall, read_dataset
 from kernelpot.baseline.free_atoms import atomic_energies
 from kernelpot.baseline.pair_functions import ZBL
@@ -183,3 +185,44 @@ def test_forces_alone_leave_the_energy_zero_open():
     found = atomic_energies(read_dataset(atoms))
     assert found.e0 == {13: 0.0, 29: 0.0}
     assert "no energies in the data" in found.note
+
+
+BONDS = {
+    ("C", "C"): kp.Morse(depth=3.0, width=0.5, r_0=1.5),
+    ("C", "H"): kp.Morse(depth=4.0, width=0.4, r_0=1.1),
+    ("H", "H"): kp.Morse(depth=2.0, width=0.6, r_0=0.8),
+}
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize(
+    "term",
+    [
+        kp.Wall({(1, 1): 0.9, (1, 6): 1.0, (6, 6): 1.4}),
+        kp.PairBaseline(BONDS, r_cut=3.0),
+        kp.PairBaseline(BONDS, r_cut=3.0, switch="force"),
+        kp.PairBaseline({**BONDS, ("H", "H"): kp.BornMayer(A=5.0, rho=0.3)}, r_cut=3.0),
+    ],
+    ids=["wall", "bonds", "force-switched", "mixed"],
+)
+def test_few_pairs_are_added_as_many_are(term, near, monkeypatch):
+    """Molecules take a way with fewer calls; species are swapped on the same list of pairs."""
+    atoms = molecule("C2H6")
+    if near:
+        atoms.positions[2] = atoms.positions[0] + [0.0, 0.6, 0.3]
+    system = System.of([atoms], 4.0)
+    for _ in range(2):
+        found, expected = Contribution.zero(system), Contribution.zero(system)
+        term.evaluate(system, found)
+        with monkeypatch.context() as patch:
+            for module in ("wall", "pairs"):
+                patch.setattr(f"kernelpot.baseline.{module}.MANY_PAIRS", 0)
+            term.evaluate(system, expected)
+        np.testing.assert_allclose(found.energies, expected.energies, rtol=1e-14, atol=1e-16)
+        np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-13, atol=1e-15)
+        assert expected.energies.any() == (near or not isinstance(term, kp.Wall))
+        other = atoms.copy()
+        other.numbers = other.numbers[::-1].copy()
+        system = System.of([other], 4.0, pairs=system.pairs)
+        if isinstance(term, kp.Wall):
+            break  # swapped, the molecule is inside of the wall
