@@ -125,7 +125,7 @@ class LODETerm(TermBase):
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> LODETerm:
-        """A small term, to try things out with.
+        """The default one, which is small.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class LODETerm(TermBase):
         -------
         LODETerm
         """
-        return cls(smearing=0.8, widths=(0.8, 1.6))
+        return cls()
 
     @property
     def searched(self) -> Mapping[str, Range]:

@@ -19,7 +19,7 @@ wide. The wave vector zero is left out, as if each species had a neutralizing ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -110,6 +110,11 @@ class Probes:
     def degree(self) -> IntArray:
         """Degree l of each harmonic, shape (n_harmonics,)."""
         return np.repeat(np.arange(self.l_max + 1), 2 * np.arange(self.l_max + 1) + 1)
+
+    @property
+    def odd(self) -> slice:
+        """Harmonics of odd degree, whose sums are of sines."""
+        return slice(1, 4) if self.l_max > 0 else slice(0, 0)
 
     @cached_property
     def mixing(self) -> FloatArray:
@@ -280,21 +285,84 @@ class _Run:
     Attributes
     ----------
     radial : int
+    total : float
+        Width of an atom as this function sees it [Å].
+    probes : Probes
     cosine, sine : ndarray of shape (n_atoms, n_waves)
+    members : ndarray of shape (n_atoms, n_species)
+        One where an atom is of a species.
     k : ndarray of shape (n_waves, 3)
         [1/Å].
-    w : ndarray of shape (n_waves, n_harmonics)
-        Factors of the sums.
-    scalar : ndarray of shape (n_waves,)
-        What all harmonics have of these.
+    volume : float
+        [Å^3].
     """
 
     radial: int
+    total: float
+    probes: Probes
     cosine: FloatArray
     sine: FloatArray
+    members: FloatArray
     k: FloatArray
-    w: FloatArray
-    scalar: FloatArray
+    volume: float
+
+    @cached_property
+    def _k2(self) -> FloatArray:
+        return np.asarray(np.einsum("kc,kc->k", self.k, self.k))
+
+    @cached_property
+    def _scalar(self) -> FloatArray:
+        """What all harmonics have of the factors."""
+        gaussian = np.exp(-0.5 * self._k2 * self.total**2)
+        return np.asarray(8.0 * np.pi / self.volume * gaussian / self._k2)
+
+    @property
+    def _sign(self) -> FloatArray:
+        return np.array(_WAVE_SIGN)[self.probes.degree]
+
+    @cached_property
+    def w(self) -> FloatArray:
+        """Factors of the sums, (n_waves, n_harmonics)."""
+        return np.asarray(self._scalar[:, None] * self.probes.harmonics(self.k) * self._sign)
+
+    @cached_property
+    def structure_factors(self) -> tuple[FloatArray, FloatArray]:
+        """Real and imaginary parts for each species, (n_waves, n_species)."""
+        return self.cosine.T @ self.members, self.sine.T @ self.members
+
+    @cached_property
+    def strained(self) -> FloatArray:
+        """Derivatives of factors by strain, (n_waves, 3, 3, n_harmonics).
+
+        A strain that adds r[a] to r[b] takes k[b] from k[a], and the volume grows by its trace.
+        """
+        radial = -(self.total**2 + 2.0 / self._k2)
+        by_k = radial[:, None, None] * self.k[:, :, None] * self.w[:, None]
+        by_k += self._scalar[:, None, None] * self.probes.gradients(self.k) * self._sign
+        found = -by_k[:, :, None] * self.k[:, None, :, None]
+        found -= np.eye(3)[None, :, :, None] * self.w[:, None, None]
+        return np.asarray(found)
+
+    def factors(self, w: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What cosines and sines of a center are multiplied by, (n_waves, n_species, ...)."""
+        real, imag = self.structure_factors
+        by_cosine = real[:, :, None] * w[:, None]
+        by_sine = imag[:, :, None] * w[:, None]
+        odd = self.probes.odd
+        by_cosine[..., odd] = imag[:, :, None] * w[:, None, odd]
+        by_sine[..., odd] = -real[:, :, None] * w[:, None, odd]
+        return by_cosine, by_sine
+
+    @cached_property
+    def by_phase(self) -> tuple[FloatArray, FloatArray]:
+        """`factors` of the sums themselves."""
+        return self.factors(self.w)
+
+    @cached_property
+    def by_strain(self) -> list[tuple[FloatArray, FloatArray]]:
+        """`factors` of their derivatives by xx yy zz yz xz xy."""
+        bent = self.strained[:, VOIGT_ROWS, VOIGT_COLUMNS]
+        return [self.factors(bent[:, component]) for component in range(6)]
 
 
 @dataclass(frozen=True)
@@ -334,80 +402,35 @@ class PeriodicField:
         return [slice(a, min(a + size, n)) for a in range(0, n, size)]
 
     @cached_property
-    def _tables(self) -> tuple[FloatArray, FloatArray] | None:
-        """Cosines and sines of all atoms and waves, where these are one chunk."""
+    def _kept(self) -> list[_Run] | None:
+        """All waves with what belongs to them, where they are one chunk."""
         chunks = self._chunks()
-        return self._table(chunks[0]) if len(chunks) == 1 else None
+        return list(self._made(chunks)) if len(chunks) == 1 else None
 
-    def _table(self, chunk: slice) -> tuple[FloatArray, FloatArray]:
-        phase = self.atoms.positions @ self.waves[0][chunk].T
-        return np.cos(phase), np.sin(phase)
-
-    def _runs(self) -> Iterator[_Run]:
+    def _runs(self) -> Iterable[_Run]:
         """Waves of each radial function, as many at a time as tables have room for."""
+        return self._made(self._chunks()) if self._kept is None else self._kept
+
+    def _made(self, chunks: Sequence[slice]) -> Iterator[_Run]:
         k, left_out = self.waves
         volume = float(abs(np.linalg.det(self.atoms.cell.array)))
-        sign = np.array(_WAVE_SIGN)[self.probes.degree]
-        for chunk in self._chunks():
-            cosine, sine = self._table(chunk) if self._tables is None else self._tables
+        members = (self.z[:, None] == np.arange(self.n_species)).astype(float)
+        for chunk in chunks:
+            phase = self.atoms.positions @ k[chunk].T
+            cosine, sine = np.cos(phase), np.sin(phase)
             for n, total in enumerate(self.probes.total):
                 first = max(left_out[n] - chunk.start, 0)
                 own = k[chunk][first:]
-                if not len(own):
-                    continue
-                k2 = np.einsum("kc,kc->k", own, own)
-                scalar = 8.0 * np.pi / volume * np.exp(-0.5 * k2 * total**2) / k2
-                w = scalar[:, None] * self.probes.harmonics(own) * sign
-                yield _Run(n, cosine[:, first:], sine[:, first:], own, w, scalar)
-
-    def _strained(self, run: _Run) -> FloatArray:
-        """Derivatives of factors by strain, (n_waves, 3, 3, n_harmonics).
-
-        A strain that adds r[a] to r[b] takes k[b] from k[a], and the volume grows by its trace.
-        """
-        k, w, scalar = run.k, run.w, run.scalar
-        k2 = np.einsum("kc,kc->k", k, k)
-        sign = np.array(_WAVE_SIGN)[self.probes.degree]
-        by_k = (
-            -(self.probes.total[run.radial] ** 2 + 2.0 / k2)[:, None, None]
-            * k[:, :, None]
-            * w[:, None]
-        )
-        by_k += scalar[:, None, None] * self.probes.gradients(k) * sign
-        found = -by_k[:, :, None] * k[:, None, :, None]
-        found -= np.eye(3)[None, :, :, None] * w[:, None, None]
-        return np.asarray(found)
-
-    @cached_property
-    def _odd(self) -> slice:
-        """Harmonics whose sums are of sines."""
-        return slice(1, 4) if self.probes.l_max > 0 else slice(0, 0)
-
-    def _structure_factors(self, run: _Run) -> tuple[FloatArray, FloatArray]:
-        """Real and imaginary parts for each species, (n_waves, n_species)."""
-        members = (self.z[:, None] == np.arange(self.n_species)).astype(float)
-        return run.cosine.T @ members, run.sine.T @ members
-
-    def _factors(
-        self, structure_factors: tuple[FloatArray, FloatArray], w: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """What cosines and sines of a center are multiplied by, (n_waves, n_species, ...)."""
-        real, imag = structure_factors
-        by_cosine = real[:, :, None] * w[:, None]
-        by_sine = imag[:, :, None] * w[:, None]
-        odd = self._odd
-        by_cosine[..., odd], by_sine[..., odd] = (
-            imag[:, :, None] * w[:, None, odd],
-            -real[:, :, None] * w[:, None, odd],
-        )
-        return by_cosine, by_sine
+                if len(own):
+                    c, s = cosine[:, first:], sine[:, first:]
+                    yield _Run(n, float(total), self.probes, c, s, members, own, volume)
 
     def sums(self, centers: slice) -> FloatArray:
         """The sums of some centers; see `Field.sums`."""
         n, n_harmonics = centers.stop - centers.start, len(self.probes.degree)
         found = np.zeros((n, self.n_species, len(self.probes.widths), n_harmonics))
         for run in self._runs():
-            by_cosine, by_sine = self._factors(self._structure_factors(run), run.w)
+            by_cosine, by_sine = run.by_phase
             flat = run.cosine[centers] @ by_cosine.reshape(len(run.k), -1)
             flat += run.sine[centers] @ by_sine.reshape(len(run.k), -1)
             found[:, :, run.radial] += flat.reshape(n, self.n_species, n_harmonics)
@@ -415,12 +438,12 @@ class PeriodicField:
 
     def pull(self, centers: slice, by_sums: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Derivatives of a scalar; see `Field.pull`."""
-        odd = self._odd
+        odd = self.probes.odd
         found, strain = np.zeros((len(self.atoms), 3)), np.zeros((3, 3))
         for run in self._runs():
             n_waves, c, s = len(run.k), run.cosine, run.sine
-            real, imag = self._structure_factors(run)
-            by_cosine, by_sine = self._factors((real, imag), run.w)
+            real, imag = run.structure_factors
+            by_cosine, by_sine = run.by_phase
             g = by_sums[:, :, run.radial].reshape(len(by_sums), -1)
             # centers: the sum is u cos + v sin of each one's phase
             u = g @ by_cosine.reshape(n_waves, -1).T
@@ -435,12 +458,12 @@ class PeriodicField:
             p_z = np.einsum("kam,km->ak", p, run.w)[self.z]
             q_z = np.einsum("kam,km->ak", q, run.w)[self.z]
             found += (c * q_z - s * p_z) @ run.k
-            strain += np.einsum("km,kabm->ab", by_factor, self._strained(run))
+            strain += np.einsum("km,kabm->ab", by_factor, run.strained)
         return found, strain
 
     def jacobian(self, center: int) -> tuple[FloatArray, FloatArray]:
         """Derivatives of the sums of one center; see `Field.jacobian`."""
-        n_atoms, odd = len(self.atoms), self._odd
+        n_atoms, odd = len(self.atoms), self.probes.odd
         n_radial, n_harmonics = len(self.probes.widths), len(self.probes.degree)
         found = np.zeros((n_atoms, 3, n_radial, n_harmonics))
         strained = np.zeros((6, self.n_species, n_radial, n_harmonics))
@@ -455,10 +478,7 @@ class PeriodicField:
             flat = run.cosine @ by_cosine.reshape(len(c), -1)
             flat += run.sine @ by_sine.reshape(len(c), -1)
             found[:, :, run.radial] += flat.reshape(n_atoms, 3, n_harmonics)
-            structure_factors = self._structure_factors(run)
-            bent = self._strained(run)[:, VOIGT_ROWS, VOIGT_COLUMNS]
-            for component in range(6):
-                by_c, by_s = self._factors(structure_factors, bent[:, component])
+            for component, (by_c, by_s) in enumerate(run.by_strain):
                 strained[component, :, run.radial] += np.tensordot(c, by_c, 1)
                 strained[component, :, run.radial] += np.tensordot(s, by_s, 1)
         return found, strained
