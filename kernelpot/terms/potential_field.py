@@ -72,7 +72,8 @@ def boys(order: int, t: FloatArray) -> list[FloatArray]:
     found = gamma(half) * gammainc(half, safe) / (2.0 * safe**half)
     small = t < SERIES_UP_TO
     if np.any(small):
-        x, power, total = t[small], np.ones(np.count_nonzero(small)), 0.0
+        x, power = t[small], np.ones(np.count_nonzero(small))
+        total = np.zeros_like(x)
         for k in range(SERIES_TERMS):
             total = total + power / (2 * (order + k) + 1)
             power = power * (-x) / (k + 1)
