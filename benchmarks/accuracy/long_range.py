@@ -133,8 +133,8 @@ def tail(pot, sets, order):
             energies.append(pot.predict(moved).energy)
             apart.append(np.linalg.norm(axis) + more)
         high = np.array(energies[:2]) - energies[2]
-        if not high.min() > 1e-6:  # they repel each other
-            return "energies of distant molecules are not those of charges"
+        if not high[0] * high[1] > 0:
+            return "the energy does not fall with a power: it vanishes or changes its sign"
         powers.append(np.log(high[0] / high[1]) / np.log(apart[1] / apart[0]))
     return f"the energy falls with the power {np.mean(powers):.3f} ± {np.std(powers):.3f}"
 
