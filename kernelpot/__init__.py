@@ -25,6 +25,7 @@ _HOMES = {
     "KernelCharges": "terms.charges",
     "KernelPotCalculator": "md.calculator",
     "KernelPotential": "potential",
+    "LODETerm": "terms.lode",
     "LabelKeys": "data.dataset",
     "LennardJones": "baseline.pair_functions",
     "Morse": "baseline.pair_functions",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from kernelpot.terms.custom import CustomTerm
     from kernelpot.terms.gdml import GDMLTerm
     from kernelpot.terms.linear_map import LinearMap
+    from kernelpot.terms.lode import LODETerm
     from kernelpot.terms.pair import PairTerm
     from kernelpot.terms.polynomial_soap import PolynomialSOAP
     from kernelpot.terms.power_spectrum import SOAP

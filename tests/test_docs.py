@@ -82,8 +82,8 @@ def test_what_public_functions_return_is_in_the_reference(written):
 _OTHERS = {"None", "Atoms", "Axes", "Properties"}
 # What these return is met by those alone who write a term of their own.
 _EXTENDED = {
-    "ACSFTerm", "CoulombMatrixTerm", "CustomTerm", "GDMLTerm", "KernelCharges", "LinearMap",
-    "NeighborList", "PairTerm", "PolynomialSOAP", "SOAP", "SOAPTerm", "TripletTerm",
+    "ACSFTerm", "CoulombMatrixTerm", "CustomTerm", "GDMLTerm", "KernelCharges", "LODETerm",
+    "LinearMap",    "NeighborList", "PairTerm", "PolynomialSOAP", "SOAP", "SOAPTerm", "TripletTerm",
 }  # fmt: skip
 
 

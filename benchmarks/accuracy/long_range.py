@@ -1,4 +1,4 @@
-"""Long range: charges that depend on their environments beside local models and others.
+"""Long range: charges that depend on their environments, and LODE, beside local models.
 
     python benchmarks/accuracy/long_range.py dimers DATA_DIR [--plot FILE.png]
     python benchmarks/accuracy/long_range.py clusters [--structures 100]
@@ -31,7 +31,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "baseline"))
 from charged_dimers import EVEN, alone, distance, fragments, labelled  # noqa: E402
 
 
-def models(terms):
+def models(terms, n_sparse):
     """Of each model terms, baseline, charges, and whether molecules alone are trained too.
 
     A local model has smaller errors without: it has no way to tell a molecule alone from one
@@ -42,6 +42,7 @@ def models(terms):
         "local, molecules alone too": (terms, [kp.Wall()], None, True),
         "fixed charges, spread evenly": (terms, [kp.Wall(), kp.Ewald(charges=EVEN)], None, True),
         "kernel charges": (terms, [kp.Wall()], kp.KernelCharges(), True),
+        "LODE": ([*terms, kp.LODETerm(n_sparse=n_sparse)], [kp.Wall()], None, True),
     }
 
 
@@ -85,7 +86,7 @@ def dimers(arguments):
     curves, notes = {}, []
     term = kp.SOAPTerm(r_cut=4.5, n_max=6, l_max=4, sigma_atom=0.5, n_sparse=arguments.n_sparse)
     e0 = dict.fromkeys("HCNO", 0.0)  # of interaction energies
-    for name, (terms, baseline, charges, too) in models([term]).items():
+    for name, (terms, baseline, charges, too) in models([term], arguments.n_sparse).items():
         began = time.process_time()
         pot = kp.KernelPotential(terms, baseline=baseline, charges=charges, e0=e0)
         train = [*sets["train"], *(molecules if too else ())]
@@ -111,14 +112,15 @@ def dimers(arguments):
                 ]
             )
             notes.append(f"{name}: charge of a molecule {q.mean():.3f} ± {q.std():.3f} of 1 e")
-            notes.append(f"{name}: {tail(pot, frames['test'], sets['test'], order)}")
+        if too:
+            notes.append(f"{name}: {tail(pot, sets['test'], order)}")
     print("\n".join(["", *notes]))
     if arguments.plot:
         r = [distance(a) for part in ("test", "train") for a in frames[part]]
         plot(arguments.plot, np.array(r), curves, len(truth))
 
 
-def tail(pot, raw, sets, order):
+def tail(pot, sets, order):
     """Energy of molecules pulled 40 and 80 Å further apart: the power by which it falls."""
     powers = []
     for atoms in (a for a, k in zip(sets, order, strict=True) if k == 3):
@@ -131,6 +133,8 @@ def tail(pot, raw, sets, order):
             energies.append(pot.predict(moved).energy)
             apart.append(np.linalg.norm(axis) + more)
         high = np.array(energies[:2]) - energies[2]
+        if not high[0] * high[1] > 0:
+            return "the energy does not fall with a power: it vanishes or changes its sign"
         powers.append(np.log(high[0] / high[1]) / np.log(apart[1] / apart[0]))
     return f"the energy falls with the power {np.mean(powers):.3f} ± {np.std(powers):.3f}"
 
@@ -239,7 +243,7 @@ def clusters(arguments):
     print(
         f"charges: RMSE {np.sqrt(np.mean((q - true) ** 2)):.4f} e of {size:.3f} e "
         f"({100 * np.sqrt(np.mean((q - true) ** 2)) / size:.1f} %), correlation "
-        f"{np.corrcoef(q, true)[0, 1]:.4f}"
+        f"{np.corrcoef(q, true)[0, 1]:.4f}, {q @ true / (true @ true):.3f} of their size"
     )
 
 

@@ -19,10 +19,11 @@ from ase.data import chemical_symbols
 from ase.geometry import complete_cell
 
 from kernelpot.baseline.reference import Reference
+from kernelpot.baseline.whole_structures import WholeStructureBaseline
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.state import state_of
-from kernelpot.data.system import Contribution, System, volume_of
+from kernelpot.data.system import volume_of
 
 # Names that `register` added.
 _FACTORIES: dict[str, Callable[..., Calculator]] = {}
@@ -35,7 +36,7 @@ _TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
-class CalculatorBaseline:
+class CalculatorBaseline(WholeStructureBaseline):
     """An ASE calculator whose energy the kernels need not learn.
 
     Its energy, forces and stress, less the energies of free atoms, are subtracted from the
@@ -73,9 +74,6 @@ class CalculatorBaseline:
     free_atoms: Mapping[str, float] | None = None
 
     kind: ClassVar[str] = "calculator"
-    # Calculators find their own neighbors.
-    r_cut: ClassVar[float] = 0.0
-    local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse what no calculator can be made of, before any work starts."""
@@ -229,11 +227,6 @@ class CalculatorBaseline:
             raise ValueError(f"{self.calculator} gave no finite energy and forces for a structure")
         return energies - single, forces, virial
 
-    @property
-    def array_names(self) -> tuple[str, ...]:
-        """Arrays of ``atoms.arrays`` that the term asks for: none."""
-        return ()
-
     def check(self, atoms: Atoms, name: str) -> None:
         """Refuse periodic structures where the calculator has no stress.
 
@@ -252,46 +245,6 @@ class CalculatorBaseline:
                 f"{name}: {self.calculator} has no stress, which periodic structures need; use a "
                 "calculator that has it"
             )
-
-    def evaluate(self, system: System, result: Contribution) -> None:
-        """Add energies, forces and virials of all structures.
-
-        Parameters
-        ----------
-        system : System
-        result : Contribution
-            Changed in place; atoms have the energies that the calculator gives them, or
-            equal shares.
-
-        Raises
-        ------
-        ValueError
-            If the calculator has no stress for a periodic structure.
-        """
-        first = system.first_atom
-        for s, atoms in enumerate(system.structures):
-            own = slice(first[s], first[s + 1])
-            energies, forces, virial = self._of(atoms)
-            result.energies[own] += energies
-            result.forces[own] += forces
-            result.virials[s] += virial
-
-    def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
-        """Energy of a dimer and its derivative, less the free atoms.
-
-        Parameters
-        ----------
-        r : ndarray of shape (n,)
-            Distances [Å].
-        z1, z2 : int
-            Atomic numbers.
-
-        Returns
-        -------
-        energy, derivative : ndarray of shape (n,)
-            [eV] and [eV/Å].
-        """
-        return dimers(self._of, r, z1, z2)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file.
@@ -380,33 +333,3 @@ def _factory(name: str) -> Callable[..., Calculator]:
 def _is_smeared(calc: Calculator) -> bool:
     """Whether forces belong to a free energy of its own."""
     return "free_energy" in calc.implemented_properties
-
-
-def dimers(
-    evaluate: Callable[[Atoms], tuple[FloatArray, FloatArray, FloatArray]],
-    r: FloatArray,
-    z1: int,
-    z2: int,
-) -> tuple[FloatArray, FloatArray]:
-    """Energy of dimers and its derivative, from a function of structures.
-
-    Parameters
-    ----------
-    evaluate : callable
-        Gives energies of atoms, forces and virial.
-    r : ndarray of shape (n,)
-        Distances [Å].
-    z1, z2 : int
-        Atomic numbers, in any order.
-
-    Returns
-    -------
-    energy, derivative : ndarray of shape (n,)
-        [eV] and [eV/Å].
-    """
-    value, slope = np.zeros(len(r)), np.zeros(len(r))
-    pair = [min(z1, z2), max(z1, z2)]
-    for k, distance in enumerate(r):
-        energies, forces, _ = evaluate(Atoms(pair, [[0, 0, 0], [0, 0, float(distance)]]))
-        value[k], slope[k] = energies.sum(), -forces[1, 2]
-    return value, slope

@@ -15,11 +15,10 @@ from ase import Atoms
 from ase.geometry import complete_cell
 from ase.units import Bohr, Hartree
 
-from kernelpot.baseline.calculator import dimers
 from kernelpot.baseline.reference import Reference
+from kernelpot.baseline.whole_structures import WholeStructureBaseline
 from kernelpot.common.types import FloatArray
 from kernelpot.data.dataset import Dataset
-from kernelpot.data.system import Contribution, System
 
 # Pairs and triples end here [Å], smoothly over the last `_W`: with sharp ends stresses of crystals
 # are off by 1e-3 of their value, against finite differences.
@@ -30,7 +29,7 @@ _PARAMETERS = ("s6", "s8", "a1", "a2", "s9")
 
 
 @dataclass(frozen=True)
-class D3:
+class D3(WholeStructureBaseline):
     """D3 dispersion with Becke-Johnson damping [1]_ [2]_.
 
     Energies, forces and stress are subtracted from the labels before the fit and added to
@@ -70,9 +69,6 @@ class D3:
     atm: bool = False
 
     kind: ClassVar[str] = "d3"
-    # The library finds its own pairs, up to 32 Å.
-    r_cut: ClassVar[float] = 0.0
-    local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse what the library cannot be asked for, before any work starts."""
@@ -134,55 +130,6 @@ class D3:
         virial = -Hartree * np.asarray(found["virial"])
         forces = -Hartree / Bohr * np.asarray(found["gradient"])
         return energies, forces, 0.5 * (virial + virial.T)
-
-    @property
-    def array_names(self) -> tuple[str, ...]:
-        """Arrays of ``atoms.arrays`` that the term asks for: none."""
-        return ()
-
-    def check(self, atoms: Atoms, name: str) -> None:
-        """Refuse nothing.
-
-        Parameters
-        ----------
-        atoms : ase.Atoms
-        name : str
-            For messages.
-        """
-
-    def evaluate(self, system: System, result: Contribution) -> None:
-        """Add energies, forces and virials of all structures.
-
-        Parameters
-        ----------
-        system : System
-        result : Contribution
-            Changed in place; the atoms of a structure share its energy alike.
-        """
-        first = system.first_atom
-        for s, atoms in enumerate(system.structures):
-            own = slice(first[s], first[s + 1])
-            energies, forces, virial = self._of(atoms)
-            result.energies[own] += energies
-            result.forces[own] += forces
-            result.virials[s] += virial
-
-    def pair_energy(self, r: FloatArray, z1: int, z2: int) -> tuple[FloatArray, FloatArray]:
-        """Energy of a dimer and its derivative.
-
-        Parameters
-        ----------
-        r : ndarray of shape (n,)
-            Distances [Å].
-        z1, z2 : int
-            Atomic numbers.
-
-        Returns
-        -------
-        energy, derivative : ndarray of shape (n,)
-            [eV] and [eV/Å].
-        """
-        return dimers(self._of, r, z1, z2)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for the model file.

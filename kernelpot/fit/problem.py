@@ -105,11 +105,12 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
     e0 = reference.e0
     # the scale of the kernels: of what the baseline leaves
     terms, notes = _choose_terms(settings, explained.without_terms(), e0)
-    charged = None
-    if settings.charges is not None:
+    charged, own_charges = None, settings.charges
+    if own_charges is not None:
+        own_charges = own_charges.suited(defaults.length_scale(dataset)[0])
         frames = canonical_order(with_added_frames(dataset, e0))
         charged = learn_charges(
-            settings.charges,
+            own_charges,
             dataset,
             explained.remainders(frames),
             terms,
@@ -119,13 +120,13 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
         )
         notes = [*notes, *charged.notes]
     constants: dict[int, Mapping[str, Array]] = {}
-    if settings.charges is not None and charged is not None and charged.constants is not None:
-        explained = explained.beside(charged.energies(settings.charges, dataset))
+    if own_charges is not None and charged is not None and charged.constants is not None:
+        explained = explained.beside(charged.energies(own_charges, dataset))
         e0 = explained.reference.e0
         terms, _ = _choose_terms(settings, explained.without_terms(), e0)
         explained = explained.beside(None)
         constants[len(terms)] = charged.constants
-        terms = [*terms, settings.charges]
+        terms = [*terms, own_charges]
     reference = explained.reference
     frames = canonical_order(with_added_frames(dataset, e0))
     return Problem(

@@ -24,7 +24,7 @@ from kernelpot.gp.parts import Compiled, Part, TermRun, constant_prior
 from kernelpot.gp.small import SMALL, SmallPass
 from kernelpot.gp.species_run import SpeciesRun
 from kernelpot.regression.local_variance import LocalVariance
-from kernelpot.terms.base import HasBeside
+from kernelpot.terms.base import HasBeside, is_long_ranged
 from kernelpot.terms.tabulation import Table
 
 # Atoms evaluated together; more where variances are exact, as their large triangle is read
@@ -294,14 +294,15 @@ class LocalModel:
         if found.variance is not None:
             size = max(size, VARIANCE_BATCH)
 
-        def work(start: int) -> None:
+        def work(start: int) -> list[TermRun]:
             atoms = slice(start, min(start + size, system.n_centers))
-            self._evaluate_run(system, atoms, blend, found, by_keep)
+            return self._evaluate_run(system, atoms, blend, found, by_keep)
 
         starts = range(0, system.n_centers, size)
         with single_blas_thread():
-            for _ in map_in_order(work, starts, min(n_threads, max(1, len(starts)))):
-                pass
+            for later in map_in_order(work, starts, min(n_threads, max(1, len(starts)))):
+                for run in later:
+                    run.pull(found.result)
             for t, term in enumerate(self.terms):
                 if not term.descriptor.has_centers:
                     self._add_whole(t, system, found.result, by_keep is not None)
@@ -313,10 +314,16 @@ class LocalModel:
         blend: Blend | None,
         found: LocalEvaluation,
         by_keep: FloatArray | None,
-    ) -> None:
+    ) -> list[TermRun]:
         """Fill the rows of `found` that belong to a run of atoms.
 
         The gradient is formed where there is room for the blend's own (`by_keep`).
+
+        Returns
+        -------
+        list of TermRun
+            What is still to be pulled, by one thread and in order: derivatives by positions of
+            atoms that other runs have as well.
         """
         runs, species = self._species_runs(system, atoms)
         n = atoms.stop - atoms.start
@@ -343,16 +350,22 @@ class LocalModel:
                 by_keep[atoms] = blended.by_keep
         found.energies[atoms] = energies
         if by_keep is None:
-            return
+            return []
         for part in species:
             if blended is None or blend is None:
                 part.pull_mean()
             else:
                 rows = part.rows
                 part.pull_blend(blended.by_energy[rows], blended.by_variance[rows], blend)
-        for run in runs:
-            if run is not None:
+        later = []
+        for term, run in zip(self.terms, runs, strict=True):
+            if run is None:
+                continue
+            if is_long_ranged(term.descriptor):
+                later.append(run)
+            else:
                 run.pull(found.result)
+        return later
 
     def _species_runs(
         self, system: System, atoms: slice

@@ -210,8 +210,9 @@ class Descriptor(Protocol):
         by_weight : ndarray of shape (n,) or None
         out : Contribution
             Receives them, by addition: ``gradient`` by the displacements of the pairs of
-            these centers; without centers also ``forces`` and ``virials``, what is no
-            derivative by displacements (runs of centers are evaluated in parallel).
+            these centers; without centers and from what is long-ranged also ``forces`` and
+            ``virials``, what is no derivative by displacements (runs of centers are evaluated in
+            parallel, but these are pulled one after the other).
         """
 
     def add_rows(

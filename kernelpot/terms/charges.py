@@ -45,6 +45,9 @@ from kernelpot.terms.soap import SOAPDescriptor, SOAPTerm
 TOTAL_CHARGE = "charge"
 # Sparse points of charges, for each species.
 POINTS_PER_SPECIES = 40
+# Reach of the environments of charges: in lengths that the default terms are scaled to, and at
+# least [Å]. Charges of ions answer to all of their first shell, where a shorter reach does not.
+REACH, MINIMUM_REACH = 1.6, 4.5
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ class KernelCharges(TermBase):
 
     Parameters
     ----------
-    r_cut : float, default=4.5
-        Reach of the environments that charges depend on [Å].
+    r_cut : float, default=0
+        Reach of the environments that charges depend on [Å]. 0: from the data, 1.6 times the
+        length that the default terms are scaled to (`kernelpot.fit.defaults.length_scale`), at
+        least 4.5 Å.
     n_max : int, default=6
         Number of radial functions.
     l_max : int, default=4
@@ -98,7 +103,7 @@ class KernelCharges(TermBase):
     >>> pot = kp.KernelPotential(charges=kp.KernelCharges())
     """
 
-    r_cut: float = 4.5
+    r_cut: float = 0.0
     n_max: int = 6
     l_max: int = 4
     sigma_atom: float = 0.5
@@ -135,8 +140,25 @@ class KernelCharges(TermBase):
     @property
     def soap(self) -> SOAPTerm:
         """The environments that charges depend on, as a term of their own."""
-        names = ("r_cut", "n_max", "l_max", "sigma_atom", "zeta", "n_sparse", "sparse_method")
-        return SOAPTerm(**{name: getattr(self, name) for name in names})
+        names = ("n_max", "l_max", "sigma_atom", "zeta", "n_sparse", "sparse_method")
+        r_cut = self.r_cut or MINIMUM_REACH
+        return SOAPTerm(r_cut=r_cut, **{name: getattr(self, name) for name in names})
+
+    def suited(self, length: float) -> KernelCharges:
+        """The same with a reach of its own, where it is to come from the data.
+
+        Parameters
+        ----------
+        length : float
+            What the default terms are scaled to [Å].
+
+        Returns
+        -------
+        KernelCharges
+        """
+        if self.r_cut:
+            return self
+        return self.changed(r_cut=round(max(REACH * length, MINIMUM_REACH), 3))
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> KernelCharges:
@@ -220,8 +242,9 @@ class KernelCharges(TermBase):
         -------
         list of str
         """
+        reach = f"{self.r_cut:.2f} Å" if self.r_cut else "from the data"
         return [
-            f"charges by environment: SOAP r_cut {self.r_cut:.2f} Å, atoms as Gaussians of "
+            f"charges by environment: SOAP r_cut {reach}, atoms as Gaussians of "
             f"{self.sigma_atom:.2f} Å, n_max {self.n_max}, l_max {self.l_max}, zeta {self.zeta:g}",
             f"prior std {self.sigma_charge:g} e by environment, {self.sigma_species:g} e by "
             f"species, {self.sigma_total:g} e of the total before it is neutralized",

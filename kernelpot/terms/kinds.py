@@ -12,6 +12,7 @@ from kernelpot.terms.coulomb_matrix import CoulombMatrixTerm
 from kernelpot.terms.custom import CustomTerm
 from kernelpot.terms.gdml import GDMLTerm
 from kernelpot.terms.linear_map import LinearMap
+from kernelpot.terms.lode import LODETerm
 from kernelpot.terms.pair import PairTerm
 from kernelpot.terms.polynomial_soap import PolynomialSOAP
 from kernelpot.terms.soap import SOAPTerm
@@ -25,6 +26,7 @@ KINDS = (
     GDMLTerm,
     CoulombMatrixTerm,
     CustomTerm,
+    LODETerm,
     LinearMap,
     PolynomialSOAP,
 )

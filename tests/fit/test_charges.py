@@ -20,6 +20,7 @@ from kernelpot.cli.console import read_config
 from kernelpot.data.dataset import Dataset
 from kernelpot.data.order import fingerprint
 from kernelpot.data.reading import read_dataset
+from kernelpot.fit.defaults import length_scale
 from kernelpot.md.trajectory import TrajectoryFile
 from kernelpot.plot.scans import strain_curve
 from kernelpot.testing import numerical_forces, numerical_stress
@@ -331,6 +332,21 @@ def test_charges_are_found_in_crystals_with_stress():
     assert 0.4 < q.min() < q.max() < 0.9
     for with_charges, without in zip(errors[True], errors[False], strict=True):
         assert with_charges < 0.7 * without
+
+
+def test_the_reach_of_environments_comes_from_the_data(data):
+    """Of ions, whose bonds are long, more than of molecules."""
+    frames = [a for a in data if len(a) > 1][:12]
+    length = length_scale(kp.read_dataset(frames))[0]
+    assert 2.4 * 1.5 <= length < 4.5
+    term = CHARGES.changed(r_cut=0.0, gate=False, n_sparse=10)
+    assert "SOAP r_cut from the data" in term.describe()[0]
+    assert term.suited(length).r_cut == pytest.approx(1.6 * length, abs=1e-3)
+    assert term.suited(2.0).r_cut == 4.5
+    assert CHARGES.suited(length) is CHARGES
+    pot = kp.KernelPotential(TERMS[:1], baseline=[], charges=term)
+    pot.fit(frames, optimize=None, calibrate=False, self_test=False)
+    assert pot.model.design.terms[-1].term == term.suited(length)
 
 
 def test_a_configuration_file_may_ask_for_charges(tmp_path):
