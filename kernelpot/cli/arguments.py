@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernelpot._version import __version__
+from kernelpot.cli.console import meant
 
 # One use of each verb, for its help.
 EXAMPLES = {
@@ -100,6 +102,31 @@ def build_parser() -> argparse.ArgumentParser:
         verb.description = f"{verb.description or ''}".strip() or None
         verb.epilog = f"{UNITS}\nExample:\n  {EXAMPLES[name]}"
     return parser
+
+
+def refuse_misspelt(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Leave with a sentence if the verb, or an option of it, is none, and name what is near.
+
+    argparse says of a misspelt option that others are missing, or prints all there are.
+    """
+    (verbs,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    verb = words[0] if words else "-"
+    if verb.startswith("-"):
+        return
+    if verb not in verbs:
+        parser.exit(2, f"kernelpot: there is no verb {verb!r}{meant(verb, list(verbs))}; there are "
+                       f"{', '.join(verbs)}\n")  # fmt: skip
+    known = [name for a in verbs[verb]._actions for name in a.option_strings]
+    for word in words[1:]:
+        if word == "--":
+            return
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(k.startswith(name) for k in known):
+            parser.exit(
+                2,
+                f"kernelpot: {verb} has no option {name}{meant(name, known)}; all of them: "
+                f"kernelpot {verb} --help\n",
+            )
 
 
 class _PrintCompletion(argparse.Action):
