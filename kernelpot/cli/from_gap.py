@@ -511,8 +511,8 @@ def _soap(options: dict[str, str], turbo: bool, where: str, found: Translation) 
     weights = numbers(options.pop("central_weight", "1.0"))
     if set(weights) == {1.0}:
         why = (
-            "0.2, the default here, is about as much against the nearest neighbors, whose density "
-            "falls over the whole range"
+            "the default here, 0.2, as the density of neighbors falls over the whole range; with "
+            "1.0 errors of silicon are larger by a third (energies) and an eighth (forces)"
         )
         found.left.append((where, f"central_weight={_short(' '.join(map(str, weights)))}", why))
     else:
