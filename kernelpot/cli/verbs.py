@@ -518,6 +518,12 @@ def _export(arguments: argparse.Namespace) -> None:
 
     check_writable(arguments.output)
     potential = load(arguments.model)
+    onto = os.path.exists(arguments.output) and os.path.samefile(arguments.model, arguments.output)
+    if onto and arguments.slim and not potential.model.is_slim:
+        raise ValueError(
+            f"{arguments.output} is the whole model, which no slim one can be turned back into: "
+            "name another file"
+        )
     potential.save(
         arguments.output,
         slim=arguments.slim,

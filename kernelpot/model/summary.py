@@ -15,6 +15,10 @@ from kernelpot.model.calibration import MINIMUM_LABELS
 from kernelpot.model.self_test import SelfTest
 
 
+# Constant virial per atom from which it is said that labels have one [eV].
+_NOTICEABLE = 0.001
+
+
 def error_table(errors: Mapping[str, Any]) -> str:
     """Table of `kernelpot.model.errors.evaluate`'s result."""
     header = [
@@ -67,7 +71,7 @@ def uncertainty_table(errors: Mapping[str, Any]) -> str:
             result += rows(name, group["uncertainty"])
     text = table(header, [*result, *rows("all", errors["uncertainty"])])
     offset = errors.get("virial_offset_ev_per_atom", 0.0)
-    if offset and "stress" in errors["uncertainty"]:
+    if abs(offset) >= _NOTICEABLE and "stress" in errors["uncertainty"]:
         text += (
             f"\nstresses: of labels less the constant virial of {offset:.4g} eV per atom by which "
             "those of the\ntraining differ from the derivative of the energy; errors of stresses "
@@ -134,7 +138,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         for s, known in gate["std_known"].items()
     ]
     lines.append(f"  {gate['origin']}")
-    lines += ["", *_calibration_lines(model["calibration"], model["species"])]
+    lines += ["", *_calibration_lines(model)]
     lines += ["", *_self_test_lines(model["self_test"])]
     if training["notes"]:
         lines += ["", "Choices made from the data, and what to know:"]
@@ -214,8 +218,9 @@ def summary_card(model: Mapping[str, Any], text: str) -> str:
     return card("KernelPotential", summary_facts(model), folded("summary", text))
 
 
-def _calibration_lines(found: Mapping[str, Any] | None, species: Sequence[str]) -> list[str]:
+def _calibration_lines(model: Mapping[str, Any]) -> list[str]:
     """What standard deviations mean, and where they come from."""
+    found, species = model["calibration"], model["species"]
     if found is None:
         return [
             "WARNING, standard deviations are not calibrated: they are those of the posterior,",
@@ -238,6 +243,8 @@ def _calibration_lines(found: Mapping[str, Any] | None, species: Sequence[str]) 
                     f"{kind} on {', '.join(others)} (as of all species together: fewer than "
                     f"{MINIMUM_LABELS} labels of their own)"
                 )
+            if kind == "stress" and abs(model["virial_offset"]) >= _NOTICEABLE:
+                name += f" (less the labels' constant of {model['virial_offset']:+.3f} eV per atom)"
             lines.append(
                 f"  {name}: {own['scale']:.3g} times what the data leave open, and "
                 f"{own['constant']:.3g} {units[kind]} everywhere"
