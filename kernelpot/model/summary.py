@@ -14,7 +14,6 @@ from kernelpot.data.label_names import choices, lost_labels
 from kernelpot.model.calibration import MINIMUM_LABELS
 from kernelpot.model.self_test import SelfTest
 
-
 # Constant virial per atom from which it is said that labels have one [eV].
 _NOTICEABLE = 0.001
 
