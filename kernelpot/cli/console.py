@@ -174,6 +174,33 @@ def config_of(terms: Sequence[Term]) -> str:
     return str(tomli_w.dumps({"terms": tables} if tables else {}))
 
 
+def refuse_overwriting(arguments: argparse.Namespace) -> None:
+    """Refuse to write a result over a file that the same command reads.
+
+    A model may be written over by its own update or export.
+
+    Raises
+    ------
+    ValueError
+        If one of the files to write is one of those to read.
+    """
+    read = []
+    for name in ("train", "data", "new", "structure", "input", "model", "config"):
+        given = getattr(arguments, name, None)
+        read += [(name, path) for path in ([given] if isinstance(given, str) else given or ())]
+    for name in ("output", "json", "trajectory", "log", "chemiscope", "checkpoint"):
+        path = getattr(arguments, name, None)
+        if not isinstance(path, str) or not os.path.exists(path):
+            continue
+        for kind, source in read:
+            own = kind == "model" and name == "output" and arguments.verb in ("update", "export")
+            plain = source if os.path.exists(source) else source.rpartition("@")[0]
+            if not own and os.path.exists(plain) and os.path.samefile(path, plain):
+                raise ValueError(
+                    f"{path} would be written over by --{name}, and is read: name another file"
+                )
+
+
 def check_writable(path: str) -> None:
     """Refuse a file whose folder does not exist, before any long work."""
     folder = os.path.dirname(os.path.abspath(path))

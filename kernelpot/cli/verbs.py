@@ -25,6 +25,7 @@ from kernelpot.cli.console import (
     label_keys,
     peak_memory_bytes,
     read_config,
+    refuse_overwriting,
     text_stream,
     write_json,
 )
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.json not in (None, "-"):
             check_writable(arguments.json)
+        refuse_overwriting(arguments)
         _VERBS[arguments.verb](arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -259,6 +259,8 @@ def _atoms_of_row(row: Any) -> Atoms:
 
 def _unreadable(path: str, index: str | None, error: Exception) -> str:
     """A sentence on what a reader stumbled over."""
+    if path.endswith(".kpot"):
+        return f"{path} is a potential of kernelpot, not structures"
     detail = str(error).strip().splitlines()
     if isinstance(error, IndexError) and index is not None:
         return f"{path} has no frame {index!r}"
