@@ -6,8 +6,7 @@ Each has a name, where it is from, the command, and what it must come to.
 COMMANDS = {
     # silicon with hydrogen, Unruh et al., Phys. Rev. Mater. 6, 065603 (2022): the script it was
     # fitted by, GAP_fitting/ClusterScripts/createSOAP_GAP_submission.sh of the public repository
-    # dgunruh/Si-H_GAP_training. Braces in the variables of a shell. Sigmas, and the SOAP but for
-    # n_max and l_max, are those of silicon in Phys. Rev. X 8, 041048 (2018).
+    # dgunruh/Si-H_GAP_training. Braces in the variables of a shell, a term for each species.
     "silicon-hydrogen": r"""
 set lc="{"
 set rc="}"
