@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernelpot._version import __version__
+from kernelpot.cli.console import meant
 
 # One use of each verb, for its help.
 EXAMPLES = {
@@ -102,6 +104,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def refuse_misspelt(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Leave with a sentence if the verb, or an option of it, is none, and name what is near.
+
+    argparse says of a misspelt option that others are missing, or prints all there are.
+    """
+    (verbs,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    verb = words[0] if words else "-"
+    if verb.startswith("-"):
+        return
+    if verb not in verbs:
+        parser.exit(2, f"kernelpot: there is no verb {verb!r}{meant(verb, list(verbs))}; there are "
+                       f"{', '.join(verbs)}\n")  # fmt: skip
+    known = [name for a in verbs[verb]._actions for name in a.option_strings]
+    for word in words[1:]:
+        if word == "--":
+            return
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(k.startswith(name) for k in known):
+            parser.exit(
+                2,
+                f"kernelpot: {verb} has no option {name}{meant(name, known)}; all of them: "
+                f"kernelpot {verb} --help\n",
+            )
+
+
 class _PrintCompletion(argparse.Action):
     """Print what makes a shell complete the command, made by shtab."""
 
@@ -170,7 +197,7 @@ def _add_fit(verbs: Verbs) -> None:
         "--checkpoint", metavar="FILE",
         help="keep the state of the fit here; the same command continues from it",
     )  # fmt: skip
-    fit.add_argument("--seed", type=int, help="of random choices among the data (default: 0)")
+    fit.add_argument("--seed", type=_seed, help="of random choices among the data (default: 0)")
     fit.add_argument(
         "--no-self-test", action="store_true", help="do not try the model in short dynamics"
     )
@@ -240,7 +267,7 @@ def _add_md(verbs: Verbs) -> None:
         "--trajectory", metavar="FILE", help="write frames (.traj, .xyz, .extxyz or .db)"
     )
     md.add_argument("--log", metavar="FILE", help="write the log as CSV")
-    md.add_argument("--seed", type=int, default=0, help="of velocities and thermostat")
+    md.add_argument("--seed", type=_seed, default=0, help="of velocities and thermostat")
     md.add_argument("--no-gate", action="store_true", help="kernels alone, wherever they lead")
     md.add_argument(
         "--on-gate",
@@ -312,7 +339,7 @@ def _add_search(verbs: Verbs) -> None:
     search.add_argument("--parameters", nargs="+", metavar="NAME", help="what to search")
     search.add_argument("--n-sparse", type=int, help="sparse points per term while searching")
     search.add_argument("--checkpoint", metavar="FILE.json", help="continue from, and write to")
-    search.add_argument("--seed", type=int, default=0, help="of random choices")
+    search.add_argument("--seed", type=_seed, default=0, help="of random choices")
     _finish(search, "search")
 
 
@@ -362,6 +389,13 @@ def _add_about(parser: argparse.ArgumentParser) -> None:
     """What a model file says of itself."""
     parser.add_argument("--author", help="of the model, kept in its file")
     parser.add_argument("--licence", "--license", help="of the model, kept in its file")
+
+
+def _seed(text: str) -> int:
+    """A number that random choices begin with."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or a larger whole number, got {text!r}")
+    return int(text)
 
 
 def _e0(text: str) -> str | dict[str, float]:

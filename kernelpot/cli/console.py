@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TextIO
 
+from kernelpot.common.files import read_text
 from kernelpot.common.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def read_config(path: str) -> dict[str, Any]:
     ------
     ValueError
         If the file is not TOML or names something that does not exist.
+    OSError
+        If it cannot be read.
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -98,9 +101,9 @@ def read_config(path: str) -> dict[str, Any]:
     from kernelpot.potential import KernelPotential
     from kernelpot.terms.kinds import term_from_dict
 
+    text = read_text(path, "configuration file")
     try:
-        with open(path, "rb") as stream:
-            config = tomllib.load(stream)
+        config: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
     known = set(inspect.signature(KernelPotential.__init__).parameters) - {
@@ -109,7 +112,7 @@ def read_config(path: str) -> dict[str, Any]:
     unknown = set(config) - known - set(FIT_OPTIONS) - {"keys"}
     if unknown:
         everything = sorted(known | {"keys", *FIT_OPTIONS})
-        named = ", ".join(f"{name}{_meant(name, everything)}" for name in sorted(unknown))
+        named = ", ".join(f"{name}{meant(name, everything)}" for name in sorted(unknown))
         raise ValueError(
             f"{path}: unknown {named}; known are "
             f"{', '.join(sorted(known | {'keys', *FIT_OPTIONS}))}"
@@ -144,11 +147,11 @@ def _misspelt(term: Mapping[str, Any]) -> str | None:
     wrong = [name for name in term if name != "kind" and name not in known]
     if not wrong:
         return None
-    named = ", ".join(f"{name!r}{_meant(name, known)}" for name in wrong)
+    named = ", ".join(f"{name!r}{meant(name, known)}" for name in wrong)
     return f"a term of the kind {kind!r} has no parameter {named}; it has {', '.join(known)}"
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def meant(name: str, known: Sequence[str]) -> str:
     """A question, where something close is known."""
     close = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {close[0]}?)" if close else ""
@@ -169,6 +172,33 @@ def config_of(terms: Sequence[Term]) -> str:
 
     tables = [table(term.to_dict()) for term in terms]
     return str(tomli_w.dumps({"terms": tables} if tables else {}))
+
+
+def refuse_overwriting(arguments: argparse.Namespace) -> None:
+    """Refuse to write a result over a file that the same command reads.
+
+    A model may be written over by its own update or export.
+
+    Raises
+    ------
+    ValueError
+        If one of the files to write is one of those to read.
+    """
+    read = []
+    for name in ("train", "data", "new", "structure", "input", "model", "config"):
+        given = getattr(arguments, name, None)
+        read += [(name, path) for path in ([given] if isinstance(given, str) else given or ())]
+    for name in ("output", "json", "trajectory", "log", "chemiscope", "checkpoint"):
+        path = getattr(arguments, name, None)
+        if not isinstance(path, str) or not os.path.exists(path):
+            continue
+        for kind, source in read:
+            own = kind == "model" and name == "output" and arguments.verb in ("update", "export")
+            plain = source if os.path.exists(source) else source.rpartition("@")[0]
+            if not own and os.path.exists(plain) and os.path.samefile(path, plain):
+                raise ValueError(
+                    f"{path} would be written over by --{name}, and is read: name another file"
+                )
 
 
 def check_writable(path: str) -> None:

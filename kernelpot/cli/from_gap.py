@@ -127,6 +127,8 @@ _OF_DESCRIPTORS = {
     "resid_name": "NO EQUIVALENT: all pairs within the cutoff count",
 }
 _UNKNOWN = "NOT KNOWN, and not translated"
+# Of stresses [eV/Å^3]: a kernel cannot see labels as uncertain as this.
+_NO_WEIGHT = 1000.0
 # Names that say that there is no such label.
 _UNUSED = re.compile(r"not_?used|unused|dummy|none|nope|no_?virial|no_?force", re.IGNORECASE)
 
@@ -239,7 +241,10 @@ def translate(command: GapCommand, data: Dataset | None = None) -> Translation:
         seed = int(numbers(options.pop("rnd_seed"))[0])
         found.top.append(Line("seed", abs(seed), "rnd_seed"))
     for name, value in options.items():
-        found.left.append(("", f"{name}={_short(value)}", _NO_EQUIVALENT.get(name, _UNKNOWN)))
+        why = _NO_EQUIVALENT.get(name, _UNKNOWN)
+        if name == "e0_offset" and numbers(value) == [0.0]:
+            why = "zero here too"
+        found.left.append(("", f"{name}={_short(value)}", why))
     translated = [
         term
         for number, descriptor in enumerate(command.descriptors)
@@ -258,6 +263,16 @@ def translate(command: GapCommand, data: Dataset | None = None) -> Translation:
     return found
 
 
+def _unread_virials(options: dict[str, str], data: Dataset | None) -> str | None:
+    """Why gap_fit would not have read the virials of the data, if it would not."""
+    given = options.get("virial_parameter_name", options.get("stress_parameter_name", ""))
+    names = {f.sources.get("virial", "") for f in data or () if f.virial is not None}
+    if (given and not _UNUSED.search(given)) or not names - {given or "virial"}:
+        return None
+    shown = ", ".join(sorted(names))
+    return f"gap_fit reads virials named {given or 'virial'}, those of the data are {shown}"
+
+
 def _species(command: GapCommand, data: Dataset | None) -> list[int] | None:
     """Atomic numbers, from the data or what the command says."""
     if data is not None:
@@ -270,7 +285,7 @@ def _species(command: GapCommand, data: Dataset | None) -> list[int] | None:
     for descriptor in command.descriptors:
         for name in ("species_Z", "Z", "Z1", "Z2", "Z_center"):
             if name in descriptor.options:
-                known |= {int(z) for z in numbers(descriptor.options[name])}
+                known |= {int(z) for z in re.findall(r"\d+", descriptor.options[name])}
     return sorted(known) or None
 
 
@@ -284,11 +299,12 @@ def _files(options: dict[str, str], found: Translation) -> None:
 
 
 def _sigmas(options: dict[str, str], data: Dataset | None, found: Translation) -> None:
+    unread = _unread_virials(options, data)
     for name in ("default_sigma", "default_kernel_regularisation"):
         if name not in options:
             continue
         values = numbers(options.pop(name))
-        for kind, line in _sigma_lines(values, name, _volume(data, None)):
+        for kind, line in _sigma_lines(values, name, _volume(data, None), unread):
             if line is None:
                 found.left.append(("", f"{name}, {kind[0]}", kind[1]))
             else:
@@ -309,7 +325,7 @@ def _sigmas(options: dict[str, str], data: Dataset | None, found: Translation) -
                 continue
             group, values = parts[k], [numbers(part)[0] for part in parts[k + 1 : k + 5]]
             table = []
-            for kind, line in _sigma_lines(values, name, _volume(data, group)):
+            for kind, line in _sigma_lines(values, name, _volume(data, group), unread):
                 if line is not None:
                     table.append(line)
                 else:
@@ -317,10 +333,13 @@ def _sigmas(options: dict[str, str], data: Dataset | None, found: Translation) -
             if table:
                 quoted = group if re.fullmatch(r"[A-Za-z0-9_-]+", group) else json.dumps(group)
                 found.tables[f"config_type_sigma.{quoted}"] = table
+    if unread is not None:
+        note = f"these labels count for nothing, as {unread}; delete the line to learn from them"
+        found.top.append(Line("sigma_stress", _NO_WEIGHT, note))
 
 
 def _sigma_lines(
-    values: Sequence[float], source: str, volume: float | None
+    values: Sequence[float], source: str, volume: float | None, unread: str | None
 ) -> list[tuple[tuple[str, str], Line | None]]:
     """Sigmas of energies, forces and stresses, or why there is none."""
     result: list[tuple[tuple[str, str], Line | None]] = []
@@ -332,6 +351,8 @@ def _sigma_lines(
         elif value <= 0:
             why = "zero leaves these labels out; here the fit chooses it, if there are any"
             result.append(((what, why), None))
+        elif kind == "stress" and unread is not None:
+            result.append(((f"virials {value:g}", unread), None))
         elif kind == "stress" and volume is None:
             why = (
                 "in gap_fit of virials [eV per atom]: divide by the volume per atom to have "
@@ -482,13 +503,16 @@ def _soap(options: dict[str, str], turbo: bool, where: str, found: Translation) 
             value = max(values) if key == "n_max" else float(np.mean(values))
             shown = " ".join(f"{v:g}" for v in values)
             unit = f"{unit or name}, of {shown}: one value for all species"
-        whole = key in ("n_max", "l_max") or (key == "zeta" and value == int(value))
+        whole = value == int(value)
+        if key in ("n_max", "l_max") and not whole:
+            raise ValueError(f"{name} must be a whole number, got {value:g}")
+        whole = whole and key in ("n_max", "l_max", "zeta")
         lines.append(Line(key, int(value) if whole else value, unit))
     weights = numbers(options.pop("central_weight", "1.0"))
     if set(weights) == {1.0}:
         why = (
-            "0.2, the default here, is about as much against the nearest neighbors, whose density "
-            "falls over the whole range"
+            "the default here, 0.2, as the density of neighbors falls over the whole range; with "
+            "1.0 errors of silicon are larger by a third (energies) and an eighth (forces)"
         )
         found.left.append((where, f"central_weight={_short(' '.join(map(str, weights)))}", why))
     else:

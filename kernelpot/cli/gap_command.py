@@ -169,11 +169,18 @@ def numbers(text: str) -> list[float]:
     Raises
     ------
     ValueError
-        If one of them is none.
+        If one of them is none, or there is none at all.
     """
     found = re.sub(r"[{},:\"']", " ", text).split()
-    # Fortran writes 1.0d-8
-    return [float(re.sub(r"[dD]", "e", word)) for word in found]
+    try:
+        # Fortran writes 1.0d-8
+        values = [float(re.sub(r"[dD]", "e", word)) for word in found]
+    except ValueError:
+        shell = ": put values in place of the variables of a shell" if "$" in text else ""
+        raise ValueError(f"{text!r} stands where gap_fit has a number{shell}") from None
+    if not values:
+        raise ValueError("nothing stands where gap_fit has a number")
+    return values
 
 
 def is_true(text: str) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from kernelpot.cli.arguments import build_parser
+from kernelpot.cli.arguments import build_parser, refuse_misspelt
 from kernelpot.cli.console import (
     FIT_OPTIONS,
     Bars,
@@ -25,11 +25,12 @@ from kernelpot.cli.console import (
     label_keys,
     peak_memory_bytes,
     read_config,
+    refuse_overwriting,
     text_stream,
     write_json,
 )
 from kernelpot.cli.dynamics import bounds_of, dynamics_text, start_structure, write_log
-from kernelpot.common.files import write_text
+from kernelpot.common.files import read_text, write_text
 
 if TYPE_CHECKING:
     from kernelpot.data.dataset import Dataset, LabelKeys
@@ -37,22 +38,35 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    refuse_misspelt(parser, sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(argv)
     try:
         if arguments.json not in (None, "-"):
             check_writable(arguments.json)
+        refuse_overwriting(arguments)
         _VERBS[arguments.verb](arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"kernelpot: {message}", file=sys.stderr)
+        print(f"kernelpot: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"kernelpot: out of memory; fit has --memory: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"kernelpot: interrupted{_how_to_resume(arguments)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong, on one line; of errors of the system without their number."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _how_to_resume(arguments: argparse.Namespace) -> str:
@@ -368,7 +382,8 @@ def _md(arguments: argparse.Namespace) -> None:
 def _lammps(arguments: argparse.Namespace) -> None:
     from kernelpot.md.lammps.run import run_input
 
-    open(arguments.input, encoding="utf-8").close()
+    if not read_text(arguments.input, "LAMMPS input").strip():
+        raise ValueError(f"the LAMMPS input {arguments.input!r} is empty")
     found = run_input(
         arguments.input,
         log=arguments.log,
@@ -430,7 +445,9 @@ def _report(arguments: argparse.Namespace) -> None:
     from kernelpot.potential import load
     from kernelpot.report.html import write_report
 
-    check_writable(arguments.output)
+    for path in (arguments.output, arguments.chemiscope):
+        if path is not None:
+            check_writable(path)
     potential = load(arguments.model)
     data = _read(arguments.data, label_keys(arguments), text_stream(arguments))
     with Bars(arguments.quiet) as bars:
@@ -467,7 +484,9 @@ def _search(arguments: argparse.Namespace) -> None:
     from kernelpot.hypersearch.candidates import N_SPARSE
     from kernelpot.hypersearch.search import search
 
-    check_writable(arguments.output)
+    for path in (arguments.output, arguments.checkpoint):
+        if path is not None:
+            check_writable(path)
     out = text_stream(arguments)
     with _printed_log(out), Bars(arguments.quiet) as bars:
         found = search(
@@ -501,6 +520,12 @@ def _export(arguments: argparse.Namespace) -> None:
 
     check_writable(arguments.output)
     potential = load(arguments.model)
+    onto = os.path.exists(arguments.output) and os.path.samefile(arguments.model, arguments.output)
+    if onto and arguments.slim and not potential.model.is_slim:
+        raise ValueError(
+            f"{arguments.output} is the whole model, which no slim one can be turned back into: "
+            "name another file"
+        )
     potential.save(
         arguments.output,
         slim=arguments.slim,
@@ -523,6 +548,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _import_gap(arguments: argparse.Namespace) -> None:
     from kernelpot.cli.from_gap import translate
     from kernelpot.cli.gap_command import parse_gap_command
+    from kernelpot.data.dataset import LabelKeys
     from kernelpot.data.reading import read_dataset
 
     if arguments.output is not None:
@@ -531,10 +557,10 @@ def _import_gap(arguments: argparse.Namespace) -> None:
     if text == "-":
         text = sys.stdin.read()
     elif len(arguments.command) == 1 and os.path.isfile(text):
-        with open(text, encoding="utf-8") as stream:
-            text = stream.read()
+        text = read_text(text, "gap_fit command")
     elif "=" not in text:
-        raise ValueError(f"{text!r} is neither a gap_fit command nor a file that is there")
+        why = "is a directory" if os.path.isdir(text) else "is no file that is there"
+        raise ValueError(f"{text!r} {why}, and no gap_fit command either")
     command = parse_gap_command(text)
     paths = arguments.data
     if paths is None:
@@ -544,7 +570,11 @@ def _import_gap(arguments: argparse.Namespace) -> None:
     if paths is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of labels: the fit reads them, and says more
-            data = read_dataset(paths)
+            keys = LabelKeys(**translate(command).to_dict().get("keys", {}))
+            try:
+                data = read_dataset(paths, keys=keys)
+            except ValueError:  # names that the data do not have: the fit says so
+                data = read_dataset(paths)
     found = translate(command, data)
     if arguments.output is not None:
         write_text(arguments.output, found.to_toml())

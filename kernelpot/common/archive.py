@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kernelpot.common.files import whole_file
+from kernelpot.common.files import read_bytes, whole_file
 from kernelpot.common.types import Array
 
 FORMAT = "kernelpot"
@@ -145,14 +145,15 @@ def read(
     ------
     FileNotFoundError
         If there is no such file.
+    IsADirectoryError
+        If it is a directory.
     ModelFileError
         If the file is not a model file, is truncated or altered, or was written by a
         newer version.
     """
     name = os.fspath(path)
     what = "kernelpot model file" if format == FORMAT else f"{format} file"
-    with open(name, "rb") as stream:
-        content = stream.read()
+    content = read_bytes(name, what)
     if not content.startswith(b"PK"):
         raise ModelFileError(f"{name} is not a {what}")
     try:

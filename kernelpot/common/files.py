@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files to read, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,66 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
+
+
+def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
+    """Content of a file, or a sentence that says why there is none.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What the file should be, for the sentence, such as "kernelpot model file".
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    IsADirectoryError
+        If it is a directory.
+    PermissionError
+        If it may not be read.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no {what} {name!r}") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{name!r} is a directory, not a {what}") from error
+    except PermissionError as error:
+        raise PermissionError(f"no permission to read the {what} {name!r}") from error
+
+
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """Text of a file in UTF-8, or a sentence that says why there is none.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What the file should be, for the sentence.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, PermissionError
+        As `read_bytes`.
+    ValueError
+        If it is no text.
+    """
+    try:
+        return read_bytes(path, what).decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{os.fspath(path)!r} is no text, so not a {what}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,6 +28,10 @@ from kernelpot.data.system import voigt, volume_of
 
 # Names of total charge and spin in ``atoms.info``.
 _STATE = ("charge", "total_charge", "spin", "total_spin", "multiplicity", "spin_multiplicity")
+
+
+# Frames of a file: a number, or a slice.
+_INDEX = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
 
 # What terms of a model may read of ``atoms.info``: charge and spin, and labels of dipoles.
@@ -180,6 +185,10 @@ def _read_file(path: str, index: str | None = None) -> Iterator[tuple[Atoms, str
         raise ValueError(f"{path} is a directory; name a file or a pattern such as '*.xyz'")
     if os.path.getsize(path) == 0:
         raise ValueError(f"{path} is empty")
+    if index is not None and not path.endswith((".db", ".json")) and not _INDEX.fullmatch(index):
+        raise ValueError(
+            f"{path}: {index!r} is no index; name frames as {path}@5, @-1, @:10 or @::2"
+        )
     try:
         frames, numbers = _frames_of(path, index)
     except Exception as error:  # every reader has its own exceptions
@@ -250,6 +259,8 @@ def _atoms_of_row(row: Any) -> Atoms:
 
 def _unreadable(path: str, index: str | None, error: Exception) -> str:
     """A sentence on what a reader stumbled over."""
+    if path.endswith(".kpot"):
+        return f"{path} is a potential of kernelpot, not structures"
     detail = str(error).strip().splitlines()
     if isinstance(error, IndexError) and index is not None:
         return f"{path} has no frame {index!r}"

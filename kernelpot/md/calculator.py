@@ -97,6 +97,44 @@ def _differ(old: Any, new: Any, tol: float) -> bool:
     return not bool(np.all(np.abs(new - old) <= tol))
 
 
+class _Results(dict[str, Any]):
+    """What ASE calls results; says where it is what it lacks."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in (*_GATE, *_LOCAL_STD, *_FULL_STD):
+            raise KeyError(
+                f"{name!r} is none of ASE's results: calc.get_property({name!r}, atoms) computes "
+                "it, and what was computed is in calc.uncertainty"
+            )
+        why = {
+            "stress": "of this structure: its cell has not three vectors",
+            "stresses": "yet: atoms.get_stresses() computes them",
+            "charges": "of a model without charges",
+            "dipole": "of a periodic structure, or a model without charges",
+        }.get(name, f"here; there are {', '.join(self) or 'none yet: ask for the energy first'}")
+        raise KeyError(f"there is no {name!r} {why}")
+
+
+class _Uncertainty(dict[str, Any]):
+    """What is known beyond ASE's results; says how to ask for what it lacks."""
+
+    def __init__(self, *, gated: bool) -> None:
+        super().__init__()
+        self._gated = gated
+
+    def __missing__(self, name: str) -> Any:
+        ask = f"calc.get_property({name!r}, atoms)"
+        if name in _LOCAL_STD:
+            ask = f"ask for it by {ask}, or at every step by potential.calculator(with_std=True)"
+        elif name in _FULL_STD:
+            ask = f"ask for it by {ask}; it costs many times an evaluation"
+        elif name in _GATE:
+            ask = f"ask for it by {ask}" if self._gated else "the calculator has no gate"
+        else:
+            ask = f"there are {', '.join((*_GATE, *_LOCAL_STD, *_FULL_STD))}"
+        raise KeyError(f"{name!r} was not computed: {ask}")
+
+
 class KernelPotCalculator(Calculator):
     """Energy, forces, stress and local uncertainty for ASE.
 
@@ -380,7 +418,7 @@ class KernelPotCalculator(Calculator):
         """What is known of the configuration of `results` beyond ASE's properties."""
         results, found = self._beyond_results
         if results is not self.results:  # ASE has dropped those of another configuration
-            found = {}
+            found = _Uncertainty(gated=self.gate is not None)
             self._beyond_results = (self.results, found)
         return found
 
@@ -630,8 +668,8 @@ class KernelPotCalculator(Calculator):
             missing = missing or "stresses" not in self.results
         check_cell(self.atoms, "structure")
         neighbors = self._list.update(self.atoms)
-        if system_changes:
-            self.results = {}
+        if system_changes or not self.results:
+            self.results = _Results()
         if not self.results or missing:
             self._evaluate(neighbors)
         if set(_FULL_STD) & set(properties):

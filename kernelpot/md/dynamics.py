@@ -218,6 +218,8 @@ def run_dynamics(
         If a period of the fastest vibration has less than ten steps.
     """
     _check_parameters(atoms, ensemble, temperature, timestep, steps, interval)
+    if not np.isfinite(pressure):
+        raise ValueError(f"`pressure` must be a finite number of GPa, got {pressure!r}")
     frames = None
     if trajectory is not None:
         frames = TrajectoryFile(trajectory, calculator.model.reference.array_names)

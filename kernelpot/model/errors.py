@@ -111,8 +111,9 @@ def evaluate(
         keys ``energy``, ``forces``, ``stress`` under ``uncertainty``, each with the result
         of `judge`. A standard deviation of a stress is that of the derivative of the
         energy: it is compared with labels less the constant virial per atom by which the
-        training labels differ from that (``virial_offset`` in `describe`). And
-        ``n_outside``: structures with atoms outside the data (`Prediction.outside`).
+        training labels differ from that (``virial_offset`` in `describe`, here
+        ``virial_offset_ev_per_atom``), while ``stress_mae_gpa`` is that of the labels as they
+        are. And ``n_outside``: structures with atoms outside the data (`Prediction.outside`).
     n_threads : int, optional
     progress : callable, optional
     each : callable, optional
@@ -176,6 +177,7 @@ def evaluate(
     if uncertainty:
         result["uncertainty"] = _judge_all(doubts, doubts)
         result["n_outside"] = n_outside
+        result["virial_offset_ev_per_atom"] = offset
         for name, group in result["by_config_type"].items():
             group["uncertainty"] = _judge_all([d for d in doubts if d[0] == name], doubts)
     return result

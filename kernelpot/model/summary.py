@@ -11,7 +11,11 @@ from kernelpot.baseline.reference import BaselineTerm
 from kernelpot.common.cards import card, folded
 from kernelpot.common.tables import number, table
 from kernelpot.data.label_names import choices, lost_labels
+from kernelpot.model.calibration import MINIMUM_LABELS
 from kernelpot.model.self_test import SelfTest
+
+# Constant virial per atom from which it is said that labels have one [eV].
+_NOTICEABLE = 0.001
 
 
 def error_table(errors: Mapping[str, Any]) -> str:
@@ -64,7 +68,15 @@ def uncertainty_table(errors: Mapping[str, Any]) -> str:
     if len(groups) > 1:
         for name, group in groups.items():
             result += rows(name, group["uncertainty"])
-    return table(header, [*result, *rows("all", errors["uncertainty"])])
+    text = table(header, [*result, *rows("all", errors["uncertainty"])])
+    offset = errors.get("virial_offset_ev_per_atom", 0.0)
+    if abs(offset) >= _NOTICEABLE and "stress" in errors["uncertainty"]:
+        text += (
+            f"\nstresses: of labels less the constant virial of {offset:.4g} eV per atom by which "
+            "those of the\ntraining differ from the derivative of the energy; errors of stresses "
+            "are those of labels as they are"
+        )
+    return text
 
 
 def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> str:
@@ -125,7 +137,7 @@ def summary_text(model: Mapping[str, Any], baseline: Sequence[BaselineTerm]) -> 
         for s, known in gate["std_known"].items()
     ]
     lines.append(f"  {gate['origin']}")
-    lines += ["", *_calibration_lines(model["calibration"])]
+    lines += ["", *_calibration_lines(model)]
     lines += ["", *_self_test_lines(model["self_test"])]
     if training["notes"]:
         lines += ["", "Choices made from the data, and what to know:"]
@@ -205,8 +217,9 @@ def summary_card(model: Mapping[str, Any], text: str) -> str:
     return card("KernelPotential", summary_facts(model), folded("summary", text))
 
 
-def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
+def _calibration_lines(model: Mapping[str, Any]) -> list[str]:
     """What standard deviations mean, and where they come from."""
+    found, species = model["calibration"], model["species"]
     if found is None:
         return [
             "WARNING, standard deviations are not calibrated: they are those of the posterior,",
@@ -220,9 +233,17 @@ def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
     units = {"energy": "eV, times sqrt(N)", "forces": "eV/Å", "stress": "eV/Å^3"}
     for kind, by_species in found["models"].items():
         for z, own in by_species.items():
-            if z == "0" and len(by_species) > 1:
-                continue
             name = kind if z == "0" else f"{kind} on {chemical_symbols[int(z)]}"
+            if z == "0" and len(by_species) > 1:
+                others = [s for s in species if str(chemical_symbols.index(s)) not in by_species]
+                if not others:
+                    continue
+                name = (
+                    f"{kind} on {', '.join(others)} (as of all species together: fewer than "
+                    f"{MINIMUM_LABELS} labels of their own)"
+                )
+            if kind == "stress" and abs(model["virial_offset"]) >= _NOTICEABLE:
+                name += f" (less the labels' constant of {model['virial_offset']:+.3f} eV per atom)"
             lines.append(
                 f"  {name}: {own['scale']:.3g} times what the data leave open, and "
                 f"{own['constant']:.3g} {units[kind]} everywhere"

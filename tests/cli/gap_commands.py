@@ -4,17 +4,63 @@ Each has a name, where it is from, the command, and what it must come to.
 """
 
 COMMANDS = {
-    # of the kind silicon was fitted with in Phys. Rev. X 8, 041048 (2018); not checked against it
-    "silicon-2018": r"""
-teach_sparse at_file=train_sigma.xyz gap={soap l_max=12 n_max=10 atom_sigma=0.5 zeta=4
-  cutoff=5.0 cutoff_transition_width=1.0 central_weight=1.0 n_sparse=9000 delta=3.0 f0=0.0
-  covariance_type=dot_product sparse_method=cur_points} default_sigma={0.001 0.1 0.05 0.0}
-  energy_parameter_name=dft_energy force_parameter_name=dft_force virial_parameter_name=dft_virial
-  config_type_parameter_name=config_type sparse_jitter=1.0e-8 e0_offset=2.0
-  core_param_file=glue.xml core_ip_args={IP Glue}
-  config_type_sigma={isolated_atom:0.0001:0.04:0.01:0.0:liq:0.003:0.15:0.2:0.0:amorph:0.01:0.2:0.4:0.0}
-  gp_file=gp_iter6.xml do_copy_at_file=F sparse_separate_file=T
+    # silicon with hydrogen, Unruh et al., Phys. Rev. Mater. 6, 065603 (2022): the script it was
+    # fitted by, GAP_fitting/ClusterScripts/createSOAP_GAP_submission.sh of the public repository
+    # dgunruh/Si-H_GAP_training. Braces in the variables of a shell, a term for each species.
+    "silicon-hydrogen": r"""
+set lc="{"
+set rc="}"
+srun ~/QUIP/build/linux_x86_64_gfortran_openmp/gap_fit \
+gap={soap Z=14 \
+	n_species=2 \
+	species_Z="${lc}1 14${rc}" \
+	cutoff=5.0 \
+	cutoff_transition_width=1.0 \
+	atom_sigma=0.5 \
+	l_max=6 \
+	n_max=12 \
+	zeta=4 \
+	delta=3 \
+	covariance_type=dot_product \
+	sparse_method=cur_points \
+	n_sparse=6000:\
+     soap Z=1 \
+	n_species=2 \
+	species_Z="${lc}1 14${rc}" \
+	cutoff=3.0 \
+	cutoff_transition_width=0.5 \
+	atom_sigma=0.3 \
+	l_max=6 \
+	n_max=12 \
+	zeta=4 \
+	delta=1 \
+	covariance_type=dot_product \
+	sparse_method=cur_points \
+	n_sparse=3000} \
+e0_method=isolated \
+energy_parameter_name=dft_energy force_parameter_name=dft_force \
+virial_parameter_name=dft_virial config_type_parameter_name=config_type \
+do_copy_at_file=F \
+sparse_separate_file=T \
+at_file=trainingGAP_iterationData/round6Iteration.xyz \
+default_sigma={0.001 0.1 0.05 0} \
+config_type_sigma={isolated_atom:0.0001:0.01:0.0001:0.0:liquid:0.003:0.15:0.2:0.0:\
+amorph:0.01:0.2:0.4:0.0} \
+sparse_jitter=1.0e-8 \
+core_param_file=potentials/pairPotentials/SiH_pairpot.xml \
+core_ip_args={IP Glue} \
+gp_file=GAP_glue_soap_round6.xml 2>&1 | grep -v FoX
 """,
+    # silicon of Zuo et al., J. Phys. Chem. A 124, 731 (2020): words and order as the public code of
+    # that paper puts them (mlearn/potentials/gap.py of materialsvirtuallab/mlearn), with the values
+    # published for silicon; no name of virials, which were not fitted
+    "silicon-zuo2020": (
+        "teach_sparse at_file=train.xyz gap={soap l_max=8 n_max=8 atom_sigma=0.5 zeta=4 "
+        "cutoff=5.4 cutoff_transition_width=0.5 delta=1.0 f0=0.0 n_sparse=1000 "
+        "covariance_type=dot_product sparse_method=cur_points} sparse_jitter=1e-08 e0=0.0 "
+        "e0_offset=0.0 default_sigma={0.01 0.05 0.05 0.01} energy_parameter_name=dft_energy "
+        "force_parameter_name=dft_force gp_file=train.xml"
+    ),
     # the tutorial of the package: a 2-body potential of a molecular cluster
     "tutorial-2b": (
         "gap_fit energy_parameter_name=dft_energy force_parameter_name=dft_forces "

@@ -1,4 +1,4 @@
-"""From gap_fit: ten published commands become configurations, with every option accounted for."""
+"""From gap_fit: published commands become configurations, with every option accounted for."""
 
 import json
 import re
@@ -50,22 +50,48 @@ def test_no_option_is_lost(translated, name):
     assert "NOT KNOWN" not in text
 
 
-def test_values_of_silicon(translated):
-    found = translated["silicon-2018"].to_dict()
-    (term,) = found["terms"]
-    assert term == {
-        "kind": "soap", "r_cut": 5.0, "n_max": 10, "l_max": 12, "sigma_atom": 0.5, "zeta": 4,
-        "delta": 3.0, "n_sparse": 9000, "sparse_method": "cur",
+def test_values_of_silicon_with_hydrogen(translated):
+    found = translated["silicon-hydrogen"].to_dict()
+    silicon, hydrogen = found["terms"]
+    assert silicon == {
+        "kind": "soap", "r_cut": 5.0, "n_max": 12, "l_max": 6, "sigma_atom": 0.5, "zeta": 4,
+        "delta": 3.0, "n_sparse": 6000, "sparse_method": "cur",
     }  # fmt: skip
-    assert found["parameters"] == {"sigma_energy": 0.001, "sigma_forces": 0.1}
+    assert (hydrogen["r_cut"], hydrogen["sigma_atom"], hydrogen["n_sparse"]) == (3.0, 0.3, 3000)
+    # they were for one species each, which is said
+    assert any("delete all but one" in remark for remark in found["remarks"])
+    assert found["parameters"] == {"sigma_energy": 0.001, "sigma_forces": 0.1, "e0": "isolated"}
     assert found["keys"] == {
         "energy": "dft_energy", "forces": "dft_force", "virial": "dft_virial",
     }  # fmt: skip
-    assert found["config_type_sigma.liq"] == {"energy": 0.003, "forces": 0.15}
+    assert found["config_type_sigma.liquid"] == {"energy": 0.003, "forces": 0.15}
     left = {entry["option"] for entry in found["not_translated"]}
     # a potential that is subtracted, and a virial's sigma without a volume, are said
-    assert "core_param_file=glue.xml" in left
+    assert "core_param_file=potentials/pairPotentials/SiH_pairpot.xml" in left
     assert any("virials 0.05" in option for option in left)
+
+
+def test_virials_that_gap_fit_would_not_have_read_count_for_nothing():
+    command = parse_gap_command(COMMANDS["silicon-zuo2020"])
+    frames = []
+    for frame in [f for f in load_silicon() if f.virial is not None][:6]:
+        atoms = frame.atoms.copy()
+        atoms.info |= {
+            "dft_energy": frame.energy,
+            "virial": frame.virial[[0, 5, 4, 5, 1, 3, 4, 3, 2]],
+        }
+        frames.append(atoms)
+    read = kp.read_dataset(frames, keys=kp.LabelKeys(virial="virial"))
+    # "virial" is the name that gap_fit takes
+    assert translate(command, read).to_dict()["parameters"]["sigma_stress"] < 0.01
+    for atoms in frames:
+        atoms.info["REF_virial"] = atoms.info.pop("virial")
+    found = translate(command, kp.read_dataset(frames))
+    assert found.to_dict()["parameters"]["sigma_stress"] == 1000.0
+    assert "named virial, those of the data are REF_virial; delete the line" in found.to_toml()
+    # whose name is given is read
+    command.options["virial_parameter_name"] = "dft_virial"
+    assert translate(command, read).to_dict()["parameters"]["sigma_stress"] < 0.01
 
 
 def test_pairs_and_free_atoms_of_two_species(translated):
@@ -99,7 +125,7 @@ def test_the_turbo_kind_and_its_braces(translated):
 
 def test_virials_become_stresses_with_the_volume_of_the_data():
     data = load_silicon()
-    command = parse_gap_command(COMMANDS["silicon-2018"])
+    command = parse_gap_command(COMMANDS["silicon-hydrogen"])
     command.options["config_type_sigma"] = "{vacancy:0.01:0.2:0.4:0.0}"
     found = translate(command, data).to_dict()
     labelled = [f for f in data if f.virial is not None]
@@ -132,6 +158,10 @@ def test_descriptors_that_differ_in_species_alone_become_one_term():
         ("gap_fit gap={cutoff=5 soap}", "begins with its name"),
         ("gap_fit gap={soap cutoff=5} 3=4", "no option of the form"),
         ("gap_fit gap={soap cutoff=5} config_type_sigma={a:1:2}", "groups of name:energy"),
+        ("gap_fit gap={soap cutoff=abc}", "'abc' stands where gap_fit has a number$"),
+        ("gap_fit gap={soap cutoff=$r}", "in place of the variables of a shell"),
+        ("gap_fit gap={soap cutoff=}", "nothing stands where"),
+        ("gap_fit gap={soap cutoff=5 n_max=8.5}", "n_max must be a whole number, got 8.5"),
     ],
 )
 def test_what_is_no_command_is_refused(text, message):
@@ -158,10 +188,17 @@ def test_the_command_line_writes_what_fit_reads(tmp_path, capsys):
         frames.append(atoms)
     train, script, config = (str(tmp_path / n) for n in ("train.xyz", "fit.sh", "fit.toml"))
     ase.io.write(train, frames, format="extxyz")
-    text = COMMANDS["silicon-2018"].replace("train_sigma.xyz", train)
-    text = text.replace("n_sparse=9000", "n_sparse=200").replace(
-        "l_max=12 n_max=10", "l_max=4 n_max=6"
-    )
+    text = COMMANDS["silicon-hydrogen"]
+    for old, new in (
+        ("trainingGAP_iterationData/round6Iteration.xyz", train),
+        ("n_sparse=6000", "n_sparse=200"),
+        ("n_sparse=3000", "n_sparse=50"),
+        ("l_max=6", "l_max=4"),
+        ("n_max=12", "n_max=6"),
+        ("e0_method=isolated", "e0_method=average"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
     (tmp_path / "fit.sh").write_text(text)
     assert main(["import-gap", script, "-o", config, "--json", str(tmp_path / "a.json")]) == 0
     assert "named in its comments" in capsys.readouterr().out
@@ -178,6 +215,11 @@ def test_the_command_line_writes_what_fit_reads(tmp_path, capsys):
     found = kp.evaluate(pot, load_silicon("test"))
     assert found["forces_mae_ev_per_ang"] < 0.3
     assert main(["import-gap", "no-such-file"]) == 2
-    assert "neither a gap_fit command nor a file" in capsys.readouterr().err
+    assert "no file that is there, and no gap_fit command" in capsys.readouterr().err
+    assert main(["import-gap", str(tmp_path)]) == 2
+    assert "is a directory, and no gap_fit command" in capsys.readouterr().err
+    (tmp_path / "bytes.sh").write_bytes(b"\xff\xfe")
+    assert main(["import-gap", str(tmp_path / "bytes.sh")]) == 2
+    assert "is no text, so not a gap_fit command" in capsys.readouterr().err
     assert main(["import-gap", *COMMANDS["tutorial-2b"].split()]) == 0
     assert 'kind = "pair"' in capsys.readouterr().out

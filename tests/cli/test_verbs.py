@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -417,9 +418,42 @@ def test_bad_files_and_options_are_refused(folder, fitted, tmp_path, capsys):
     )
     refused(["evaluate", fitted, tmp_path / "gold.xyz"], capsys, "gold.xyz:1: unknown species Au")
     refused(["evaluate", train, train], capsys, "is not a kernelpot model file")
-    refused(["evaluate", tmp_path / "absent.kpot", train], capsys, "absent.kpot")
-    refused(["info", tmp_path / "absent.kpot"], capsys, "absent.kpot")
+    refused(["check", fitted], capsys, "is a potential of kernelpot, not structures")
+    shutil.copy(train, tmp_path / "own.xyz")
+    own, before = tmp_path / "own.xyz", train.read_bytes()
+    for words in (
+        ["fit", own, "-o", own],
+        ["fit", f"{own}@:3", "-o", out, "--checkpoint", own],
+        ["evaluate", fitted, own, "-o", own],
+        ["evaluate", fitted, own, "--json", fitted],
+        ["md", fitted, own, "--trajectory", own],
+        ["report", fitted, own, "-o", own],
+    ):
+        refused(words, capsys, "and is read: name another file")
+    assert own.read_bytes() == before
+    refused(["evaluate", fitted, f"{train}@x"], capsys, "'x' is no index; name frames as")
+    refused(["evaluate", tmp_path / "absent.kpot", train], capsys, "no kernelpot model file '")
+    refused(["info", tmp_path / "absent.kpot"], capsys, "there is no kernelpot model file '")
+    refused(["info", tmp_path], capsys, "is a directory, not a kernelpot model file")
+    config = ["fit", train, "-o", out, "--config"]
+    refused([*config, tmp_path / "a.toml"], capsys, "there is no configuration file '", out)
+    refused([*config, tmp_path], capsys, "is a directory, not a configuration file", out)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    refused([*config, tmp_path / "bytes"], capsys, "no text, so not a configuration file", out)
+    refused(["lammps", tmp_path / "a.in"], capsys, "there is no LAMMPS input '")
+    refused(["lammps", tmp_path], capsys, "is a directory, not a LAMMPS input")
+    refused(["lammps", tmp_path / "empty.xyz"], capsys, "empty.xyz' is empty")
+    refused(["lammps", tmp_path / "bytes"], capsys, "is no text, so not a LAMMPS input")
+    refused(
+        ["search", train, "-o", tmp_path / "b.toml", "--checkpoint", tmp_path],
+        capsys, "it is a directory",
+    )  # fmt: skip
+    refused(
+        ["report", fitted, train, "-o", tmp_path / "r.html", "--chemiscope", "no/a.json.gz"],
+        capsys, "cannot write no/a.json.gz: there is no directory",
+    )  # fmt: skip
     refused(["md", fitted, folder / "start.xyz", "--steps", "0"], capsys, "`steps`")
+    refused(["md", fitted, folder / "start.xyz", "--pressure", "nan"], capsys, "`pressure`")
     refused(["md", fitted, folder / "start.xyz", "--supercell", "0", "1", "1"], capsys, "positive")
     ase.io.write(tmp_path / "oxide.xyz", label_free("CuO"), format="extxyz")
     refused(["md", fitted, tmp_path / "oxide.xyz"], capsys, "unknown species O")
@@ -439,6 +473,41 @@ def test_wrong_words_exit_with_two(capsys):
         main(["--version"])
     assert info.value.code == 0
     assert kp.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fti", "a.xyz"], "there is no verb 'fti' (did you mean fit?); there are quickstart, "),
+        (["NVT"], "there is no verb 'NVT'; there are quickstart, "),
+        # before what is missing because of it
+        (["fit", "a.xyz", "--ouput", "m.kpot"], "fit has no option --ouput (did you mean --output"),
+        (["fit", "a.xyz", "-o", "m", "--nsparse=9"], "no option --nsparse (did you mean --n-spars"),
+        (["md", "m", "s", "--stps", "9"], "md has no option --stps (did you mean --steps?); all"),
+        (["fit", "a.xyz", "-o", "m", "--seed=-1"], "argument --seed: must be 0 or a larger whole"),
+        (["md", "m", "s", "--wings"], "md has no option --wings; all of them: kernelpot md --help"),
+    ],
+)
+def test_misspelt_words_are_recognised(words, said, capsys):
+    with pytest.raises(SystemExit) as info:
+        main(words)
+    assert info.value.code == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    if "--seed" not in said:  # which argparse says after the usage
+        assert len(shown.splitlines()) == 1
+
+
+def test_an_error_of_the_system_is_a_sentence_without_its_number(tmp_path, capsys, monkeypatch):
+    def fail(path):
+        raise OSError(28, "No space left on device", "m.kpot")
+
+    monkeypatch.setattr("kernelpot.potential.load", fail)
+    assert main(["info", "m.kpot"]) == 2
+    assert capsys.readouterr().err == "kernelpot: m.kpot: no space left on device\n"
+    monkeypatch.setattr("kernelpot.potential.load", lambda path: bytearray(1 << 62))
+    assert main(["info", "m.kpot"]) == 2
+    assert "out of memory; fit has --memory" in capsys.readouterr().err
 
 
 def test_the_command_is_installed(tmp_path):

@@ -1,5 +1,7 @@
 """The ASE calculator: nothing computed twice, and everything ASE does with it."""
 
+import copy
+
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -310,3 +312,40 @@ def test_parameters_change_by_set_and_by_attribute(potential):
         with pytest.raises((ValueError, TypeError), match=name):
             setattr(calculator, name, value)
     assert calculator.skin == 0.7
+
+
+def test_what_was_not_computed_says_how_to_ask_for_it(potential):
+    atoms = structures()["crystal"]
+    atoms.calc = calc = potential.calculator()
+    atoms.get_potential_energy()
+    for held, name, said in (
+        (calc.results, "energies_std", r"calc.get_property\('energies_std', atoms\) computes it"),
+        (calc.results, "stresses", r"atoms.get_stresses\(\) computes them"),
+        (calc.results, "charges", "a model without charges"),
+        (calc.results, "magmoms", "there are energy, free_energy, energies, forces, stress"),
+        (calc.uncertainty, "energies_std", r"or at every step by potential.calculator\(with_std"),
+        (calc.uncertainty, "forces_std", r"get_property\('forces_std', atoms\); it costs"),
+        (calc.uncertainty, "std", "there are penalty, std_bound, n_beyond, energies_std"),
+    ):
+        with pytest.raises(KeyError, match=said):
+            held[name]
+        assert name not in held
+        assert held.get(name) is None
+    # doing what the sentences say
+    assert calc.get_property("energies_std", atoms).shape == (len(atoms),)
+    assert calc.uncertainty["energies_std"].shape == (len(atoms),)
+    assert atoms.get_stresses().shape == (len(atoms), 6)
+    assert calc.results["stresses"].shape == (len(atoms), 6)
+    # of a wire there is no stress, without a gate no penalty
+    wire = atoms.copy()
+    wire.cell[2] = 0.0
+    wire.pbc = (True, True, False)
+    wire.calc = calc = potential.calculator(gate=None)
+    wire.get_potential_energy()
+    with pytest.raises(KeyError, match="its cell has not three vectors"):
+        calc.results["stress"]
+    with pytest.raises(KeyError, match="the calculator has no gate"):
+        calc.uncertainty["penalty"]
+    # they are plain data for others
+    assert copy.deepcopy(calc.uncertainty) == {}
+    assert type(copy.deepcopy(calc.results)) is type(calc.results)

@@ -12,6 +12,7 @@ from kernelpot.datasets import load_silicon
 from kernelpot.model import errors
 from kernelpot.model.calibration import LEVELS, TAILS, Beyond, Calibration, ErrorModel, log_loss
 from kernelpot.model.fitted import N_MEMBERS
+from kernelpot.model.summary import _calibration_lines, uncertainty_table
 
 
 @pytest.mark.parametrize("tails", [np.inf, 4.0])
@@ -113,6 +114,14 @@ def test_species_have_their_own_models_where_labels_suffice(calibration):
     with pytest.raises(ValueError, match=r"`level` must be between 0 and 1.*got 95"):
         calibration.half_width("forces", 95)
     assert Calibration.from_dict(calibration.to_dict()) == calibration
+    # the summary names species that share the error model of all
+    described = {"calibration": calibration.to_dict(), "species": ["H", "C", "O"]}
+    said = "\n".join(_calibration_lines(described))
+    assert "forces on H: " in said
+    assert "forces on C, O (as of all species together: fewer than 100 labels of their own)" in said
+    assert "all species together" not in "\n".join(
+        _calibration_lines({**described, "species": ["H"]})
+    )
 
 
 def test_standard_deviations_of_structures(calibration):
@@ -371,6 +380,14 @@ def test_stds_of_stresses_are_not_blamed_for_an_offset_of_the_labels(silicon):
     one, two = (e["uncertainty"]["stress"] for e in (honest, found))
     assert one == pytest.approx(two, rel=1e-9)
     assert found["stress_mae_gpa"] > 1.2 * honest["stress_mae_gpa"]  # errors are what they are
+    # the table of coverage says which labels it is of
+    assert "less the constant virial of -0.3 eV per atom" in uncertainty_table(found)
+    assert "of labels less" not in uncertainty_table({**honest, "virial_offset_ev_per_atom": 0.0})
+    described = model.describe()
+    for value, named in ((offset, True), (0.0, False)):
+        lines = _calibration_lines({**described, "virial_offset": value})
+        (line,) = [line for line in lines if line.startswith("  stress")]
+        assert ("less the labels' constant of -0.300 eV per atom" in line) is named
 
 
 def test_atoms_outside_the_data_are_named(silicon):

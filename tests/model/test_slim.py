@@ -62,6 +62,10 @@ def test_the_command_line_exports(path, tmp_path, capsys):
     assert found["slim"]
     assert found["bytes"] < found["bytes_before"]
     assert main(["info", str(out)]) == 0
+    # the whole model is not lost to its own name
+    assert main(["export", str(path), "-o", str(path), "--slim"]) == 2
+    assert "name another file" in capsys.readouterr().err
+    assert not kp.load(path).model.is_slim
     assert main(["export", str(path), "-o", str(tmp_path / "copy.kpot")]) == 0
     assert not kp.load(tmp_path / "copy.kpot").model.is_slim
 
