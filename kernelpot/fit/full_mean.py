@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -38,6 +38,10 @@ from kernelpot.regression import conjugate_gradients as cg
 from kernelpot.regression.factors import TriangularFactor
 from kernelpot.regression.leave_one_out import LeftOut, Without, leave_one_out
 from kernelpot.regression.rows import StructureRows
+
+T = TypeVar("T")
+# Contribution of some rows to the unknowns: of other columns, and of each form.
+Part = tuple[FloatArray, list[FloatArray]]
 
 # Iterations end where the preconditioned residual has fallen to this share, or after so many.
 # Silicon is there after 20 to 50; of ethanol (800 frames) the residual is a tenth after 200, and
@@ -182,11 +186,15 @@ class NormalEquations:
         self.right = np.zeros(self.forms.size)
         diagonal = np.zeros(self.forms.size)
         kept, occupied = dict(self._kept), sum(rows.n_bytes for rows in self._kept.values())
-        for k, rows in enumerate(self._stream()):
+        nothing = np.zeros(len(self.forms.columns))
+
+        def parts(k: int, rows: QuadraticRows) -> tuple[QuadraticRows, Part, Part]:
             weights = self._weights(k, rows)
-            self._add(self.right, rows.back(weights * rows.y))
-            nothing = np.zeros(len(self.forms.columns))
-            self._add(diagonal, (nothing, rows.diagonal(weights)))
+            return rows, rows.back(weights * rows.y), (nothing, rows.diagonal(weights))
+
+        for k, (rows, right, squares) in enumerate(self._over_batches(parts)):
+            self._add(self.right, right)
+            self._add(diagonal, squares)
             if k not in kept:
                 occupied += rows.n_bytes
                 if occupied <= self._max_bytes:
@@ -223,16 +231,17 @@ class NormalEquations:
                 found[index] = (rows.y - rows.times(others, matrices)) * rows.noise
         return found
 
-    def _stream(self) -> Iterator[QuadraticRows]:
-        """Rows of all batches, those that are kept as they are."""
+    def _over_batches(self, work: Callable[[int, QuadraticRows], T]) -> Iterator[T]:
+        """Of the rows of each batch, in threads: those that are kept as they are, others anew."""
 
-        def make(k: int) -> QuadraticRows:
-            if k in self._kept:
-                return self._kept[k]
-            frames = [self._frames[i] for i in self._batches[k]]
-            return QuadraticRows.of(self.forms, frames, self._noise)
+        def of(k: int) -> T:
+            rows = self._kept.get(k)
+            if rows is None:
+                frames = [self._frames[i] for i in self._batches[k]]
+                rows = QuadraticRows.of(self.forms, frames, self._noise)
+            return work(k, rows)
 
-        return map_in_order(make, range(len(self._batches)), self._n_threads)
+        return map_in_order(of, range(len(self._batches)), self._n_threads)
 
     def _alike_rows(self) -> tuple[AlikeRows | None, FloatArray | None]:
         """Rows of the design's own prior: in the forms, and in other columns."""
@@ -247,7 +256,7 @@ class NormalEquations:
         others = rows[:, forms.columns] * forms.scale[forms.columns]
         return AlikeRows(sites, [form.scale / SIGMA_ALIKE for form in forms.forms]), others
 
-    def _add(self, total: FloatArray, part: tuple[FloatArray, list[FloatArray]]) -> None:
+    def _add(self, total: FloatArray, part: Part) -> None:
         others, matrices = self.forms.split(total)
         others += part[0]
         for own, matrix in zip(matrices, part[1], strict=True):
@@ -260,9 +269,12 @@ class NormalEquations:
         if self._alike is not None and self._alike_others is not None:
             of_others = self._alike_others.T @ (self._alike_others @ others)
             self._add(total, (of_others, self._alike.normal(matrices)))
-        for k, rows in enumerate(self._stream()):
-            weights = self._weights(k, rows)
-            self._add(total, rows.back(weights * rows.times(others, matrices)))
+
+        def normal(k: int, rows: QuadraticRows) -> Part:
+            return rows.back(self._weights(k, rows) * rows.times(others, matrices))
+
+        for part in self._over_batches(normal):
+            self._add(total, part)
         return total
 
     def precondition(self, residual: FloatArray) -> FloatArray:
