@@ -26,10 +26,10 @@ KAPPA = 3.0
 QUANTILE = 0.999
 # ... and to so much more where that is of so many atoms that neither sparse points nor known
 # sites were chosen from, as of new structures of the same kind some reach further; for each tenth
-# of `MANY_ATOMS`, of which few reach further than these. (Ten times as many atoms of the same
-# dynamics reach 1.6 to 2.4 times as far in a molecule.) Where there are not so many, structures
-# are left out in turn, and the atoms of half a structure may lie beyond: a structure that is like
-# no other must not decide what counts as known.
+# of `MANY_ATOMS`, of which few reach further than these. (Of 3BPA at 300 K the 99.9 % quantile
+# of frames that were not fitted is 1.6 to 2.5 times that of 99 %.) Where there are not so many,
+# structures are left out in turn, and the atoms of half a structure may lie beyond: a structure
+# that is like no other must not decide what counts as known.
 MARGIN, ENOUGH_ATOMS, MANY_ATOMS, ODD_STRUCTURES = 1.5, 100, 10_000, 0.5
 # Few structures, less than so many, may differ so much that each is a surprise to the others.
 # Then environments of the data themselves count as known, and others whose energy is less
