@@ -25,7 +25,7 @@ from kernelpot.terms.parameters import (
     require_number,
 )
 from kernelpot.terms.polynomial import DEGREES, PolynomialKernel
-from kernelpot.terms.soap import SOAPDescriptor, SOAPTerm
+from kernelpot.terms.soap import SOAPDescriptor, SOAPTerm, compressed
 
 # Monomials for each sparse point that a term of another kind would have; the mean of a whole
 # form does not hang on their number: two, and no more than so many.
@@ -85,6 +85,8 @@ class PolynomialSOAP(TermBase):
         stretched dimers; a smaller weight tells them apart.
     compression : {"off", "mu1nu1", "mu2", "crossover"}, default="off"
         How features are shared between neighbor species before they are compressed.
+    contraction : float, optional
+        As in `SOAPTerm`: channels of the density are mixed before there are features.
     species_weighting : mapping of symbol to float, optional
         Weight of each neighbor species in the density.
     sparse_method : {"farthest_point", "cur", "kmeans", "random"}
@@ -116,6 +118,7 @@ class PolynomialSOAP(TermBase):
     cutoff_power: float = 2.0
     central_weight: float = 1.0
     compression: str = "off"
+    contraction: float | None = None
     species_weighting: Mapping[str, float] | None = None
     sparse_method: str = "farthest_point"
 
@@ -209,9 +212,11 @@ class PolynomialSOAP(TermBase):
         notes : list of str
             What the directions leave out.
         """
-        inner = self.soap.descriptor(species)
+        constants, notes = self.soap.learned(species, structures)
+        inner = self.soap.descriptor(species, constants or None)
         found = learn_directions(inner, structures, n_directions=self.n_directions)
-        return {**inner.to_arrays(), **directions_to_arrays(found)}, notes_of(inner, found)
+        notes += notes_of(inner, found)
+        return {**inner.to_arrays(), **directions_to_arrays(found)}, notes
 
     def descriptor(
         self, species: tuple[int, ...], constants: Mapping[str, Array] | None = None
@@ -256,8 +261,7 @@ class PolynomialSOAP(TermBase):
         most = MAX_DIRECTIONS if self.n_directions is None else self.n_directions
         return [
             f"{name} in SOAP r_cut {self.r_cut:.2f} Å, atoms as Gaussians of "
-            f"{self.sigma_atom:.2f} Å, n_max {self.n_max}, l_max {self.l_max}, compression "
-            f"{self.compression}",
+            f"{self.sigma_atom:.2f} Å, n_max {self.n_max}, l_max {self.l_max}, {compressed(self)}",
             f"at most {most} learned directions, whitening {self.whitening:g}, mean weight "
             f"{self.mean_weight:g}, prior std delta {self.delta:.3g} eV; central "
             f"weight {self.central_weight:g}, cutoff power {self.cutoff_power:g}",

@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from kernelpot.common.caller import warn_user
-from kernelpot.common.types import BoolArray, FloatArray, IntArray
+from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray
 from kernelpot.terms import _soap
 from kernelpot.terms._soap_vector import prefactor
 
@@ -315,7 +315,8 @@ class SOAP:
         return found
 
     @cached_property
-    def _scale_l(self) -> FloatArray:
+    def scale_l(self) -> FloatArray:
+        """Weight of each degree in the power spectrum, shape (l_max + 1,)."""
         degrees = np.arange(self.term.l_max + 1)
         return np.pi * np.sqrt(8.0 / (2.0 * degrees + 1.0))
 
@@ -332,6 +333,38 @@ class SOAP:
             else:
                 parts.append(np.full(n_l * n * n, f))
         return np.concatenate(parts)
+
+    def products(self, features: FloatArray) -> FloatArray:
+        """Power spectrum as symmetric matrices over channels, degree by degree.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, n_features)
+            From `create`; without compression.
+
+        Returns
+        -------
+        ndarray of shape (n, l_max + 1, n_species n_max, n_species n_max)
+            :math:`s_l \sum_m c_{lm} c_{lm}^\top`.
+        """
+        n_l, n = int(self.term.l_max) + 1, int(self.term.n_max)
+        size = len(self.species) * n
+        found = np.zeros((len(features), n_l, size, size))
+        plain = features / self.feature_scale
+        for a, b, start in self._layout[0]:
+            if a == b:
+                row, column = np.triu_indices(n)
+            else:
+                row, column = (index.ravel() for index in np.indices((n, n)))
+            block = plain[:, start : start + n_l * len(row)].reshape(-1, n_l, len(row))
+            found[:, :, a * n + row, b * n + column] = block
+            found[:, :, b * n + column, a * n + row] = block
+        return found
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Constants of the radial basis, which differ between machines in the last digits."""
+        alphas, betas = self.basis_constants
+        return {"alphas": alphas, "betas": betas}
 
     # ---- tables --------------------------------------------------------------------
 
@@ -377,7 +410,8 @@ class SOAP:
         return w * value, w * slope + dw * value
 
     @cached_property
-    def _table(self) -> FloatArray:
+    def radial_table(self) -> FloatArray:
+        """Radial functions and their slopes, (n_knots, 2, l_max + 1, n_max), for the loops."""
         r = np.linspace(0.0, self.term.r_cut, N_KNOTS)
         value, slope = self.radial(r)
         return np.ascontiguousarray(np.stack([value, slope * r[1]], axis=1))
@@ -389,17 +423,19 @@ class SOAP:
         return self.term.central_weight * value[0, 0] / math.sqrt(4.0 * np.pi)
 
     @cached_property
-    def _prefactor_q(self) -> FloatArray:
+    def prefactor_q(self) -> FloatArray:
+        """Normalization of the harmonics, shape ((l_max + 1)^2,)."""
         degrees = range(int(self.term.l_max) + 1)
         return np.array([prefactor(l, abs(m)) for l in degrees for m in range(-l, l + 1)])
 
     @cached_property
-    def _size(self) -> int | tuple[int, ...]:
+    def size(self) -> int | tuple[int, ...]:
+        """`n_max` as the compiled loops take it: a tuple of that length where specialized."""
         n = int(self.term.n_max)
-        return (0,) * n if self._degrees is not None else n
+        return (0,) * n if self.degrees is not None else n
 
     @cached_property
-    def _degrees(self) -> tuple[int, ...] | None:
+    def degrees(self) -> tuple[int, ...] | None:
         """Tuple of length l_max + 1 for the vector code, None for the plain loops."""
         import numba
 
@@ -483,13 +519,13 @@ class SOAP:
             batch.center_values,
             self._sum_channel,
             float(term.r_cut),
-            self._table,
-            self._size,
+            self.radial_table,
+            self.size,
         )
-        if self._degrees is not None:
-            _soap.expand_vector(*common, self._degrees, coefficients)
+        if self.degrees is not None:
+            _soap.expand_vector(*common, self.degrees, coefficients)
         else:
-            _soap.expand(*common, int(term.l_max), self._prefactor_q, coefficients)
+            _soap.expand(*common, int(term.l_max), self.prefactor_q, coefficients)
         return coefficients
 
     def features(
@@ -511,7 +547,7 @@ class SOAP:
         blocks, factor = self._blocks_of(channels)
         room = np.empty if len(blocks) == len(self._blocks[0]) else np.zeros
         features = room((len(coefficients), self.n_features))
-        _soap.power_spectrum(coefficients, blocks, factor, self._scale_l, self._size, features)
+        _soap.power_spectrum(coefficients, blocks, factor, self.scale_l, self.size, features)
         return features
 
     def pair_gradients(
@@ -548,11 +584,33 @@ class SOAP:
             cotangent,
             blocks,
             factor,
-            self._scale_l,
-            self._size,
+            self.scale_l,
+            self.size,
             self._sum_channel,
             adjoint,
         )
+        self.pull(batch, start, stop, adjoint, gradient)
+
+    def pull(
+        self,
+        batch: PairBatch,
+        start: int,
+        stop: int,
+        adjoint: FloatArray,
+        gradient: FloatArray,
+    ) -> None:
+        """Add derivatives by displacements, given those by the density coefficients.
+
+        Parameters
+        ----------
+        batch : PairBatch
+        start, stop : int
+            Range of centers.
+        adjoint : ndarray of shape (stop - start, n_channels, (l_max + 1)^2, n_max)
+            Derivative of a scalar by their coefficients.
+        gradient : ndarray of shape (n_pairs, 3)
+            Receives, by addition, the derivative with respect to the displacements.
+        """
         common = (
             batch.first,
             batch.displacements,
@@ -561,14 +619,14 @@ class SOAP:
             start,
             stop,
             float(self.term.r_cut),
-            self._table,
-            self._size,
+            self.radial_table,
+            self.size,
         )
-        if self._degrees is not None:
-            _soap.pair_gradients_vector(*common, self._degrees, adjoint, gradient)
+        if self.degrees is not None:
+            _soap.pair_gradients_vector(*common, self.degrees, adjoint, gradient)
         else:
             _soap.pair_gradients(
-                *common, int(self.term.l_max), self._prefactor_q, adjoint, gradient
+                *common, int(self.term.l_max), self.prefactor_q, adjoint, gradient
             )
 
     def members_gradients(
@@ -595,7 +653,7 @@ class SOAP:
         channels : tuple of int, optional
             As there.
         """
-        if self._degrees is None:
+        if self.degrees is None:
             for m, cotangent in enumerate(cotangents):
                 own = np.zeros(gradients.shape[:2])
                 self.pair_gradients(batch, start, stop, coefficients, cotangent, own, channels)
@@ -610,14 +668,14 @@ class SOAP:
             start,
             stop,
             float(self.term.r_cut),
-            self._table,
-            self._size,
-            self._degrees,
+            self.radial_table,
+            self.size,
+            self.degrees,
             coefficients,
             cotangents,
             blocks,
             factor,
-            self._scale_l,
+            self.scale_l,
             self._sum_channel,
             gradients,
         )
@@ -686,14 +744,14 @@ class SOAP:
             batch.channels,
             batch.weights,
             float(self.term.r_cut),
-            self._table,
-            self._size,
+            self.radial_table,
+            self.size,
             int(self.term.l_max),
-            self._prefactor_q,
+            self.prefactor_q,
             coefficients,
             blocks,
             factor,
-            self._scale_l,
+            self.scale_l,
             self._sum_channel,
             out,
         )

@@ -6,14 +6,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from ase import Atoms
 
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.neighbors import MANY_PAIRS
 from kernelpot.data.system import Contribution, System
 from kernelpot.terms.base import Environments, Key, RowGradient
+from kernelpot.terms.contraction import (
+    ContractedSOAP,
+    Contraction,
+    learn_contraction,
+)
 from kernelpot.terms.dot_product import DotProductKernel
 from kernelpot.terms.over_pairs import CenterTangents, add_pair_rows, chunks_of
 from kernelpot.terms.parameters import (
@@ -60,6 +66,11 @@ class SOAPTerm(TermBase):
         Weight of the central atom in its own density; positive.
     compression : {"off", "mu1nu1", "mu2", "crossover"}, default="off"
         How features are shared between neighbor species (dscribe's modes) [2]_.
+    contraction : float, optional
+        Share of the density (trace of its second moment in the training data) below which a
+        channel is left out when radial functions and neighbor species are mixed to principal
+        components before the power spectrum is formed (`kernelpot.terms.contraction`) [3]_; from
+        0 to 1, only without `compression`. None: all are kept as they are.
     species_weighting : mapping of symbol to float, optional
         Weight of each neighbor species in the density.
     sparse_method : {"farthest_point", "cur", "kmeans", "random"}
@@ -74,6 +85,7 @@ class SOAPTerm(TermBase):
     ----------
     .. [1] Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013).
     .. [2] Darby, Kermode, Csányi, npj Comput. Mater. 8, 166 (2022).
+    .. [3] Goscinski, Musil, Pozdnyakov, Nigam, Ceriotti, J. Chem. Phys. 155, 104106 (2021).
     """
 
     r_cut: float
@@ -86,6 +98,7 @@ class SOAPTerm(TermBase):
     cutoff_power: float = 2.0
     central_weight: float = 0.2
     compression: str = "off"
+    contraction: float | None = None
     species_weighting: Mapping[str, float] | None = None
     sparse_method: str = "farthest_point"
 
@@ -134,6 +147,15 @@ class SOAPTerm(TermBase):
             f"one of {', '.join(COMPRESSIONS)}",
             self.compression,
         )
+        if self.contraction is not None:
+            require_number("contraction", self.contraction)
+            require(0 <= self.contraction < 1, "contraction", "from 0 to 1", self.contraction)
+            require(
+                self.compression == "off",
+                "compression",
+                '"off" beside a contraction, which mixes species itself',
+                self.compression,
+            )
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> SOAPTerm:
@@ -178,7 +200,33 @@ class SOAPTerm(TermBase):
         SOAPDescriptor
         """
         basis = None if not constants else (constants["alphas"], constants["betas"])
-        return SOAPDescriptor(SOAP(self, species, basis=basis))
+        soap = SOAP(self, species, basis=basis)
+        contraction = Contraction.from_arrays(constants or {})
+        return SOAPDescriptor(soap if contraction is None else ContractedSOAP(soap, contraction))
+
+    def learned(
+        self, species: tuple[int, ...], structures: Sequence[Atoms]
+    ) -> tuple[dict[str, Array], list[str]]:
+        """Channels that densities of some structures are contracted to.
+
+        Parameters
+        ----------
+        species : tuple of int
+            Atomic numbers, ascending.
+        structures : sequence of ase.Atoms
+
+        Returns
+        -------
+        constants : dict of str to ndarray
+            For `descriptor`; none without `contraction`.
+        notes : list of str
+            How many channels are left, and what they leave out.
+        """
+        if self.contraction is None:
+            return {}, []
+        soap = SOAP(self, species)
+        found = ContractedSOAP(soap, learn_contraction(soap, structures, self.contraction))
+        return found.to_arrays(), [found.describe()]
 
     def kernel(self) -> DotProductKernel:
         """Dot product of unit power spectra to the power zeta.
@@ -198,10 +246,17 @@ class SOAPTerm(TermBase):
         """
         return [
             f"SOAP r_cut {self.r_cut:.2f} Å, atoms as Gaussians of {self.sigma_atom:.2f} Å, "
-            f"n_max {self.n_max}, l_max {self.l_max}, compression {self.compression}",
+            f"n_max {self.n_max}, l_max {self.l_max}, {compressed(self)}",
             f"kernel exponent zeta {self.zeta:g}, prior std delta {self.delta:.3g} eV; central "
             f"weight {self.central_weight:g}, cutoff power {self.cutoff_power:g}",
         ]
+
+
+def compressed(term: Any) -> str:
+    """How a term's features are made fewer, in words."""
+    if term.contraction is None:
+        return f"compression {term.compression}"
+    return f"channels contracted to shares of {term.contraction:g}"
 
 
 @dataclass(frozen=True)
@@ -212,7 +267,7 @@ class _State:
     ----------
     batch : PairBatch
         Centers and pairs of the run, numbered from zero.
-    coefficients : ndarray
+    coefficients : ndarray or ContractedDensity
         Density coefficients.
     first_atom, first_pair : int
         Where the run starts in the system.
@@ -221,7 +276,7 @@ class _State:
     """
 
     batch: PairBatch
-    coefficients: FloatArray
+    coefficients: Any
     first_atom: int
     first_pair: int
     channels: tuple[int, ...]
@@ -233,10 +288,10 @@ class SOAPDescriptor:
 
     Parameters
     ----------
-    soap : SOAP
+    soap : SOAP or ContractedSOAP
     """
 
-    soap: SOAP
+    soap: SOAP | ContractedSOAP
 
     @property
     def species(self) -> tuple[int, ...]:
@@ -446,6 +501,5 @@ class SOAPDescriptor:
         return CenterTangents(system, self.r_cut, self.pair_jacobian(system, environments))
 
     def to_arrays(self) -> dict[str, Array]:
-        """Constants of the radial basis, which differ between machines in the last digits."""
-        alphas, betas = self.soap.basis_constants
-        return {"alphas": alphas, "betas": betas}
+        """Constants of the radial basis, and of the contraction if there is one."""
+        return self.soap.to_arrays()

@@ -1,0 +1,251 @@
+"""Compiled loops over contracted densities: features, adjoint and Jacobian.
+
+Arrays in, caller-allocated arrays out; ``contraction.py`` has the checks and the mathematics.
+Suffixes as in `_soap`; ``k`` is a contracted channel. The number of contracted channels is that of
+the degree with most of them (``size_k``, a tuple of that length as `_soap` has it); of degree l the
+first ``counts[l]`` are features, the others zero.
+"""
+
+import numba
+import numpy as np
+
+from kernelpot.common._numba import INLINED, OPTIONS
+from kernelpot.terms._soap import (
+    _hermite,
+    _hermite_slope,
+    _knot,
+    extent,
+    solid_harmonics,
+    solid_harmonics_gradient,
+)
+
+
+@numba.njit(**OPTIONS)
+def contract(coefficients, key, present, vectors, size, size_k, contracted, kept, whole):
+    """Fill ``contracted[i, q, k] = sum_an vectors[key, l, a, n, k] c[a, q, n]`` and traces.
+
+    ``kept[i, l]`` and ``whole[i, l]`` are the sums of squares of degree l after and before.
+    Channels that are not ``present`` are known to be zero.
+    """
+    n_max, n_k = extent(size), extent(size_k)
+    n_l = kept.shape[1]
+    row = np.zeros(n_k)
+    for i in range(coefficients.shape[0]):
+        for l in range(n_l):
+            before = 0.0
+            after = 0.0
+            for q in range(l * l, (l + 1) * (l + 1)):
+                row[:] = 0.0
+                for a in present:
+                    for n in range(n_max):
+                        value = coefficients[i, a, q, n]
+                        before += value * value
+                        for k in range(n_k):
+                            row[k] += value * vectors[key[i], l, a, n, k]
+                for k in range(n_k):
+                    after += row[k] * row[k]
+                    contracted[i, q, k] = row[k]
+            kept[i, l] = after
+            whole[i, l] = before
+
+
+@numba.njit(**OPTIONS)
+def power_spectrum(contracted, kept, whole, counts, scale_l, weight_l, floor, size_k, features):
+    """Fill ``features[i, f]``: products of contracted channels, and what they leave out."""
+    n_k = extent(size_k)
+    root2 = np.sqrt(2.0)
+    gram = np.zeros((n_k, n_k))
+    for i in range(contracted.shape[0]):
+        f = 0
+        square = 0.0
+        for l in range(counts.shape[0]):
+            gram[:] = 0.0
+            for q in range(l * l, (l + 1) * (l + 1)):
+                for j in range(n_k):
+                    left = contracted[i, q, j]
+                    for k in range(n_k):
+                        gram[j, k] += left * contracted[i, q, k]
+            for j in range(counts[l]):
+                features[i, f] = scale_l[l] * gram[j, j]
+                f += 1
+                for k in range(j + 1, counts[l]):
+                    features[i, f] = root2 * scale_l[l] * gram[j, k]
+                    f += 1
+            square += weight_l[l] * (whole[i, l] ** 2 - (1.0 - floor) * kept[i, l] ** 2)
+        features[i, f] = np.sqrt(square)
+
+
+@numba.njit(**INLINED)
+def adjoint_of(
+    c, contracted, kept, whole, rest, cotangent_f, present, vectors_t, counts, scale_l, weight_l,
+    floor, size, size_k, gram, row, adjoint,
+):  # fmt: skip
+    """Fill ``adjoint = d(cotangent . features)/d coefficients`` of one center.
+
+    ``vectors_t[l, a, k, n]`` are those of its class.
+    """
+    n_max, n_k = extent(size), extent(size_k)
+    root2 = np.sqrt(2.0)
+    adjoint[:] = 0.0
+    by_square = 2.0 * cotangent_f[-1] / rest
+    f = 0
+    for l in range(counts.shape[0]):
+        gram[:] = 0.0
+        for j in range(counts[l]):
+            gram[j, j] = 2.0 * scale_l[l] * cotangent_f[f]
+            f += 1
+            for k in range(j + 1, counts[l]):
+                value = root2 * scale_l[l] * cotangent_f[f]
+                gram[j, k] = value
+                gram[k, j] = value
+                f += 1
+        of_kept = -by_square * weight_l[l] * (1.0 - floor) * kept[l]
+        of_whole = by_square * weight_l[l] * whole[l]
+        for j in range(n_k):
+            gram[j, j] += of_kept
+        for q in range(l * l, (l + 1) * (l + 1)):
+            row[:] = 0.0
+            for j in range(n_k):
+                value = contracted[q, j]
+                for k in range(n_k):
+                    row[k] += value * gram[j, k]
+            for a in present:
+                for n in range(n_max):
+                    adjoint[a, q, n] = of_whole * c[a, q, n]
+                for k in range(n_k):
+                    value = row[k]
+                    for n in range(n_max):
+                        adjoint[a, q, n] += value * vectors_t[l, a, k, n]
+
+
+@numba.njit(**OPTIONS)
+def power_spectrum_adjoint(
+    coefficients, contracted, kept, whole, rest, key, cotangent, present, vectors_t, counts,
+    scale_l, weight_l, floor, size, size_k, adjoint,
+):  # fmt: skip
+    """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape)."""
+    n_k = extent(size_k)
+    gram = np.zeros((n_k, n_k))
+    row = np.zeros(n_k)
+    for i in range(coefficients.shape[0]):
+        adjoint_of(
+            coefficients[i], contracted[i], kept[i], whole[i], rest[i], cotangent[i], present,
+            vectors_t[key[i]], counts, scale_l, weight_l, floor, size, size_k, gram, row,
+            adjoint[i],
+        )  # fmt: skip
+
+
+@numba.njit(**OPTIONS)
+def jacobian(
+    pairs, center_p, displacement_pc, channel_p, weight_p, r_cut, table, size, l_max,
+    prefactor_q, coefficients, contracted, kept, whole, rest, key, vectors, counts, scale_l,
+    weight_l, floor, size_k, jacobian_pcf,
+):  # fmt: skip
+    """Fill ``jacobian_pcf[a, c, f] = d features / d displacement`` of ``pairs[a]``.
+
+    As `_soap.jacobian`: radial functions are contracted to those of the pair's channel, so that
+    the derivative of each degree is of rank two in (harmonic, direction) against channels.
+    """
+    n_max, n_k = extent(size), extent(size_k)
+    root2 = np.sqrt(2.0)
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    n_q = (l_max + 1) ** 2
+    legendre = np.zeros(n_q)
+    azimuth = np.zeros((2, l_max + 1))
+    y_q = np.zeros(n_q)
+    grad_cq = np.zeros((3, n_q))
+    radial = np.zeros(n_max)
+    d_radial = np.zeros(n_max)
+    radial_k = np.zeros(n_k)
+    d_radial_k = np.zeros(n_k)
+    u_n = np.zeros(n_max)
+    v_cn = np.zeros((3, n_max))
+    u_k = np.zeros(n_k)
+    v_ck = np.zeros((3, n_k))
+    unit = np.zeros(3)
+    by_rest = np.zeros(3)
+    for a in range(pairs.shape[0]):
+        p = pairs[a]
+        out = jacobian_pcf[a]
+        out[:] = 0.0
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        r = np.sqrt(x * x + y * y + z * z)
+        if r >= r_cut:
+            continue
+        unit[0], unit[1], unit[2] = x / r, y / r, z / r
+        knot, t = _knot(r, per_length, n_knots)
+        value0, slope0, value1, slope1 = _hermite(t)
+        d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
+        weight = weight_p[p]
+        solid_harmonics(x, y, z, l_max, prefactor_q, legendre, azimuth, y_q)
+        solid_harmonics_gradient(x, y, l_max, prefactor_q, legendre, azimuth, grad_cq)
+        channel = channel_p[p]
+        i = center_p[a]
+        c = coefficients[i, channel]
+        by_rest[:] = 0.0
+        f = 0
+        for l in range(l_max + 1):
+            radial_k[:] = 0.0
+            d_radial_k[:] = 0.0
+            u_n[:] = 0.0
+            v_cn[:] = 0.0
+            u_k[:] = 0.0
+            v_ck[:] = 0.0
+            for n in range(n_max):
+                f0, g0 = table[knot, 0, l, n], table[knot, 1, l, n]
+                f1, g1 = table[knot + 1, 0, l, n], table[knot + 1, 1, l, n]
+                radial[n] = weight * (value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1)
+                d_radial[n] = weight * (d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1)
+                for k in range(n_k):
+                    factor = vectors[key[i], l, channel, n, k]
+                    radial_k[k] += radial[n] * factor
+                    d_radial_k[k] += d_radial[n] * factor
+            for q in range(l * l, (l + 1) * (l + 1)):
+                y_value = y_q[q]
+                gx, gy, gz = grad_cq[0, q], grad_cq[1, q], grad_cq[2, q]
+                for n in range(n_max):
+                    value = c[q, n]
+                    u_n[n] += y_value * value
+                    v_cn[0, n] += gx * value
+                    v_cn[1, n] += gy * value
+                    v_cn[2, n] += gz * value
+                for k in range(n_k):
+                    value = contracted[i, q, k]
+                    u_k[k] += y_value * value
+                    v_ck[0, k] += gx * value
+                    v_ck[1, k] += gy * value
+                    v_ck[2, k] += gz * value
+            of_whole = weight_l[l] * whole[i, l]
+            of_kept = weight_l[l] * (1.0 - floor) * kept[i, l]
+            start = f
+            for direction in range(3):
+                f = start
+                for n in range(n_max):
+                    moved = d_radial[n] * unit[direction] * u_n[n] + radial[n] * v_cn[direction, n]
+                    by_rest[direction] += of_whole * moved
+                for k in range(n_k):
+                    moved = (
+                        d_radial_k[k] * unit[direction] * u_k[k] + radial_k[k] * v_ck[direction, k]
+                    )
+                    by_rest[direction] -= of_kept * moved
+                for j in range(counts[l]):
+                    left, right = d_radial_k[j] * unit[direction], radial_k[j]
+                    out[direction, f] = (
+                        2.0 * scale_l[l] * (left * u_k[j] + right * v_ck[direction, j])
+                    )
+                    f += 1
+                    for k in range(j + 1, counts[l]):
+                        out[direction, f] = (
+                            root2
+                            * scale_l[l]
+                            * (
+                                left * u_k[k]
+                                + right * v_ck[direction, k]
+                                + d_radial_k[k] * unit[direction] * u_k[j]
+                                + radial_k[k] * v_ck[direction, j]
+                            )
+                        )
+                        f += 1
+        for direction in range(3):
+            out[direction, f] = 2.0 * by_rest[direction] / rest[i]

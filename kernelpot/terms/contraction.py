@@ -1,0 +1,469 @@
+r"""Few density channels of many: radial functions and species mixed as the data ask for it.
+
+The density around an atom has as many channels as radial functions times neighbor species, and
+the power spectrum the square of that. In data most channels say the same. So of each class of
+environments and each degree l the channels :math:`c_{anlm}` (neighbor species a, radial function
+n) are contracted to the leading eigenvectors U of
+
+.. math:: C_l = \Big\langle \frac{s_l}{t} \Big( \sum_m c_{lm} c_{lm}^\top
+          + w \sum_{j,m} \nabla_j c_{lm} \cdot \nabla_j c_{lm}^\top \Big) \Big\rangle,
+          \qquad t = \sum_{lm} s_l |c_{lm}|^2,
+
+an optimal radial basis [1]_ in which species are mixed too [2]_, for densities and for what
+displacements make of them (w is the square of a displacement, :math:`s_l` the weight of a degree in
+the power spectrum). What falls below a share of the total trace is left out, though not in
+silence: the features are the power spectrum of :math:`\tilde c = U^\top c`, and one more,
+
+.. math:: \rho^2 = \sum_l \frac{s_l^2}{2l + 1} \big( |c_l|^4 - (1 - \epsilon) |\tilde c_l|^4 \big),
+
+an estimate of the norm of all products that channels left out have a part in: with
+:math:`|c_l|^2 = |\tilde c_l|^2 + |r_l|^2` they are
+:math:`2 |\tilde c_l r_l^\top|^2 + |r_l r_l^\top|^2`, for which
+:math:`(2 |\tilde c_l|^2 |r_l|^2 + |r_l|^4) / (2l + 1)` stands, which takes the directions
+of both as independent of one another. So an environment of a new kind, a species
+that was not there or a distance, falls out of what kernels know, and the length of the features
+is about what it was. The :math:`\epsilon` keeps :math:`\rho` differentiable.
+
+References
+----------
+.. [1] Goscinski, Musil, Pozdnyakov, Nigam, Ceriotti, J. Chem. Phys. 155, 104106 (2021).
+.. [2] Willatt, Musil, Ceriotti, Phys. Chem. Chem. Phys. 20, 29661 (2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray
+from kernelpot.data.system import System
+from kernelpot.terms import _contraction
+from kernelpot.terms.power_spectrum import SOAP, PairBatch
+
+if TYPE_CHECKING:
+    from kernelpot.terms.soap import SOAPTerm
+
+# w: the square of a displacement [Å^2].
+GRADIENT_WEIGHT = 0.01
+# epsilon
+FLOOR = 1e-8
+# Lengths of rows in the compiled loops are multiples of it.
+WIDTH = 4
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Leading channels of each class of environments and degree.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (n_keys, l_max + 1, n_species, n_max, n)
+        Orthonormal in the last axis over species and radial functions; zero from `counts` on,
+        and for classes that there were no environments of.
+    counts : ndarray of int, shape (l_max + 1,)
+        Channels of each degree.
+    lost : float
+        Share of the trace that is left out, of all classes together.
+    """
+
+    vectors: FloatArray
+    counts: IntArray
+    lost: float
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Arrays by name."""
+        return {
+            "contraction": self.vectors,
+            "contraction_counts": self.counts,
+            "contraction_lost": np.array(self.lost),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Contraction | None:
+        """Inverse of `to_arrays`; None where there are none.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+        """
+        if "contraction" not in arrays:
+            return None
+        return cls(
+            np.asarray(arrays["contraction"], dtype=float),
+            np.asarray(arrays["contraction_counts"]).astype(np.int64),
+            float(arrays["contraction_lost"]),
+        )
+
+
+def learn_contraction(soap: SOAP, structures: Sequence[Atoms], share: float) -> Contraction:
+    """Leading channels of the densities of some structures, in one pass over them.
+
+    Free atoms count only where a class has nothing else.
+
+    Parameters
+    ----------
+    soap : SOAP
+        Without compression: a channel for each species.
+    structures : sequence of ase.Atoms
+    share : float
+        Channels of less than this share of the trace are left out.
+
+    Returns
+    -------
+    Contraction
+    """
+    n_l, n_channels = soap.term.l_max + 1, len(soap.species) * soap.term.n_max
+    moments = np.zeros((len(soap.species), n_l, n_channels, n_channels))
+    bound = {int(z) for atoms in structures if len(atoms) > 1 for z in atoms.numbers}
+    for atoms in structures:
+        if len(atoms) > 1 or int(atoms.numbers[0]) not in bound:
+            _add_moments(moments, soap, atoms)
+    values, vectors = np.linalg.eigh(moments)
+    values, vectors = values[:, :, ::-1], vectors[:, :, :, ::-1]
+    totals = values.sum(axis=(1, 2))
+    known = totals > 0
+    shares = np.zeros_like(values)
+    np.divide(values, totals[:, None, None], out=shares, where=known[:, None, None])
+    counts = np.maximum((shares > share).sum(axis=2).max(axis=0), 1)
+    signs = np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(axis=2)[:, :, None], 2))
+    vectors = vectors * np.where(signs == 0, 1.0, signs)  # repeatable
+    vectors[~known] = 0.0
+    most = int(counts.max())
+    for l, count in enumerate(counts):
+        vectors[:, l, :, count:] = 0.0
+        shares[:, l, :count] = 0.0
+    return Contraction(
+        np.ascontiguousarray(vectors[..., :most]).reshape(
+            len(soap.species), n_l, len(soap.species), soap.term.n_max, most
+        ),
+        counts.astype(np.int64),
+        float(shares.sum() / max(np.count_nonzero(known), 1)),
+    )
+
+
+def _add_moments(moments: FloatArray, soap: SOAP, atoms: Atoms) -> None:
+    """Add C_l of the environments of a structure, shape (n_species, l_max + 1, n, n)."""
+    term = soap.term
+    system = System.of([atoms], float(term.r_cut))
+    kinds = system.z_index(soap.species)
+    pairs = system.pairs
+    batch = soap.pairs(pairs.first, pairs.neighbors, system.displacements, kinds)
+    coefficients = soap.expansion(batch, 0, len(atoms))
+    by_degree = [
+        np.swapaxes(coefficients[:, :, l * l : (l + 1) ** 2], 1, 2).reshape(
+            len(atoms), 2 * l + 1, -1
+        )
+        for l in range(term.l_max + 1)
+    ]
+    scale_l = soap.scale_l
+    trace = sum(
+        scale * np.einsum("imn,imn->i", c, c) for scale, c in zip(scale_l, by_degree, strict=True)
+    )
+    for key in np.unique(kinds):
+        own = kinds == key
+        for l, c in enumerate(by_degree):
+            rows = (c[own] * np.sqrt(scale_l[l] / trace[own])[:, None, None]).reshape(
+                -1, c.shape[2]
+            )
+            moments[key, l] += rows.T @ rows
+    _add_gradient_moments(moments, soap, system, kinds, batch.weights, trace)
+
+
+def _add_gradient_moments(
+    moments: FloatArray,
+    soap: SOAP,
+    system: System,
+    kinds: IntArray,
+    weights: FloatArray,
+    trace: FloatArray,
+) -> None:
+    r"""Add what displacements of neighbors make of the densities.
+
+    Summed over m and directions that is
+    :math:`(2l + 1) / 4\pi \, (R_n' R_{n'}' + l (l + 1) R_n R_{n'} / r^2)` of a neighbor at r.
+    """
+    n_max = soap.term.n_max
+    near = np.flatnonzero(system.distances < soap.term.r_cut)
+    r = system.distances[near]
+    center, neighbor = system.pairs.centers[near], system.pairs.neighbors[near]
+    value, slope = soap.radial(r)  # of R / r^l
+    for l, scale in enumerate(soap.scale_l):
+        radial = value[:, l] * (r**l)[:, None]
+        d_radial = slope[:, l] * (r**l)[:, None]
+        if l:
+            d_radial += value[:, l] * (l * r ** (l - 1))[:, None]
+        factor = GRADIENT_WEIGHT * scale * (2 * l + 1) / (4 * np.pi)
+        factor = np.sqrt(factor / trace[center]) * weights[near]
+        along = d_radial * factor[:, None]
+        across = radial * (factor * np.sqrt(l * (l + 1)) / r)[:, None]
+        for key in np.unique(kinds):
+            for a in np.unique(kinds):
+                own = (kinds[center] == key) & (kinds[neighbor] == a)
+                block = along[own].T @ along[own] + across[own].T @ across[own]
+                rows = slice(a * n_max, (a + 1) * n_max)
+                moments[key, l, rows, rows] += block
+
+
+@dataclass(frozen=True)
+class ContractedDensity:
+    """Densities of some centers, and what they are contracted to.
+
+    Attributes
+    ----------
+    coefficients : ndarray of shape (n_centers, n_species, (l_max + 1)^2, n_max)
+    contracted : ndarray of shape (n_centers, (l_max + 1)^2, n)
+    kept, whole : ndarray of shape (n_centers, l_max + 1)
+        Sums of squares of the contracted ones and of all, degree by degree.
+    features : ndarray of shape (n_centers, n_features)
+    key : ndarray of shape (n_centers,)
+        Index of the species of each center.
+    present : ndarray of int
+        Channels that have atoms.
+    """
+
+    coefficients: FloatArray
+    contracted: FloatArray
+    kept: FloatArray
+    whole: FloatArray
+    features: FloatArray
+    key: IntArray
+    present: IntArray
+
+    @property
+    def rest(self) -> FloatArray:
+        """The last feature, shape (n_centers,)."""
+        return np.ascontiguousarray(self.features[:, -1])
+
+
+@dataclass(frozen=True)
+class ContractedSOAP:
+    """Power spectrum of contracted densities, with the methods of `SOAP` that terms use.
+
+    Parameters
+    ----------
+    soap : SOAP
+        Without compression.
+    contraction : Contraction
+    """
+
+    soap: SOAP
+    contraction: Contraction
+
+    def describe(self) -> str:
+        """What the contraction does, in words."""
+        counts, n_channels = self.contraction.counts, len(self.species) * self.term.n_max
+        return (
+            f"{self.soap.n_features} features contracted to {self.n_features}: of {n_channels} "
+            f"channels {', '.join(map(str, counts))} for l = 0, 1, ... "
+            f"({100 * self.contraction.lost:.2g} % of the density left out)"
+        )
+
+    @property
+    def term(self) -> SOAPTerm:
+        """Hyper-parameters."""
+        return self.soap.term
+
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers that may occur, ascending."""
+        return self.soap.species
+
+    @cached_property
+    def n_features(self) -> int:
+        """Number of features of one environment."""
+        counts = self.contraction.counts
+        return int((counts * (counts + 1) // 2).sum()) + 1
+
+    @cached_property
+    def _vectors(self) -> FloatArray:
+        """Those of the contraction, in rows of a length that suits the processor."""
+        more = -self.contraction.vectors.shape[-1] % WIDTH
+        padding = [(0, 0)] * 4 + [(0, more)]
+        return np.ascontiguousarray(np.pad(self.contraction.vectors, padding))
+
+    @cached_property
+    def _vectors_t(self) -> FloatArray:
+        return np.ascontiguousarray(np.swapaxes(self._vectors, 3, 4))
+
+    @cached_property
+    def _size_k(self) -> int | tuple[int, ...]:
+        n = self._vectors.shape[-1]
+        return (0,) * n if isinstance(self.soap.size, tuple) else n
+
+    @cached_property
+    def _weight_l(self) -> FloatArray:
+        return self.soap.scale_l**2 / (2.0 * np.arange(self.term.l_max + 1) + 1.0)
+
+    @property
+    def _weights(self) -> tuple[IntArray, FloatArray, FloatArray, float]:
+        return self.contraction.counts, self.soap.scale_l, self._weight_l, FLOOR
+
+    def create(self, atoms: Atoms, centers: Sequence[int] | None = None) -> FloatArray:
+        """Features from those of dscribe, which they are a function of.
+
+        Parameters
+        ----------
+        atoms : ase.Atoms
+            Structure, any periodicity.
+        centers : sequence of int, optional
+            Atoms to describe; all by default.
+
+        Returns
+        -------
+        ndarray of shape (n_centers, n_features)
+        """
+        chosen = np.arange(len(atoms)) if centers is None else np.array(centers)
+        kinds = np.searchsorted(self.species, atoms.numbers[chosen])
+        whole = self.soap.products(self.soap.create(atoms, centers))
+        n_channels = whole.shape[2]
+        parts, square = [], np.zeros(len(chosen))
+        for l, count in enumerate(self.contraction.counts):
+            vectors = self.contraction.vectors[kinds, l].reshape(len(kinds), n_channels, -1)
+            kept = np.einsum("iac,iab,ibd->icd", vectors, whole[:, l], vectors, optimize=True)
+            row, column = np.triu_indices(count)
+            parts.append(kept[:, row, column] * np.where(row == column, 1.0, np.sqrt(2.0)))
+            before = np.trace(whole[:, l], axis1=1, axis2=2)
+            after = np.trace(kept, axis1=1, axis2=2)
+            square += (before**2 - (1.0 - FLOOR) * after**2) / (2 * l + 1)
+        return np.concatenate([*parts, np.sqrt(square)[:, None]], axis=1)
+
+    def pairs(
+        self,
+        first: IntArray,
+        neighbors: IntArray,
+        displacements: FloatArray,
+        species_index: IntArray,
+        centers: slice = slice(None),
+    ) -> PairBatch:
+        """Prepare pairs; see `SOAP.pairs`."""
+        return self.soap.pairs(first, neighbors, displacements, species_index, centers)
+
+    def present_channels(self, batch: PairBatch) -> tuple[int, ...]:
+        """Species that there are, centers included; see `SOAP.present_channels`."""
+        return self.soap.present_channels(batch)
+
+    def present_features(self, channels: tuple[int, ...]) -> BoolArray:
+        """All: contracted channels are of no one species."""
+        return np.ones(self.n_features, dtype=bool)
+
+    def touched_features(self, channel: int) -> IntArray:
+        """All: contracted channels are of no one species."""
+        return np.arange(self.n_features)
+
+    def expansion(self, batch: PairBatch, start: int, stop: int) -> ContractedDensity:
+        """Contracted densities of some centers, and features.
+
+        Parameters
+        ----------
+        batch : PairBatch
+        start, stop : int
+            Range of centers.
+
+        Returns
+        -------
+        ContractedDensity
+        """
+        coefficients = self.soap.expansion(batch, start, stop)
+        n, n_l = stop - start, self.term.l_max + 1
+        key = np.ascontiguousarray(batch.center_channels[start:stop])
+        present = np.array(self.soap.present_channels(batch), dtype=np.int64)
+        contracted = np.empty((n, n_l**2, self._vectors.shape[-1]))
+        kept, whole = np.empty((2, n, n_l))
+        _contraction.contract(
+            coefficients, key, present, self._vectors, self.soap.size, self._size_k, contracted,
+            kept, whole,
+        )  # fmt: skip
+        features = np.empty((n, self.n_features))
+        _contraction.power_spectrum(
+            contracted, kept, whole, *self._weights, self._size_k, features
+        )
+        return ContractedDensity(coefficients, contracted, kept, whole, features, key, present)
+
+    def features(
+        self, density: ContractedDensity, channels: tuple[int, ...] | None = None
+    ) -> FloatArray:
+        """Features, equal to `create`.
+
+        Parameters
+        ----------
+        density : ContractedDensity
+            From `expansion`.
+        channels : tuple of int, optional
+            Of no effect.
+
+        Returns
+        -------
+        ndarray of shape (n_centers, n_features)
+        """
+        return density.features
+
+    def pair_gradients(
+        self,
+        batch: PairBatch,
+        start: int,
+        stop: int,
+        density: ContractedDensity,
+        cotangent: FloatArray,
+        gradient: FloatArray,
+        channels: tuple[int, ...] | None = None,
+    ) -> None:
+        """Add the gradient of ``sum(cotangent * features)``; see `SOAP.pair_gradients`."""
+        adjoint = np.empty_like(density.coefficients)
+        _contraction.power_spectrum_adjoint(
+            density.coefficients, density.contracted, density.kept, density.whole, density.rest,
+            density.key, cotangent, density.present, self._vectors_t, *self._weights,
+            self.soap.size, self._size_k, adjoint,
+        )  # fmt: skip
+        self.soap.pull(batch, start, stop, adjoint, gradient)
+
+    def members_gradients(
+        self,
+        batch: PairBatch,
+        start: int,
+        stop: int,
+        density: ContractedDensity,
+        cotangents: FloatArray,
+        gradients: FloatArray,
+        channels: tuple[int, ...] | None = None,
+    ) -> None:
+        """`pair_gradients` of several scalars; see `SOAP.members_gradients`."""
+        for m, cotangent in enumerate(cotangents):
+            own = np.zeros(gradients.shape[:2])
+            self.pair_gradients(batch, start, stop, density, cotangent, own)
+            gradients[:, :, m] += own
+
+    def jacobian(
+        self,
+        batch: PairBatch,
+        pairs: IntArray,
+        center_rows: IntArray,
+        density: ContractedDensity,
+        out: FloatArray | None = None,
+        *,
+        channel: int | None = None,
+    ) -> FloatArray:
+        """Derivatives of features by displacements; see `SOAP.jacobian`.
+
+        Returns
+        -------
+        ndarray of shape (n, 3, n_features)
+        """
+        if out is None:
+            out = np.empty((len(pairs), 3, self.n_features))
+        _contraction.jacobian(
+            pairs, center_rows, batch.displacements, batch.channels, batch.weights,
+            float(self.term.r_cut), self.soap.radial_table, self.soap.size, self.term.l_max,
+            self.soap.prefactor_q, density.coefficients, density.contracted, density.kept,
+            density.whole, density.rest, density.key, self._vectors, *self._weights,
+            self._size_k, out,
+        )  # fmt: skip
+        return out
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Constants that the same features can be had from again."""
+        return {**self.soap.to_arrays(), **self.contraction.to_arrays()}
