@@ -8,9 +8,11 @@ first ``counts[l]`` are features, the others zero.
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
 from kernelpot.terms._soap import (
+
     _hermite,
     _hermite_slope,
     _knot,
@@ -18,6 +20,25 @@ from kernelpot.terms._soap import (
     solid_harmonics,
     solid_harmonics_gradient,
 )
+from kernelpot.terms._soap_vector import add_products
+
+
+def add_row(out, o_start, factors, f_start, rows, r_start, count, size):
+    """Add ``sum_c factors[c] rows[c]`` to a row of ``out``; in vector code for tuples."""
+    o, f, r = out.ravel(), factors.ravel(), rows.ravel()
+    n_rows, n = extent(count), extent(size)
+    for c in range(n_rows):
+        for k in range(n):
+            o[o_start + k] += f[f_start + c] * r[r_start + c * n + k]
+
+
+@overload(add_row, inline="always")
+def _add_row_overload(out, o_start, factors, f_start, rows, r_start, count, size):
+    if isinstance(size, numba.types.BaseTuple):
+        return lambda out, o_start, factors, f_start, rows, r_start, count, size: add_products(
+            out, o_start, factors, f_start, rows, r_start, count, size
+        )
+    return add_row
 
 
 @numba.njit(**OPTIONS)
@@ -28,23 +49,23 @@ def contract(coefficients, key, present, vectors, size, size_k, contracted, kept
     Channels that are not ``present`` are known to be zero.
     """
     n_max, n_k = extent(size), extent(size_k)
-    n_l = kept.shape[1]
-    row = np.zeros(n_k)
+    n_l, n_q, n_channels = kept.shape[1], contracted.shape[1], coefficients.shape[1]
+    contracted[:] = 0.0
     for i in range(coefficients.shape[0]):
         for l in range(n_l):
             before = 0.0
             after = 0.0
             for q in range(l * l, (l + 1) * (l + 1)):
-                row[:] = 0.0
+                at = (i * n_q + q) * n_k
                 for a in present:
+                    add_row(
+                        contracted, at, coefficients, ((i * n_channels + a) * n_q + q) * n_max,
+                        vectors, ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, size, size_k,
+                    )  # fmt: skip
                     for n in range(n_max):
-                        value = coefficients[i, a, q, n]
-                        before += value * value
-                        for k in range(n_k):
-                            row[k] += value * vectors[key[i], l, a, n, k]
+                        before += coefficients[i, a, q, n] ** 2
                 for k in range(n_k):
-                    after += row[k] * row[k]
-                    contracted[i, q, k] = row[k]
+                    after += contracted[i, q, k] ** 2
             kept[i, l] = after
             whole[i, l] = before
 
@@ -77,17 +98,18 @@ def power_spectrum(contracted, kept, whole, counts, scale_l, weight_l, floor, si
 
 @numba.njit(**INLINED)
 def adjoint_of(
-    c, contracted, kept, whole, rest, cotangent_f, present, vectors_t, counts, scale_l, weight_l,
-    floor, size, size_k, gram, row, adjoint,
+    i, coefficients, contracted, kept, whole, rest, key, cotangent_f, present, vectors_t, counts,
+    scale_l, weight_l, floor, size, size_k, gram, moved, adjoint,
 ):  # fmt: skip
-    """Fill ``adjoint = d(cotangent . features)/d coefficients`` of one center.
+    """Fill ``adjoint = d(cotangent . features)/d coefficients`` of center ``i``.
 
-    ``vectors_t[l, a, k, n]`` are those of its class.
+    ``vectors_t[key, l, a, k, n]``; ``key`` is its class.
     """
     n_max, n_k = extent(size), extent(size_k)
+    n_l, n_q, n_channels = kept.shape[1], contracted.shape[1], coefficients.shape[1]
     root2 = np.sqrt(2.0)
     adjoint[:] = 0.0
-    by_square = 2.0 * cotangent_f[-1] / rest
+    by_square = 2.0 * cotangent_f[-1] / rest[i]
     f = 0
     for l in range(counts.shape[0]):
         gram[:] = 0.0
@@ -99,23 +121,20 @@ def adjoint_of(
                 gram[j, k] = value
                 gram[k, j] = value
                 f += 1
-        of_kept = -by_square * weight_l[l] * (1.0 - floor) * kept[l]
-        of_whole = by_square * weight_l[l] * whole[l]
+        of_kept = -by_square * weight_l[l] * (1.0 - floor) * kept[i, l]
+        of_whole = by_square * weight_l[l] * whole[i, l]
         for j in range(n_k):
             gram[j, j] += of_kept
         for q in range(l * l, (l + 1) * (l + 1)):
-            row[:] = 0.0
-            for j in range(n_k):
-                value = contracted[q, j]
-                for k in range(n_k):
-                    row[k] += value * gram[j, k]
+            moved[:] = 0.0
+            add_row(moved, 0, contracted, (i * n_q + q) * n_k, gram, 0, size_k, size_k)
             for a in present:
                 for n in range(n_max):
-                    adjoint[a, q, n] = of_whole * c[a, q, n]
-                for k in range(n_k):
-                    value = row[k]
-                    for n in range(n_max):
-                        adjoint[a, q, n] += value * vectors_t[l, a, k, n]
+                    adjoint[a, q, n] = of_whole * coefficients[i, a, q, n]
+                add_row(
+                    adjoint, (a * n_q + q) * n_max, moved, 0, vectors_t,
+                    ((key * n_l + l) * n_channels + a) * n_max * n_k, size_k, size,
+                )  # fmt: skip
 
 
 @numba.njit(**OPTIONS)
@@ -126,12 +145,11 @@ def power_spectrum_adjoint(
     """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape)."""
     n_k = extent(size_k)
     gram = np.zeros((n_k, n_k))
-    row = np.zeros(n_k)
+    moved = np.zeros(n_k)
     for i in range(coefficients.shape[0]):
         adjoint_of(
-            coefficients[i], contracted[i], kept[i], whole[i], rest[i], cotangent[i], present,
-            vectors_t[key[i]], counts, scale_l, weight_l, floor, size, size_k, gram, row,
-            adjoint[i],
+            i, coefficients, contracted, kept, whole, rest, key[i], cotangent[i], present,
+            vectors_t, counts, scale_l, weight_l, floor, size, size_k, gram, moved, adjoint[i],
         )  # fmt: skip
 
 

@@ -286,3 +286,28 @@ def gather_pair(
         ),
         codegen,
     )
+
+
+@intrinsic
+def add_products(typingctx, out, o_start, factors, f_start, rows, r_start, count, size):
+    """Add ``sum_c factors[c] rows[c]`` to a row of ``out``, all flat from their starts.
+
+    ``count`` and ``size`` are tuples as long as there are rows, and elements in each.
+    """
+    n_rows, n = len(count), len(size)
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, n)
+        types_ = signature.args
+        o_data, f_data, r_data = (
+            _data(context, builder, types_[k], arguments[k]) for k in (0, 2, 4)
+        )
+        total = v.load(o_data, arguments[1])
+        for c in range(n_rows):
+            factor = v.broadcast(_scalar(builder, f_data, _offset(builder, arguments[3], c)))
+            row = v.load(r_data, _offset(builder, arguments[5], c * n))
+            total = v.madd(factor, row, total)
+        v.store(total, o_data, arguments[1])
+        return context.get_dummy_value()
+
+    return types.none(out, o_start, factors, f_start, rows, r_start, count, size), codegen
