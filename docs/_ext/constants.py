@@ -37,8 +37,10 @@ TRADES = {
         "as a share of the cutoff, n_max = l_max, zeta. A longer reach sees more and costs with "
         "its third power; wider atoms are smoother and see less.",
         "fit.defaults.COMPOUND": "The same for several species.",
-        "fit.defaults.MAX_UNCOMPRESSED_SPECIES": "More: descriptors keep apart which species stand "
-        "beside each other; their length grows with the square of the number of species.",
+        "fit.defaults.CONTRACTION": "Smaller: more channels of the density are kept, down to those "
+        "that say next to nothing; larger: fewer features, and at some point larger errors.",
+        "fit.defaults.MAX_CHANNELS": "More: the mixed channels keep apart more species and "
+        "distances; features grow with its square.",
         "fit.defaults.MINIMUM_CUTOFF": "Longer: molecules in contact see each other further out, "
         "at more cost.",
         "terms.pair.N_SPARSE": "More: finer functions of distance.",

@@ -74,9 +74,17 @@ def n_pairs(frames: Sequence[Frame], r_cut: float) -> float:
     return float(sum(expected_pairs(frame.atoms, r_cut) for frame in frames))
 
 
+def most_features(term: Term, descriptor: Descriptor) -> int:
+    """Features of an environment, of what is learned at most."""
+    if getattr(term, "contraction", None) is None:
+        return descriptor.n_features
+    return int(term.most_features(len(descriptor.species)))  # type: ignore[attr-defined]
+
+
 def n_directions(term: Term, descriptor: Descriptor) -> int:
     """Directions that features will be compressed to, at most."""
-    return min(descriptor.n_features, getattr(term, "n_directions", None) or MAX_DIRECTIONS)
+    most = getattr(term, "n_directions", None) or MAX_DIRECTIONS
+    return min(most_features(term, descriptor), most)
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class Workload:
         )
         return cls(
             n_sparse,
-            max(descriptor.n_features for descriptor in descriptors),
+            max(map(most_features, terms, descriptors)),
             n_atoms,
             len(descriptors[0].species),
             len(terms),
@@ -376,7 +384,10 @@ def _duration(seconds: float) -> str:
 def expected_seconds(problem: Problem, plan: Plan) -> dict[str, float]:
     """What each stage of a fit takes on an ordinary machine [s], within a factor of some."""
     w = plan.workload
-    features = [(d.r_cut, d.n_features) for d in problem.descriptors]
+    features = [
+        (d.r_cut, most_features(term, d))
+        for term, d in zip(problem.terms, problem.descriptors, strict=True)
+    ]
     n_features = float(sum(n for _, n in features))
     n_atoms = sum(map(len, problem.frames))
     share = w.n_sparse / (w.n_terms * w.n_species)

@@ -12,7 +12,6 @@ from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
 from kernelpot.terms._soap import (
-
     _hermite,
     _hermite_slope,
     _knot,

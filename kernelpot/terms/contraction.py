@@ -100,7 +100,9 @@ class Contraction:
         )
 
 
-def learn_contraction(soap: SOAP, structures: Sequence[Atoms], share: float) -> Contraction:
+def learn_contraction(
+    soap: SOAP, structures: Sequence[Atoms], share: float, n_channels: int | None = None
+) -> Contraction:
     """Leading channels of the densities of some structures, in one pass over them.
 
     Free atoms count only where a class has nothing else.
@@ -112,13 +114,15 @@ def learn_contraction(soap: SOAP, structures: Sequence[Atoms], share: float) -> 
     structures : sequence of ase.Atoms
     share : float
         Channels of less than this share of the trace are left out.
+    n_channels : int, optional
+        At most so many channels are kept of each degree.
 
     Returns
     -------
     Contraction
     """
-    n_l, n_channels = soap.term.l_max + 1, len(soap.species) * soap.term.n_max
-    moments = np.zeros((len(soap.species), n_l, n_channels, n_channels))
+    n_l, size = soap.term.l_max + 1, len(soap.species) * soap.term.n_max
+    moments = np.zeros((len(soap.species), n_l, size, size))
     bound = {int(z) for atoms in structures if len(atoms) > 1 for z in atoms.numbers}
     for atoms in structures:
         if len(atoms) > 1 or int(atoms.numbers[0]) not in bound:
@@ -129,17 +133,18 @@ def learn_contraction(soap: SOAP, structures: Sequence[Atoms], share: float) -> 
     known = totals > 0
     shares = np.zeros_like(values)
     np.divide(values, totals[:, None, None], out=shares, where=known[:, None, None])
-    counts = np.maximum((shares > share).sum(axis=2).max(axis=0), 1)
+    most = size if n_channels is None else n_channels
+    counts = np.clip((shares > share).sum(axis=2).max(axis=0), 1, most)
     signs = np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(axis=2)[:, :, None], 2))
     vectors = vectors * np.where(signs == 0, 1.0, signs)  # repeatable
     vectors[~known] = 0.0
-    most = int(counts.max())
+    widest = int(counts.max())
     for l, count in enumerate(counts):
         vectors[:, l, :, count:] = 0.0
         shares[:, l, :count] = 0.0
     return Contraction(
-        np.ascontiguousarray(vectors[..., :most]).reshape(
-            len(soap.species), n_l, len(soap.species), soap.term.n_max, most
+        np.ascontiguousarray(vectors[..., :widest]).reshape(
+            len(soap.species), n_l, len(soap.species), soap.term.n_max, widest
         ),
         counts.astype(np.int64),
         float(shares.sum() / max(np.count_nonzero(known), 1)),
@@ -379,9 +384,7 @@ class ContractedSOAP:
             kept, whole,
         )  # fmt: skip
         features = np.empty((n, self.n_features))
-        _contraction.power_spectrum(
-            contracted, kept, whole, *self._weights, self._size_k, features
-        )
+        _contraction.power_spectrum(contracted, kept, whole, *self._weights, self._size_k, features)
         return ContractedDensity(coefficients, contracted, kept, whole, features, key, present)
 
     def features(

@@ -87,6 +87,8 @@ class PolynomialSOAP(TermBase):
         How features are shared between neighbor species before they are compressed.
     contraction : float, optional
         As in `SOAPTerm`: channels of the density are mixed before there are features.
+    n_channels : int, optional
+        As in `SOAPTerm`.
     species_weighting : mapping of symbol to float, optional
         Weight of each neighbor species in the density.
     sparse_method : {"farthest_point", "cur", "kmeans", "random"}
@@ -119,6 +121,7 @@ class PolynomialSOAP(TermBase):
     central_weight: float = 1.0
     compression: str = "off"
     contraction: float | None = None
+    n_channels: int | None = None
     species_weighting: Mapping[str, float] | None = None
     sparse_method: str = "farthest_point"
 
@@ -142,7 +145,7 @@ class PolynomialSOAP(TermBase):
             require(whole, "n_directions", "a positive integer or None", self.n_directions)
             object.__setattr__(self, "n_directions", int(self.n_directions))
         soap = self.soap  # its values are checked there
-        for name in ("n_max", "l_max"):  # 6.0, as numbers in files may be
+        for name in ("n_max", "l_max", "n_channels"):  # 6.0, as numbers in files may be
             object.__setattr__(self, name, getattr(soap, name))
 
     @property
@@ -193,6 +196,19 @@ class PolynomialSOAP(TermBase):
         if self.full:
             return min(MONOMIALS_OF_WHOLE * usual, max(usual, MAX_OF_WHOLE))
         return MONOMIALS * usual
+
+    def most_features(self, n_species: int) -> int:
+        """Number of features there can be before they are compressed.
+
+        Parameters
+        ----------
+        n_species : int
+
+        Returns
+        -------
+        int
+        """
+        return self.soap.most_features(n_species)
 
     def learned(
         self, species: tuple[int, ...], structures: Sequence[Atoms]

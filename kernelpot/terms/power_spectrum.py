@@ -335,7 +335,7 @@ class SOAP:
         return np.concatenate(parts)
 
     def products(self, features: FloatArray) -> FloatArray:
-        """Power spectrum as symmetric matrices over channels, degree by degree.
+        r"""Power spectrum as symmetric matrices over channels, degree by degree.
 
         Parameters
         ----------
@@ -625,9 +625,7 @@ class SOAP:
         if self.degrees is not None:
             _soap.pair_gradients_vector(*common, self.degrees, adjoint, gradient)
         else:
-            _soap.pair_gradients(
-                *common, int(self.term.l_max), self.prefactor_q, adjoint, gradient
-            )
+            _soap.pair_gradients(*common, int(self.term.l_max), self.prefactor_q, adjoint, gradient)
 
     def members_gradients(
         self,

@@ -71,6 +71,9 @@ class SOAPTerm(TermBase):
         channel is left out when radial functions and neighbor species are mixed to principal
         components before the power spectrum is formed (`kernelpot.terms.contraction`) [3]_; from
         0 to 1, only without `compression`. None: all are kept as they are.
+    n_channels : int, optional
+        Of a contraction: so many channels of each degree, at most. The number of features then
+        does not grow with that of species.
     species_weighting : mapping of symbol to float, optional
         Weight of each neighbor species in the density.
     sparse_method : {"farthest_point", "cur", "kmeans", "random"}
@@ -99,6 +102,7 @@ class SOAPTerm(TermBase):
     central_weight: float = 0.2
     compression: str = "off"
     contraction: float | None = None
+    n_channels: int | None = None
     species_weighting: Mapping[str, float] | None = None
     sparse_method: str = "farthest_point"
 
@@ -156,6 +160,17 @@ class SOAPTerm(TermBase):
                 '"off" beside a contraction, which mixes species itself',
                 self.compression,
             )
+        if self.n_channels is not None:
+            require_number("n_channels", self.n_channels)
+            whole = int(self.n_channels) == self.n_channels >= 1
+            require(whole, "n_channels", "a positive integer or None", self.n_channels)
+            require(
+                self.contraction is not None,
+                "n_channels",
+                "None without a contraction, whose channels it counts",
+                self.n_channels,
+            )
+            object.__setattr__(self, "n_channels", int(self.n_channels))
 
     @classmethod
     def example(cls, species: tuple[int, ...]) -> SOAPTerm:
@@ -225,8 +240,27 @@ class SOAPTerm(TermBase):
         if self.contraction is None:
             return {}, []
         soap = SOAP(self, species)
-        found = ContractedSOAP(soap, learn_contraction(soap, structures, self.contraction))
+        learned = learn_contraction(soap, structures, self.contraction, self.n_channels)
+        found = ContractedSOAP(soap, learned)
         return found.to_arrays(), [found.describe()]
+
+    def most_features(self, n_species: int) -> int:
+        """Number of features there can be of so many species, before a contraction is learned.
+
+        Parameters
+        ----------
+        n_species : int
+
+        Returns
+        -------
+        int
+        """
+        n_l, n = self.l_max + 1, self.n_max * n_species
+        if self.contraction is None:
+            return SOAP(self, tuple(range(1, n_species + 1))).n_features
+        if self.n_channels is not None:
+            n = min(n, self.n_channels)
+        return n_l * (n * (n + 1) // 2) + 1
 
     def kernel(self) -> DotProductKernel:
         """Dot product of unit power spectra to the power zeta.
@@ -256,7 +290,8 @@ def compressed(term: Any) -> str:
     """How a term's features are made fewer, in words."""
     if term.contraction is None:
         return f"compression {term.compression}"
-    return f"channels contracted to shares of {term.contraction:g}"
+    most = "" if term.n_channels is None else f", at most {term.n_channels}"
+    return f"channels contracted down to shares of {term.contraction:g}{most}"
 
 
 @dataclass(frozen=True)
@@ -337,7 +372,7 @@ class SOAPDescriptor:
         p = slice(first[0], first[-1])
         z_index = system.z_index(self.species)
         batch, channels = self._pairs_of(system, atoms, first - p.start, p, z_index)
-        coefficients = self.soap.expansion(batch, 0, atoms.stop - atoms.start)
+        coefficients: Any = self.soap.expansion(batch, 0, atoms.stop - atoms.start)
         return Environments(
             z_index[atoms],
             np.arange(atoms.start, atoms.stop),

@@ -103,13 +103,16 @@ def test_delta_follows_the_binding_energy():
     assert terms(dataset(bulk("Cu", cubic=True)))[0][0].delta == 1.0
 
 
-def test_many_species_are_compressed():
+def test_densities_are_contracted_whatever_the_number_of_species():
     alloy = bulk("Cu", cubic=True).repeat((2, 1, 1))
-    assert terms(dataset(alloy))[0][0].compression == "off"
+    (term, *_), _ = terms(dataset(alloy))
+    assert (term.contraction, term.n_channels) == (defaults.CONTRACTION, defaults.MAX_CHANNELS)
     alloy.numbers[:5] = [28, 27, 26, 25, 24]
-    chosen, notes = terms(dataset(alloy))
-    assert chosen[0].compression == "mu1nu1"
-    assert any("6 species" in n for n in notes)
+    (term, *_), _ = terms(dataset(alloy))
+    assert term.most_features(6) == 7 * 12 * 13 // 2 + 1
+    molecule = Atoms("CHO", positions=np.eye(3))
+    (term,), _ = terms(dataset(molecule))
+    assert term.contraction == defaults.CONTRACTION
 
 
 def test_sigmas_follow_the_forces():

@@ -1,0 +1,232 @@
+"""Contracted densities against dscribe, finite differences and what they are to keep."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+import kernelpot as kp
+from kernelpot.data.system import Contribution, System
+from kernelpot.datasets import load_silicon
+from kernelpot.terms.contraction import GRADIENT_WEIGHT, learn_contraction
+from kernelpot.terms.power_spectrum import SOAP
+from kernelpot.terms.soap import SOAPTerm
+
+SPECIES = (8, 11, 17)
+
+
+def salt(seed, numbers=(11, 17, 8)):
+    """A rattled cell of rock salt with some sites renamed."""
+    atoms = bulk("NaCl", "rocksalt", a=4.2, cubic=True)
+    atoms.numbers = np.resize(numbers, len(atoms))
+    atoms.rattle(0.2, seed=seed)
+    return atoms
+
+
+def term(**changes):
+    """A small one with a contraction."""
+    return SOAPTerm(r_cut=4.0, n_max=4, l_max=3, **{"contraction": 1e-3, **changes})
+
+
+def learned(of, species=SPECIES, specialize=True):
+    """A descriptor, with the contraction learned from a few cells."""
+    constants, _ = of.learned(species, [salt(seed) for seed in range(4)])
+    found = of.descriptor(species, constants)
+    soap = dataclasses.replace(found.soap.soap, specialize=specialize)
+    return dataclasses.replace(found, soap=dataclasses.replace(found.soap, soap=soap))
+
+
+def environments(descriptor, atoms):
+    system = System.of([atoms], descriptor.r_cut)
+    return system, descriptor.environments(system, slice(0, len(atoms)))
+
+
+@pytest.mark.parametrize("specialize", [True, False])
+def test_features_are_a_function_of_those_of_dscribe(specialize):
+    descriptor, atoms = learned(term(), specialize=specialize), salt(9)
+    _, found = environments(descriptor, atoms)
+    expected = descriptor.soap.create(atoms)
+    np.testing.assert_allclose(found.x, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+    some = descriptor.soap.create(atoms, [3, 5])
+    np.testing.assert_allclose(some, expected[[3, 5]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("specialize", [True, False])
+def test_derivatives_by_finite_differences(specialize):
+    descriptor, atoms = learned(term(), specialize=specialize), salt(9)
+    system, found = environments(descriptor, atoms)
+    by_x = np.random.default_rng(0).normal(size=found.x.shape)
+    out = Contribution.zero(system)
+    descriptor.pull(system, found, by_x, None, out)
+    forces = system.forces(out)
+    step = 1e-4
+    for atom, axis in ((0, 0), (3, 1), (5, 2)):
+        total = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[atom, axis] += sign * step
+            total.append((environments(descriptor, moved)[1].x * by_x).sum())
+        slope = (total[0] - total[1]) / (2 * step)
+        assert forces[atom, axis] == pytest.approx(-slope, abs=1e-6)
+
+
+@pytest.mark.parametrize("specialize", [True, False])
+def test_jacobian_is_what_is_pulled(specialize):
+    descriptor, atoms = learned(term(), specialize=specialize), salt(9)
+    system, found = environments(descriptor, atoms)
+    by_x = np.random.default_rng(1).normal(size=found.x.shape)
+    out = Contribution.zero(system)
+    descriptor.pull(system, found, by_x, None, out)
+    jacobian = descriptor.pair_jacobian(system, found)(np.arange(system.pairs.n_pairs))
+    expected = np.einsum("pcf,pf->pc", jacobian, by_x[system.pairs.centers])
+    np.testing.assert_allclose(out.gradient, expected, rtol=0, atol=1e-12)
+
+
+def test_members_are_pulled_as_one_by_one():
+    descriptor, atoms = learned(term()), salt(9)
+    system, found = environments(descriptor, atoms)
+    by_x = np.random.default_rng(2).normal(size=(3, *found.x.shape))
+    gradients = np.zeros((system.pairs.n_pairs, 3, 3))
+    descriptor.pull_members(system, found, by_x, gradients)
+    for m in range(3):
+        out = Contribution.zero(system)
+        descriptor.pull(system, found, by_x[m], None, out)
+        scale = np.abs(out.gradient).max()
+        np.testing.assert_allclose(gradients[:, :, m], out.gradient, rtol=0, atol=1e-12 * scale)
+
+
+def test_without_anything_left_out_products_are_those_of_all_channels():
+    whole, contracted = SOAPTerm(r_cut=4.0, n_max=4, l_max=3), learned(term(contraction=0.0))
+    assert contracted.soap.contraction.lost == pytest.approx(0.0, abs=1e-12)
+    atoms = salt(9)
+    _, every = environments(whole.descriptor(SPECIES), atoms)
+    _, found = environments(contracted, atoms)
+    np.testing.assert_allclose(found.x[:, -1], 0.0, atol=1e-3 * np.abs(every.x).max())
+    for key in range(len(SPECIES)):  # each class has a basis of its own
+        own = found.key == key
+        products = found.x[own, :-1] @ found.x[own, :-1].T
+        np.testing.assert_allclose(products, every.x[own] @ every.x[own].T, rtol=1e-8)
+
+
+def test_length_is_about_that_of_all_features():
+    whole, contracted, atoms = SOAPTerm(r_cut=4.0, n_max=4, l_max=3), learned(term()), salt(9)
+    every = environments(whole.descriptor(SPECIES), atoms)[1].x
+    found = environments(contracted, atoms)[1].x
+    np.testing.assert_allclose(
+        np.linalg.norm(found, axis=1), np.linalg.norm(every, axis=1), rtol=2e-3
+    )
+
+
+def test_what_was_not_there_is_outside():
+    """A species that the contraction never saw falls into the last feature."""
+    constants, _ = term().learned(SPECIES, [salt(seed, (11, 17)) for seed in range(4)])
+    descriptor = term().descriptor(SPECIES, constants)
+
+    def outside(atoms):
+        found = environments(descriptor, atoms)[1]
+        own = found.key != 0
+        return (found.x[:, -1] / np.linalg.norm(found.x, axis=1))[own].max()
+
+    assert outside(salt(9, (11, 17))) < 0.1
+    assert outside(salt(9)) > 0.4
+    squeezed = salt(9, (11, 17))
+    squeezed.set_cell(0.75 * squeezed.cell, scale_atoms=True)
+    assert outside(squeezed) > 2 * outside(salt(9, (11, 17)))
+
+
+def test_a_class_without_environments_is_outside_altogether():
+    constants, _ = term().learned(SPECIES, [salt(seed, (11, 17)) for seed in range(4)])
+    descriptor = term().descriptor(SPECIES, constants)
+    found = environments(descriptor, salt(9))[1]
+    oxygen = found.x[found.key == 0]
+    np.testing.assert_allclose(oxygen[:, :-1], 0.0, atol=1e-14)
+    assert (oxygen[:, -1] > 0).all()
+
+
+def test_gradient_moments_by_finite_differences():
+    """Second moments of derivatives of densities, against displaced neighbors."""
+    soap = SOAP(SOAPTerm(r_cut=4.0, n_max=3, l_max=2), (11, 17))
+    from kernelpot.terms import contraction
+
+    pair = Atoms("NaCl", [[0, 0, 0], [0.7, 1.1, 1.9]])
+    moments = np.zeros((2, 3, 6, 6))
+    contraction._add_moments(moments, soap, pair)
+
+    def coefficients(atoms):
+        system = System.of([atoms], 4.0)
+        pairs, kinds = system.pairs, system.z_index((11, 17))
+        batch = soap.pairs(pairs.first, pairs.neighbors, system.displacements, kinds)
+        return soap.expansion(batch, 0, 1)[0]
+
+    c = coefficients(pair)
+    trace = sum(
+        scale * (c[:, l * l : (l + 1) ** 2] ** 2).sum() for l, scale in enumerate(soap.scale_l)
+    )
+    step, slopes = 1e-5, []
+    for axis in range(3):
+        ends = []
+        for sign in (1, -1):
+            moved = pair.copy()
+            moved.positions[1, axis] += sign * step
+            ends.append(coefficients(moved))
+        slopes.append((ends[0] - ends[1]) / (2 * step))
+    for l, scale in enumerate(soap.scale_l):
+        expected = np.zeros((6, 6))
+        for weight, rows in ((1.0, c), *((GRADIENT_WEIGHT, slope) for slope in slopes)):
+            for m in range(l * l, (l + 1) ** 2):
+                channels = rows[:, m].ravel()
+                expected += weight * scale / trace * np.outer(channels, channels)
+        np.testing.assert_allclose(moments[0, l], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_number_of_channels_is_bounded_and_repeatable():
+    frames = [salt(seed) for seed in range(4)]
+    soap = SOAP(term(), SPECIES)
+    found = learn_contraction(soap, frames, 0.0, 5)
+    assert found.counts.tolist() == [5] * 4
+    vectors = found.vectors.reshape(3, 4, -1, 5)
+    for key in range(3):
+        for l in range(4):
+            np.testing.assert_allclose(vectors[key, l].T @ vectors[key, l], np.eye(5), atol=1e-12)
+    again = learn_contraction(soap, frames, 0.0, 5)
+    assert np.array_equal(again.vectors, found.vectors)
+    assert learned(term(n_channels=5)).n_features <= term(n_channels=5).most_features(3)
+
+
+def test_fit_and_file_keep_the_contraction(tmp_path):
+    frames = kp.Dataset(load_silicon()[:12])
+    given = SOAPTerm(r_cut=4.0, n_max=4, l_max=3, contraction=1e-4, n_sparse=30)
+    pot = kp.KernelPotential(terms=[given]).fit(frames, optimize=None)
+    assert "contracted to" in str(pot.summary())
+    pot.save(tmp_path / "m.kpot")
+    again = kp.load(tmp_path / "m.kpot")
+    first, second = (p.predict(frames[1].atoms) for p in (pot, again))
+    assert first.energy == second.energy
+    assert np.array_equal(first.forces, second.forces)
+
+
+def test_compressed_after_the_contraction():
+    polynomial = kp.PolynomialSOAP(
+        r_cut=4.0, n_max=4, l_max=3, n_directions=12, contraction=1e-4, n_channels=6
+    )
+    constants, notes = polynomial.learned(SPECIES, [salt(seed) for seed in range(4)])
+    assert "contracted to" in notes[0]
+    descriptor = polynomial.descriptor(SPECIES, constants)
+    assert descriptor.inner.n_features <= 4 * 21 + 1
+    assert descriptor.n_features == 13
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"contraction": 1.5}, "`contraction` must be from 0 to 1"),
+        ({"contraction": 1e-3, "compression": "mu2"}, '`compression` must be "off" beside'),
+        ({"contraction": None, "n_channels": 3}, "`n_channels` must be None without"),
+        ({"n_channels": 0}, "`n_channels` must be a positive integer"),
+    ],
+)
+def test_wrong_values_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        term(**changes)
