@@ -362,7 +362,12 @@ class SOAP:
         return found
 
     def to_arrays(self) -> dict[str, Array]:
-        """Constants of the radial basis, which differ between machines in the last digits."""
+        """Constants of the radial basis, which differ between machines in the last digits.
+
+        Returns
+        -------
+        dict of str to ndarray
+        """
         alphas, betas = self.basis_constants
         return {"alphas": alphas, "betas": betas}
 

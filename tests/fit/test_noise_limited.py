@@ -101,17 +101,22 @@ def test_what_harms_nothing_is_found_as_without_the_rule(method, monkeypatch):
         assert limited["after"][kind] < 1.05 * unlimited["after"][kind]
 
 
-@pytest.fixture(scope="module")
-def noisy():
+def half_noisy(draw):
     """Twenty-four clean structures, and sixteen with wrong energies and forces."""
-    rng = np.random.default_rng(2)
-    frames = [label(rattled_alloy(s, (1, 1, 1), 0.1), "clean") for s in range(24)]
+    rng = np.random.default_rng(2 + draw)
+    first = 1000 * draw
+    frames = [label(rattled_alloy(first + s, (1, 1, 1), 0.1), "clean") for s in range(24)]
     for s in range(16):
-        atoms = label(rattled_alloy(100 + s, (1, 1, 1), 0.25), "noisy")
+        atoms = label(rattled_alloy(first + 100 + s, (1, 1, 1), 0.25), "noisy")
         atoms.arrays["REF_forces"] += 0.5 * rng.normal(size=(len(atoms), 3))
         atoms.info["REF_energy"] += 0.5 * len(atoms) * rng.normal()
         frames.append(atoms)
     return frames
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return half_noisy(0)
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +125,18 @@ def fitted(noisy):
 
 
 def test_a_clean_config_type_does_not_pay_for_a_noisy_one(fitted, noisy, monkeypatch):
-    record = fitted.fitted_.training.hyperparameters
-    assert largest_growth(record) <= 1.05
-    # and yet much is won
-    before, after = record["loo"]["before"], record["loo"]["after"]
-    assert after["energy"] < 0.9 * before["energy"]
-    assert after["forces"] < 0.7 * before["forces"]
+    much_is_won = 0
+    for draw in range(3):
+        pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall())
+        record = (pot.fit(half_noisy(draw), calibrate=False) if draw else fitted).fitted_.training
+        record = record.hyperparameters
+        assert largest_growth(record) <= 1.05
+        before, after = record["loo"]["before"], record["loo"]["after"]
+        much_is_won += (
+            after["energy"] < 0.9 * before["energy"] and after["forces"] < 0.7 * before["forces"]
+        )
+    # a search by steps: now and then it finds none that is allowed, and stays
+    assert much_is_won >= 2
     monkeypatch.setattr(limits, "TOLERATED", 1e6)
     pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall()).fit(noisy, calibrate=False)
     clean = pot.fitted_.training.hyperparameters["loo"]["by_config_type"]["clean"]

@@ -207,7 +207,7 @@ def test_solid_harmonics_are_scipys():
     for x, y, z in rng.normal(size=(5, 3)):
         out = np.zeros((l_max + 1) ** 2)
         scratch, azimuth = np.zeros((l_max + 1) ** 2), np.zeros((2, l_max + 1))
-        _soap.solid_harmonics(x, y, z, l_max, soap._prefactor_q, scratch, azimuth, out)
+        _soap.solid_harmonics(x, y, z, l_max, soap.prefactor_q, scratch, azimuth, out)
         r = np.sqrt(x * x + y * y + z * z)
         theta, phi = np.arccos(z / r), np.arctan2(y, x)
         for l in range(l_max + 1):
