@@ -57,8 +57,8 @@ def evaluation(local, atoms):
 
 def committee(local, atoms, n):
     """A function that evaluates members."""
-    weights = np.random.default_rng(2).normal(size=(n, local.design.n_sparse))
-    members = Members(local.design, weights)
+    deviations = np.random.default_rng(2).normal(size=(n, local.design.n_sparse))
+    members = Members(local.design, deviations, local.weights)
     return lambda: members.evaluate(System.of([atoms], local.r_cut))
 
 

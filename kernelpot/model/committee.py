@@ -102,7 +102,8 @@ class Committee(Sequence[Potential], Generic[Potential]):
 
     @cached_property
     def _members(self) -> Members:
-        return Members(self._model.design, self._weights, self._model.local.tails)
+        local = self._model.local
+        return Members(self._model.design, self._weights - local.weights, local.weights, local.tails)
 
     def __repr__(self) -> str:
         """Say how many they are, and of what."""
