@@ -90,6 +90,12 @@ class Members:
         """Return the number of members."""
         return len(self.weights)
 
+    @cached_property
+    def _pulled(self) -> set[int]:
+        """Terms whose descriptors move several scalars at once."""
+        terms = self.design.terms
+        return {t for t, term in enumerate(terms) if isinstance(term.descriptor, PullsMembers)}
+
     @property
     def _groups(self) -> list[range]:
         """Members that are evaluated together."""
@@ -181,7 +187,7 @@ class Members:
         """
         n = len(self)
         totals = np.zeros(n), np.zeros((n, system.n_atoms, 3)), np.zeros((n, 3, 3))
-        _ = self._several, self._means, self._compiled  # before there are threads
+        _ = self._several, self._means, self._compiled, self._pulled  # before there are threads
 
         def work(start: int) -> Evaluated:
             atoms = slice(start, min(start + BATCH, system.n_atoms))
@@ -226,22 +232,23 @@ class Members:
                 similarities[index] = mean.similarity
             if similarities:
                 run.pull(out)
-            together = run.found.weight is None and isinstance(term.descriptor, PullsMembers)
+            together = run.found.weight is None and t in self._pulled
             for group, own in zip(groups, gradients, strict=True):
                 parts = [
-                    self._part(index, block, term.kernel, run, members, group, similarities)
+                    self._part(index, block, run, members, group, similarities.get(index))
                     for index, block, members in environments
                 ]
-                some = slice(group.start, group.stop)
-                if together and parts:
+                if not parts:
+                    continue
+                if together:
                     _pull_together(run, parts, own)
-                elif parts:
+                else:
                     for k, moved in _one_by_one(run, parts, len(group)):
                         own[:, :, k] += moved.gradient
                         forces[group[k]] += moved.forces
                         virials[group[k]] += moved.virials[0]
                 for part in parts:
-                    energies[some] += part.energies
+                    energies[group.start : group.stop] += part.values.sum(axis=0)
         for group, own in zip(groups, gradients, strict=True):
             by_pairs = system.of_members(own)
             forces[group.start : group.stop] += by_pairs[0]
@@ -256,21 +263,21 @@ class Members:
         self,
         index: int,
         block: Block,
-        kernel: Kernel,
         run: TermRun,
         members: IntArray,
         group: range,
-        similarities: Mapping[int, FloatArray | None],
+        similarity: FloatArray | None,
     ) -> _Part:
         """What some members make of the environments of a block."""
         several = self._several.get((index, group.start))
         if several is not None:
-            return _Several(run, members, several, similarities.get(index))
+            return _Several(run, members, several, similarity)
         means = self._means.get(index)
         if means is not None:
             return _Closed(run, members, means[group.start : group.stop])
         weights = self.weights[group.start : group.stop, block.sparse]
-        return _ByKernel(run, members, kernel, block.points, weights, similarities.get(index))
+        kernel = self.design.terms[block.term].kernel
+        return _ByKernel(run, members, kernel, block.points, weights, similarity)
 
 
 def _members_of(run: TermRun, keys: Sequence[tuple[int, ...]], block: Block) -> IntArray:
@@ -289,9 +296,7 @@ def _pull_together(run: TermRun, parts: Sequence[_Part], gradients: SingleArray)
     run.pull_members(by_x, gradients)
 
 
-def _one_by_one(
-    run: TermRun, parts: Sequence[_Part], n: int
-) -> Iterator[tuple[int, Contribution]]:
+def _one_by_one(run: TermRun, parts: Sequence[_Part], n: int) -> Iterator[tuple[int, Contribution]]:
     """Derivatives of a term's energy, member by member."""
     for start in range(0, n, TOGETHER):
         few = range(start, min(start + TOGETHER, n))
@@ -302,8 +307,8 @@ def _one_by_one(
                 run.set_gradient(
                     part.members,
                     by_u[k],
-                    part.own[member],
-                    None if weight is None else weight[member],
+                    part.own[:, member],
+                    None if weight is None else weight[:, member],
                 )
             out = Contribution.zero(run.system)
             run.pull(out)
@@ -318,16 +323,12 @@ class _Part:
     members : ndarray of shape (n_env,)
     whole : bool
         Whether these are all environments of the run.
-    energies : ndarray of shape (n_members,)
-        Sums of weighted energies; where derivatives are asked for by `by_x`, after that.
-    own : ndarray of shape (n_members, n_env)
+    values : ndarray of shape (n_env, n_members)
+        Weighted energies.
+    own : ndarray of shape (n_env, n_members)
         Their derivatives' part along the environments' own features.
-    by_weight : ndarray of shape (n_members, n_env) or None
+    by_weight : ndarray of shape (n_env, n_members) or None
     """
-
-    energies: FloatArray
-    own: FloatArray
-    by_weight: FloatArray | None
 
     def __init__(self, run: TermRun, members: IntArray) -> None:
         self.members = members
@@ -337,18 +338,28 @@ class _Part:
         weight = run.found.weight
         self._weight = None if weight is None else weight[members]
 
+    def _take(self, values: FloatArray, own: FloatArray) -> None:
+        """Keep energies of environments of weight 1, and their derivatives' part along features."""
+        self.values, self.own, self.by_weight = values, own, None
+        if self._weight is not None:
+            weight = self._weight[:, None]
+            self.values, self.own, self.by_weight = weight * values, weight * own, values
+
     def slopes(self, some: range) -> FloatArray:
         """Derivatives by embedded features, (n, n_env, n_features), but for `own`."""
         raise NotImplementedError
 
     def by_x(self) -> SingleArray:
-        """Derivatives by features, (n_env, n_features, n_members); without weights."""
-        n = len(self.own)
+        """Derivatives by features, (n_env, n_features, n_members), of environments of weight 1.
+
+        May be asked for once, and `slopes` no more then.
+        """
+        n = self.own.shape[1]
         found = np.empty((*self._u.shape, n), dtype=np.float32)
         for start in range(0, n, TOGETHER):
             few = range(start, min(start + TOGETHER, n))
             by_u = self.slopes(few)
-            by_u -= self.own[few.start : few.stop, :, None] * self._u
+            by_u -= self.own.T[few.start : few.stop, :, None] * self._u
             by_u /= self._norm[:, None]
             found[:, :, few.start : few.stop] = by_u.transpose(1, 2, 0)
         return found
@@ -362,19 +373,10 @@ class _Several(_Part):
     ) -> None:
         super().__init__(run, members)
         self._by_u = means(self._u, similarity)
-        self._degree = means.degree
-        self.by_weight = None
-        if run.found.weight is not None or not isinstance(run.descriptor, PullsMembers):
-            own = np.einsum("efm,ef->me", self._by_u, self._u)
-            self._take(own)
-
-    def _take(self, own: FloatArray) -> None:
-        """Energies are the part along features, by Euler's theorem on homogeneous functions."""
-        values = own / self._degree
-        if self._weight is not None:
-            self.by_weight = values
-            values, own = self._weight * values, self._weight * own
-        self.energies, self.own = values.sum(axis=1), own
+        own = np.empty((len(members), self._by_u.shape[2]))
+        _members.own_parts(self._by_u, self._u, own)
+        # Euler's theorem on homogeneous functions
+        self._take(own / means.degree, own)
 
     def slopes(self, some: range) -> FloatArray:
         found = self._by_u[:, :, some.start : some.stop].transpose(2, 0, 1).astype(float)
@@ -383,11 +385,8 @@ class _Several(_Part):
         return found
 
     def by_x(self) -> SingleArray:
-        found = self._by_u
-        own = np.empty((len(found), found.shape[2]))
-        _members.to_features(found, self._u, self._norm, own)
-        self._take(own.T)
-        return found
+        _members.to_features(self._by_u, self.own, self._u, self._norm)
+        return self._by_u
 
 
 class _Closed(_Part):
@@ -396,17 +395,13 @@ class _Closed(_Part):
     def __init__(self, run: TermRun, members: IntArray, means: Sequence[FastMean]) -> None:
         super().__init__(run, members)
         found = [mean(self._u) for mean in means]
-        values = np.array([value for value, _, _ in found])
         self._by_u = [by_u for _, by_u, _ in found]
-        self.own = np.array([own for _, _, own in found])
-        self.by_weight = None
-        weight = self._weight
-        if weight is not None:
-            self.by_weight, values = values, weight * values
-            self.own *= weight
+        if self._weight is not None:
             for by_u in self._by_u:
-                by_u *= weight[:, None]
-        self.energies = values.sum(axis=1)
+                by_u *= self._weight[:, None]
+        self._take(
+            np.array([value for value, _, _ in found]).T, np.array([own for _, _, own in found]).T
+        )
 
     def slopes(self, some: range) -> FloatArray:
         return np.array(self._by_u[some.start : some.stop])
@@ -428,14 +423,11 @@ class _ByKernel(_Part):
         self._kernel, self._points, self._weights = kernel, points, weights
         if similarity is None:
             similarity = kernel.similarity(self._u, points)
-        values = weights @ kernel.values(similarity).T
         self._slopes = kernel.slopes(similarity)
-        weight = self._weight
-        if weight is not None:
-            self._slopes *= weight[:, None]
-        self.own = weights @ (self._slopes * kernel.own(similarity)).T
-        self.by_weight = None if weight is None else values
-        self.energies = (values if weight is None else weight * values).sum(axis=1)
+        own = (self._slopes * kernel.own(similarity)) @ weights.T
+        if self._weight is not None:
+            self._slopes *= self._weight[:, None]
+        self._take(kernel.values(similarity) @ weights.T, own)
 
     def slopes(self, some: range) -> FloatArray:
         by_similarity = self._slopes * self._weights[some.start : some.stop, None, :]

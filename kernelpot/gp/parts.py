@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
 from kernelpot.common.types import FloatArray, IntArray, SingleArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.gp.blocks import Block, BoundTerm
-from kernelpot.terms.base import Descriptor, FastMean, Kernel, PullsMembers
+from kernelpot.terms.base import FastMean, Kernel, PullsMembers
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,9 @@ class TermRun:
         """Add the derivatives by displacements to `result`."""
         self._term.descriptor.pull(self.system, self.found, self.by_x, self.by_weight, result)
 
-    @property
-    def descriptor(self) -> Descriptor:
-        """The term's descriptor."""
-        return self._term.descriptor
-
     def pull_members(self, by_x: SingleArray, gradients: SingleArray) -> None:
         """Add the derivatives of several scalars to `gradients`; see `PullsMembers`."""
-        descriptor = self._term.descriptor
-        assert isinstance(descriptor, PullsMembers)
+        descriptor = cast(PullsMembers, self._term.descriptor)
         descriptor.pull_members(self.system, self.found, by_x, gradients)
 
 

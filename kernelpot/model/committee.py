@@ -103,7 +103,9 @@ class Committee(Sequence[Potential], Generic[Potential]):
     @cached_property
     def _members(self) -> Members:
         local = self._model.local
-        return Members(self._model.design, self._weights - local.weights, local.weights, local.tails)
+        return Members(
+            self._model.design, self._weights - local.weights, local.weights, local.tails
+        )
 
     def __repr__(self) -> str:
         """Say how many they are, and of what."""

@@ -84,9 +84,7 @@ def contract_lanes(typingctx, c, c_start, values, gradients, moved, lane, size, 
 
 
 @intrinsic
-def radial_lane(
-    typingctx, table, knot, weights, slopes, radial, d_radial, lane, size, degrees
-):
+def radial_lane(typingctx, table, knot, weights, slopes, radial, d_radial, lane, size, degrees):
     """Radial functions of one pair and their derivatives, into lane ``lane`` of (l, n, SINGLES).
 
     ``weights`` and ``slopes``: tuples of the Hermite weights of value, slope, value, slope.
@@ -126,7 +124,18 @@ def radial_lane(
 
 @intrinsic
 def features_lanes(
-    typingctx, radial, d_radial, xyz, moved, start, moved_start, scale, diagonal, out, out_start, size
+    typingctx,
+    radial,
+    d_radial,
+    xyz,
+    moved,
+    start,
+    moved_start,
+    scale,
+    diagonal,
+    out,
+    out_start,
+    size,
 ):
     """Derivatives of the features of one degree by the displacements of SINGLES pairs.
 

@@ -16,7 +16,7 @@ from scipy.linalg import lapack, solve_triangular
 from kernelpot.common.types import FloatArray, IntArray, SingleArray
 
 # Coefficients that contribute less than this, in units of the prior, are left out.
-NEGLIGIBLE = 1e-8
+NEGLIGIBLE = 3e-8
 # Squares of what points add to the span of others, below which they add nothing.
 DEPENDENT = 1e-14
 # Features that are rotated together, components of them with one number of coefficients, and
@@ -143,9 +143,7 @@ class CubicMeans:
             Prior variance included [eV].
         """
         n_points, n_features = points.shape
-        factor, order, rank, _ = lapack.dpstrf(
-            np.square(points @ points.T), tol=DEPENDENT, lower=1
-        )
+        factor, order, rank, _ = lapack.dpstrf(np.square(points @ points.T), tol=DEPENDENT, lower=1)
         pivots = np.asarray(order[:rank] - 1, dtype=np.int64)
         factor = np.tril(factor)[:, :rank]
         sizes = np.sqrt(np.square(factor).mean(axis=0))
@@ -189,10 +187,7 @@ class CubicMeans:
 
     def __call__(self, u: FloatArray, similarity: FloatArray | None) -> SingleArray:
         """Derivatives by features; see `SeveralMeans`."""
-        if similarity is None:
-            squares = u @ self.points.T
-        else:
-            squares = similarity[:, self.pivots]
+        squares = u @ self.points.T if similarity is None else similarity[:, self.pivots]
         squares *= squares
         squares -= self.constant
         n, n_members = len(u), self.common.shape[1]

@@ -74,7 +74,10 @@ def test_more_members_than_are_evaluated_together(fitted, monkeypatch):
 
 
 def test_threads_change_no_bit(fitted):
-    committee, atoms = fitted["sparse points"].sample(5, 1), structures()["crystal"].repeat((4, 4, 3))
+    committee, atoms = (
+        fitted["sparse points"].sample(5, 1),
+        structures()["crystal"].repeat((4, 4, 3)),
+    )
     assert len(atoms) > members.BATCH
     one, two = (committee.predict(atoms, n_threads=n) for n in (1, 2))
     for name in ("energies", "forces", "stresses"):
