@@ -22,7 +22,13 @@ import numpy as np
 from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
-from kernelpot.terms._soap_lanes import SINGLES, contract_lanes, features_lanes, radial_lane
+from kernelpot.terms._soap_lanes import (
+    SINGLES,
+    contract_lanes,
+    features_lanes,
+    radial_lane,
+    tangent_rows,
+)
 from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pairs
 
 # Pairs whose derivatives are multiplied with several adjoints at a time.
@@ -531,6 +537,16 @@ def _fill_lanes_of(channel, p, last, displacement_pc, channel_p, r_cut, xyz, dis
     return lanes, p
 
 
+@numba.njit(**INLINED)
+def _pair_weights(r, weight, t, per_length):
+    """Hermite weights of a pair's radial functions, and of their derivatives over the distance."""
+    value0, slope0, value1, slope1 = _hermite(t)
+    weights = (weight * value0, weight * slope0, weight * value1, weight * slope1)
+    value0, slope0, value1, slope1 = _hermite_slope(t, per_length)
+    weight /= r
+    return weights, (weight * value0, weight * slope0, weight * value1, weight * slope1)
+
+
 @numba.njit(**OPTIONS)
 def members_gradients_lanes(
     first,
@@ -584,12 +600,7 @@ def members_gradients_lanes(
                 contract_lanes(coefficients, row, values, gradients, moved, filled, size, degrees)
             for lane in range(lanes):
                 k, t = _knot(distance[lane], per_length, n_knots)
-                weight = weight_p[pair[lane]]
-                value0, slope0, value1, slope1 = _hermite(t)
-                weights = (weight * value0, weight * slope0, weight * value1, weight * slope1)
-                weight /= distance[lane]
-                value0, slope0, value1, slope1 = _hermite_slope(t, per_length)
-                slopes = (weight * value0, weight * slope0, weight * value1, weight * slope1)
+                weights, slopes = _pair_weights(distance[lane], weight_p[pair[lane]], t, per_length)
                 radial_lane(
                     table, k * 2 * n_l * n_max, weights, slopes, radial, d_radial, filled, size,
                     degrees,
@@ -691,8 +702,6 @@ def members_gradients_vector(
     pair = np.empty(LANES, dtype=np.int64)
     single = np.empty((n_channels, n_q, n_max), dtype=np.float32)
     adjoint = np.empty((n_channels, n_q, n_max * n_members), dtype=np.float32)
-    radial = np.empty(n_max)
-    d_radial = np.empty(n_max)
     tangent = np.empty((3 * TANGENTS, n_q * n_max), dtype=np.float32)
     product = np.empty((3 * TANGENTS, n_members), dtype=np.float32)
     of_pair = np.empty(TANGENTS, dtype=np.int64)
@@ -713,27 +722,13 @@ def members_gradients_vector(
                 for lane in range(lanes):
                     of_pair[filled] = pair[lane]
                     k, t = _knot(distance[lane], per_length, n_knots)
-                    value0, slope0, value1, slope1 = _hermite(t)
-                    d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
-                    weight = weight_p[pair[lane]]
-                    for l in range(n_l):
-                        for n in range(n_max):
-                            f0, g0 = table[k, 0, l, n], table[k, 1, l, n]
-                            f1, g1 = table[k + 1, 0, l, n], table[k + 1, 1, l, n]
-                            radial[n] = weight * (
-                                value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1
-                            )
-                            d_radial[n] = (weight / distance[lane]) * (
-                                d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1
-                            )
-                        for q in range(l * l, (l + 1) * (l + 1)):
-                            for c in range(3):
-                                along = values[q, lane] * xyz[c, lane]
-                                across = gradients[c, q, lane]
-                                for n in range(n_max):
-                                    tangent[3 * filled + c, q * n_max + n] = (
-                                        d_radial[n] * along + radial[n] * across
-                                    )
+                    weights, slopes = _pair_weights(
+                        distance[lane], weight_p[pair[lane]], t, per_length
+                    )
+                    tangent_rows(
+                        table, k * 2 * n_l * n_max, weights, slopes, values, gradients, xyz, lane,
+                        tangent, 3 * filled * n_q * n_max, size, degrees,
+                    )  # fmt: skip
                     filled += 1
                 if filled > 0 and (p >= last or filled + LANES > TANGENTS):
                     rows = product[: 3 * filled]

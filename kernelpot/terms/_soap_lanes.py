@@ -1,9 +1,9 @@
-"""Vector code for derivatives of a one-species power spectrum, several pairs at a time.
+"""Vector code for derivatives by displacements of pairs in single precision.
 
-Of `_soap_vector`'s kind: intrinsics that emit LLVM vectors for one (n_max, l_max). Here the
-elements of a vector are pairs of one center ("lanes"), in single precision, so that the
-derivatives of features by displacements come out as the matrix that BLAS multiplies with what
-many scalars have by features. `_soap` has the loop around, and the plain counterpart.
+Of `_soap_vector`'s kind: intrinsics that emit LLVM vectors for one (n_max, l_max). They fill the
+matrices that BLAS multiplies with what many scalars have by coefficients (`tangent_rows`) or, of
+one species, by features: there the elements of a vector are pairs of one center ("lanes").
+`_soap` has the loops around, and the plain counterpart.
 
 numba's cache does not notice edits of this file: change `_soap.py` too, or clear the cache.
 """
@@ -12,7 +12,14 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from kernelpot.terms._soap_vector import LANES, _data, _offset, _scalar, _Vectors
+from kernelpot.terms._soap_vector import (
+    LANES,
+    _data,
+    _emit_radial,
+    _offset,
+    _scalar,
+    _Vectors,
+)
 
 # Pairs whose derivatives are formed together: a vector of singles, in two parts of LANES.
 SINGLES = 2 * LANES
@@ -183,6 +190,76 @@ def features_lanes(
     return (
         types.none(
             radial, d_radial, xyz, moved, start, moved_start, scale, diagonal, out, out_start, size
+        ),
+        codegen,
+    )
+
+
+@intrinsic
+def tangent_rows(
+    typingctx,
+    table,
+    knot,
+    weights,
+    slopes,
+    values,
+    gradients,
+    xyz,
+    lane,
+    tangent,
+    start,
+    size,
+    degrees,
+):
+    """Derivatives of one pair's ``Y_q R_ln`` by its displacement, in single precision.
+
+    Fills three rows (q n) of ``tangent`` from ``start``. ``weights`` are those of the radial
+    functions at the knot, ``slopes`` those of their derivatives over the distance.
+    """
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+
+    def codegen(context, builder, signature, arguments):
+        v, out = _Vectors(builder, n_max), _Singles(builder, n_max)
+        t_data, y_data, g_data, x_data, o_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in (0, 4, 5, 6, 8)
+        )
+        hermite = [
+            [v.broadcast(s) for s in cgutils.unpack_tuple(builder, arguments[k], 4)] for k in (2, 3)
+        ]
+        lane_value, start = arguments[7], arguments[9]
+
+        def of_lane(data, row):
+            return v.broadcast(_scalar(builder, data, _offset(builder, lane_value, row * LANES)))
+
+        displacement = [of_lane(x_data, axis) for axis in range(3)]
+        for l in range(n_l):
+            radial, slope = (
+                _emit_radial(v, t_data, arguments[1], l, n_l, factors) for factors in hermite
+            )
+            along = [v.mul(slope, x) for x in displacement]
+            for q in range(l * l, (l + 1) ** 2):
+                y = of_lane(y_data, q)
+                for axis in range(3):
+                    across = v.mul(radial, of_lane(g_data, axis * n_q + q))
+                    total = builder.fptrunc(v.madd(y, along[axis], across), out.type)
+                    out.store(total, o_data, _offset(builder, start, (axis * n_q + q) * n_max))
+        return context.get_dummy_value()
+
+    return (
+        types.none(
+            table,
+            knot,
+            weights,
+            slopes,
+            values,
+            gradients,
+            xyz,
+            lane,
+            tangent,
+            start,
+            size,
+            degrees,
         ),
         codegen,
     )
