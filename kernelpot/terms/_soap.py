@@ -625,42 +625,42 @@ def members_gradients_lanes(
 
 
 @numba.njit(**INLINED)
-def _members_adjoint(c, cotangent_fm, blocks, block_factor, scale_l, size, sum_channel, adjoint):
-    """Fill ``adjoint[channel, q, (n m)]``: `_adjoint_of` several scalars, in single precision."""
-    n_max = len(size)
-    n_l, n_members = scale_l.shape[0], cotangent_fm.shape[1]
-    gram = np.empty((n_max, n_max, n_members), dtype=np.float32)
-    back = np.empty((n_max, n_max, n_members), dtype=np.float32)
-    product = np.empty((2 * n_l - 1, n_max * n_members), dtype=np.float32)
+def _members_adjoint(
+    c, cotangent_fm, blocks, block_factor, scale_l, sum_channel, gram, product, adjoint
+):
+    """Fill ``adjoint[channel, q, n, m]``: `_adjoint_of` several scalars, in single precision."""
+    n_l, n_max, n_members = scale_l.shape[0], gram.shape[0], gram.shape[2]
     adjoint[:] = 0.0
     for b in range(blocks.shape[0]):
-        a_channel, b_channel = blocks[b, 0], blocks[b, 1]
-        symmetric = a_channel == b_channel
-        f = blocks[b, 2]
-        for l in range(n_l):
-            scale = np.float32(scale_l[l])
-            factor = np.float32(scale_l[l] * block_factor[b])
-            for n in range(n_max):
-                for k in range(n if symmetric else 0, n_max):
-                    here = np.float32(2.0) * scale if symmetric and k == n else factor
-                    for m in range(n_members):
-                        value = here * cotangent_fm[f, m]
-                        gram[n, k, m] = value
+        symmetric = blocks[b, 0] == blocks[b, 1]
+        for side in range(1 if symmetric else 2):
+            source, target = blocks[b, side], blocks[b, 1 - side]
+            f = blocks[b, 2]
+            for l in range(n_l):
+                for n in range(n_max):
+                    for k in range(n if symmetric else 0, n_max):
+                        factor = np.float32(scale_l[l] * block_factor[b])
+                        if symmetric and k == n:
+                            factor = np.float32(2.0 * scale_l[l])
+                        row, column = (k, n) if side == 1 else (n, k)
+                        for m in range(n_members):
+                            gram[row, column, m] = factor * cotangent_fm[f, m]
                         if symmetric:
-                            gram[k, n, m] = value
-                        else:
-                            back[k, n, m] = value
-                    f += 1
-            first, last = l * l, (l + 1) * (l + 1)
-            rows = product[: last - first]
-            np.dot(c[a_channel, first:last], gram.reshape(n_max, n_max * n_members), rows)
-            adjoint[b_channel, first:last] += rows
-            if not symmetric:
-                np.dot(c[b_channel, first:last], back.reshape(n_max, n_max * n_members), rows)
-                adjoint[a_channel, first:last] += rows
-    if sum_channel >= 0:
-        for channel in range(sum_channel):
-            adjoint[channel] += adjoint[sum_channel]
+                            for m in range(n_members):
+                                gram[column, row, m] = gram[row, column, m]
+                        f += 1
+                first, n_m = l * l, 2 * l + 1
+                rows = product[:n_m]
+                np.dot(c[source, first : first + n_m], gram.reshape(n_max, n_max * n_members), rows)
+                for q in range(n_m):
+                    for n in range(n_max):
+                        for m in range(n_members):
+                            adjoint[target, first + q, n, m] += rows[q, n * n_members + m]
+    for channel in range(max(sum_channel, 0)):
+        for q in range(n_l * n_l):
+            for n in range(n_max):
+                for m in range(n_members):
+                    adjoint[channel, q, n, m] += adjoint[sum_channel, q, n, m]
 
 
 @numba.njit(**OPTIONS)
@@ -701,15 +701,17 @@ def members_gradients_vector(
     distance = np.empty(LANES)
     pair = np.empty(LANES, dtype=np.int64)
     single = np.empty((n_channels, n_q, n_max), dtype=np.float32)
-    adjoint = np.empty((n_channels, n_q, n_max * n_members), dtype=np.float32)
+    gram = np.empty((n_max, n_max, n_members), dtype=np.float32)
+    of_degree = np.empty((2 * n_l - 1, n_max * n_members), dtype=np.float32)
+    adjoint = np.empty((n_channels, n_q, n_max, n_members), dtype=np.float32)
     tangent = np.empty((3 * TANGENTS, n_q * n_max), dtype=np.float32)
     product = np.empty((3 * TANGENTS, n_members), dtype=np.float32)
     of_pair = np.empty(TANGENTS, dtype=np.int64)
     for i in range(start, stop):
         single[:] = coefficients[i - start]
         _members_adjoint(
-            single, cotangent_ifm[i - start], blocks, block_factor, scale_l, size, sum_channel,
-            adjoint,
+            single, cotangent_ifm[i - start], blocks, block_factor, scale_l, sum_channel, gram,
+            of_degree, adjoint,
         )  # fmt: skip
         for channel in range(n_channels):
             p, last, filled = first[i], first[i + 1], 0
