@@ -248,7 +248,7 @@ class Members:
                         forces[group[k]] += moved.forces
                         virials[group[k]] += moved.virials[0]
                 for part in parts:
-                    energies[group.start : group.stop] += part.values.sum(axis=0)
+                    energies[group.start : group.stop] += part.energies
         for group, own in zip(groups, gradients, strict=True):
             by_pairs = system.of_members(own)
             forces[group.start : group.stop] += by_pairs[0]
@@ -323,8 +323,8 @@ class _Part:
     members : ndarray of shape (n_env,)
     whole : bool
         Whether these are all environments of the run.
-    values : ndarray of shape (n_env, n_members)
-        Weighted energies.
+    energies : ndarray of shape (n_members,)
+        Weighted and summed.
     own : ndarray of shape (n_env, n_members)
         Their derivatives' part along the environments' own features.
     by_weight : ndarray of shape (n_env, n_members) or None
@@ -340,10 +340,12 @@ class _Part:
 
     def _take(self, values: FloatArray, own: FloatArray) -> None:
         """Keep energies of environments of weight 1, and their derivatives' part along features."""
-        self.values, self.own, self.by_weight = values, own, None
-        if self._weight is not None:
-            weight = self._weight[:, None]
-            self.values, self.own, self.by_weight = weight * values, weight * own, values
+        self.own, self.by_weight = own, None
+        if self._weight is None:
+            self.energies = values.sum(axis=0)
+        else:
+            self.energies = self._weight @ values
+            self.own, self.by_weight = self._weight[:, None] * own, values
 
     def slopes(self, some: range) -> FloatArray:
         """Derivatives by embedded features, (n, n_env, n_features), but for `own`."""
@@ -372,11 +374,12 @@ class _Several(_Part):
         self, run: TermRun, members: IntArray, means: SeveralMeans, similarity: FloatArray | None
     ) -> None:
         super().__init__(run, members)
-        self._by_u = means(self._u, similarity)
+        self._by_u, energies = means(self._u, similarity, self._weight)
         own = np.empty((len(members), self._by_u.shape[2]))
         _members.own_parts(self._by_u, self._u, own)
         # Euler's theorem on homogeneous functions
         self._take(own / means.degree, own)
+        self.energies = energies  # in double precision
 
     def slopes(self, some: range) -> FloatArray:
         found = self._by_u[:, :, some.start : some.stop].transpose(2, 0, 1).astype(float)

@@ -480,25 +480,31 @@ class SeveralMeans(Protocol):
 
     @property
     def degree(self) -> int:
-        """Of homogeneity: energies are derivatives along features over this."""
+        """Of homogeneity: an energy is the derivative along features over this."""
 
     @property
     def n_bytes(self) -> int:
         """Memory that it takes."""
 
-    def __call__(self, u: FloatArray, similarity: FloatArray | None) -> SingleArray:
-        """Derivatives of all means by embedded features, in single precision.
+    def __call__(
+        self, u: FloatArray, similarity: FloatArray | None, weight: FloatArray | None
+    ) -> tuple[SingleArray, FloatArray]:
+        """Derivatives of all means by embedded features, in single precision, and energies.
 
         Parameters
         ----------
         u : ndarray of shape (n, n_features)
         similarity : ndarray of shape (n, n_points) or None
             With the points, where it is known.
+        weight : ndarray of shape (n,) or None
+            Factor of each energy.
 
         Returns
         -------
-        ndarray of float32, shape (n, n_features, n_members)
-            That of the caller.
+        by_u : ndarray of float32, shape (n, n_features, n_members)
+            Of unweighted energies; the caller may change it.
+        energies : ndarray of shape (n_members,)
+            Weighted and summed [eV].
         """
 
 

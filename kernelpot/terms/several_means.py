@@ -2,13 +2,14 @@ r"""Means of several sets of weights at once: homogeneous polynomials of unit fe
 
 What potentials drawn from a posterior deviate by from their mean. These are small, and sums of
 large parts: weights of sparse points are large and cancel. Coefficients in an orthonormal basis
-are of the size of the prior, :math:`\delta`, so that single precision does: errors are some
-1e-7 of what a term contributes.
+are of the size of the prior, :math:`\delta`, so that single precision does for derivatives: errors
+are some 1e-6 of what a term contributes. Energies are in double precision.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
@@ -43,11 +44,15 @@ class LinearMeans:
         """Memory that it takes."""
         return self.vectors.nbytes
 
-    def __call__(self, u: FloatArray, similarity: FloatArray | None) -> SingleArray:
-        """Derivatives by features; see `SeveralMeans`."""
+    def __call__(
+        self, u: FloatArray, similarity: FloatArray | None, weight: FloatArray | None
+    ) -> tuple[SingleArray, FloatArray]:
+        """Derivatives by features, and energies; see `SeveralMeans`."""
+        n = len(self.vectors)
         found = np.zeros((*u.shape, self.vectors.shape[1]), dtype=np.float32)
-        found[:, : len(self.vectors)] = self.vectors
-        return found
+        found[:, :n] = self.vectors
+        total = u.sum(axis=0) if weight is None else weight @ u
+        return found, total[:n] @ self.vectors
 
 
 @dataclass(frozen=True)
@@ -58,32 +63,51 @@ class QuadraticMeans:
     ----------
     matrices : ndarray of float32, shape (n_leading, n_leading, n_members)
         Twice B.
+    forms : ndarray of shape (n_leading (n_leading + 1) / 2, n_members)
+        Coefficients of products of features a <= b.
     """
 
     matrices: SingleArray
+    forms: FloatArray
 
     degree = 2
 
     @property
     def n_bytes(self) -> int:
         """Memory that it takes."""
-        return self.matrices.nbytes
+        return self.matrices.nbytes + self.forms.nbytes
+
+    @cached_property
+    def _upper(self) -> IntArray:
+        """Places of the elements a <= b of a matrix."""
+        n = len(self.matrices)
+        return np.flatnonzero(np.triu(np.ones((n, n), dtype=bool)))
 
     @classmethod
     def of(cls, matrices: FloatArray) -> QuadraticMeans:
         """From B, shape (n_members, n_leading, n_leading)."""
-        return cls(np.ascontiguousarray(2.0 * matrices.transpose(1, 2, 0), dtype=np.float32))
+        row, column = np.triu_indices(matrices.shape[1])
+        forms = matrices[:, row, column] * np.where(row == column, 1.0, 2.0)
+        return cls(
+            np.ascontiguousarray(2.0 * matrices.transpose(1, 2, 0), dtype=np.float32),
+            np.ascontiguousarray(forms.T),
+        )
 
-    def __call__(self, u: FloatArray, similarity: FloatArray | None) -> SingleArray:
-        """Derivatives by features; see `SeveralMeans`."""
+    def __call__(
+        self, u: FloatArray, similarity: FloatArray | None, weight: FloatArray | None
+    ) -> tuple[SingleArray, FloatArray]:
+        """Derivatives by features, and energies; see `SeveralMeans`."""
         n, _, n_members = self.matrices.shape
-        leading = u[:, :n].astype(np.float32)
-        found = (leading @ self.matrices.reshape(n, n * n_members)).reshape(len(u), n, n_members)
+        leading = u[:, :n]
+        squares = leading.T @ (leading if weight is None else weight[:, None] * leading)
+        energies = squares.ravel()[self._upper] @ self.forms
+        found = leading.astype(np.float32) @ self.matrices.reshape(n, n * n_members)
+        found = found.reshape(len(u), n, n_members)
         if n == u.shape[1]:
-            return found
+            return found, energies
         padded = np.zeros((*u.shape, n_members), dtype=np.float32)
         padded[:, :n] = found
-        return padded
+        return padded, energies
 
 
 @dataclass(frozen=True)
@@ -98,15 +122,15 @@ class CubicMeans:
 
     Attributes
     ----------
+    points : ndarray of shape (n_points, n_features)
+    weights : ndarray of shape (n_members, n_points)
     pivots : ndarray of shape (n,)
         Points that coordinates are made of.
-    points : ndarray of shape (n, n_features)
-        These.
     constant : ndarray of shape (n,)
         What is taken off their squares.
     inverse : list of ndarray
         Rows of the inverse Cholesky factor, some together, without the zeros at their end.
-    common : ndarray of shape (n_features, n_members)
+    common : ndarray of float32, shape (n_features, n_members)
         Derivatives of what is taken off.
     chunks : list of (components, blocks)
         Principal components of features, and coefficients: of some components each, shape
@@ -117,11 +141,12 @@ class CubicMeans:
     .. [1] Harbrecht, Peters, Schneider, Appl. Numer. Math. 62, 428 (2012).
     """
 
-    pivots: IntArray
     points: FloatArray
+    weights: FloatArray
+    pivots: IntArray
     constant: FloatArray
     inverse: list[FloatArray]
-    common: FloatArray
+    common: SingleArray
     chunks: list[tuple[SingleArray, list[SingleArray]]]
 
     degree = 3
@@ -177,18 +202,24 @@ class CubicMeans:
             n_kept = sum(block.shape[1] for block in blocks)
             chunks.append((np.ascontiguousarray(rows[:n_kept].T, dtype=np.float32), blocks))
         return cls(
+            points,
+            weights,
             pivots,
-            points[pivots],
             constant[pivots],
             inverse,
-            ((3.0 * weights * constant) @ points).T,
+            ((3.0 * weights * constant) @ points).T.astype(np.float32),
             chunks,
         )
 
-    def __call__(self, u: FloatArray, similarity: FloatArray | None) -> SingleArray:
-        """Derivatives by features; see `SeveralMeans`."""
-        squares = u @ self.points.T if similarity is None else similarity[:, self.pivots]
-        squares *= squares
+    def __call__(
+        self, u: FloatArray, similarity: FloatArray | None, weight: FloatArray | None
+    ) -> tuple[SingleArray, FloatArray]:
+        """Derivatives by features, and energies; see `SeveralMeans`."""
+        if similarity is None:
+            similarity = u @ self.points.T
+        cubes = np.square(similarity) if weight is None else weight[:, None] * np.square(similarity)
+        energies = self.weights @ np.einsum("es,es->s", cubes, similarity)
+        squares = np.square(similarity[:, self.pivots])
         squares -= self.constant
         n, n_members = len(u), self.common.shape[1]
         coordinates = np.empty(squares.shape, dtype=np.float32)
@@ -213,5 +244,5 @@ class CubicMeans:
             along = room[:, : filled * n_members].reshape(n, filled, n_members)
             np.matmul(components, along, out=found[:, start:stop])
             start = stop
-        found += self.common.astype(np.float32)
-        return found
+        found += self.common
+        return found, energies

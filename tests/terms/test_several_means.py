@@ -34,14 +34,18 @@ def of_points(kernel, u, points, weights):
 
 def check(means, kernel, u, points, weights, tolerance):
     expected, by_u = of_points(kernel, u, points, weights)
-    found = means(u, None)
+    found, energies = means(u, None, None)
     assert found.dtype == np.float32
+    np.testing.assert_allclose(energies, expected.sum(axis=0), atol=1e-9 * np.abs(expected).max())
     np.testing.assert_allclose(found, by_u, atol=tolerance * np.abs(by_u).max())
     # Euler's theorem
-    energies = np.einsum("ef,efm->em", u, found.astype(float)) / means.degree
-    np.testing.assert_allclose(energies, expected, atol=tolerance * np.abs(by_u).max())
-    known = means(u, kernel.similarity(u, points))
+    each = np.einsum("ef,efm->em", u, found.astype(float)) / means.degree
+    np.testing.assert_allclose(each, expected, atol=tolerance * np.abs(by_u).max())
+    weight = np.linspace(0.0, 1.0, len(u))
+    known, weighted = means(u, kernel.similarity(u, points), weight)
     np.testing.assert_allclose(known, found, atol=1e-6 * np.abs(by_u).max())
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(weighted, weight @ expected, atol=1e-9 * scale)
     assert means.n_bytes > 0
 
 
@@ -72,7 +76,7 @@ def test_the_third_degree_with_weights_that_cancel(features, rng):
     naive = np.stack(
         [(slopes * own.astype(np.float32)) @ points.astype(np.float32) for own in weights], axis=2
     )
-    errors = [np.abs(found - expected).max() for found in (means(u, None), naive)]
+    errors = [np.abs(found - expected).max() for found in (means(u, None, None)[0], naive)]
     assert 3 * errors[0] < errors[1]
 
 
@@ -111,10 +115,11 @@ def test_polynomials(features, degree, rng):
     weights = rng.normal(size=(3, len(points)))
     u = features(6)
     means = kernel.several_means(points, weights, 1e9)
-    found = means(u, None)
+    found, energies = means(u, None, None)
     for m, own in enumerate(weights):
         values, by_u, along = kernel.fast_mean(points, own)(u)
         np.testing.assert_allclose(found[:, :, m], by_u, atol=1e-6 * np.abs(by_u).max())
+        np.testing.assert_allclose(energies[m], values.sum(), atol=1e-12)
         np.testing.assert_allclose(along, means.degree * values, atol=1e-12)
     assert kernel.several_means(points, weights, 1.0) is None
     assert PolynomialKernel(3, 1.0).several_means(points, weights, 1e9) is None
