@@ -68,16 +68,29 @@ def forces(first, neighbor_p, gradient_pc, force_nc):
 
 
 @numba.njit(**OPTIONS)
-def members_forces(first, neighbor_p, gradient_pcm, force_ncm):
-    """`forces` of several energies (``m``)."""
+def members(first, neighbor_p, displacement_pc, gradient_pcm, force_nk, virial_ck):
+    """`forces` and `virial` of several energies (``m``); ``k`` is c and m together.
+
+    Gradients are in single precision, sums of them are not.
+    """
+    n_all = force_nk.shape[1]
+    n_pairs = gradient_pcm.shape[0]
+    gradient_pk = gradient_pcm.reshape(n_pairs, n_all)
+    total = np.empty(n_all)
     for n in range(first.shape[0] - 1):
+        total[:] = 0.0
         for p in range(first[n], first[n + 1]):
             j = neighbor_p[p]
-            for c in range(3):
-                for m in range(gradient_pcm.shape[2]):
-                    g = gradient_pcm[p, c, m]
-                    force_ncm[n, c, m] += g
-                    force_ncm[j, c, m] -= g
+            x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+            for k in range(n_all):
+                g = np.float64(gradient_pk[p, k])
+                total[k] += g
+                force_nk[j, k] -= g
+                virial_ck[0, k] -= x * g
+                virial_ck[1, k] -= y * g
+                virial_ck[2, k] -= z * g
+        for k in range(n_all):
+            force_nk[n, k] += total[k]
 
 
 @numba.njit(**OPTIONS)

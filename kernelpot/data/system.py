@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import FloatArray, IntArray, SingleArray
 from kernelpot.data import _pairs
 from kernelpot.data.neighbors import NeighborList, neighbor_list, pair_forces, pair_virial
 
@@ -226,12 +226,12 @@ class System:
             for start, stop, virial in zip(bounds[:-1], bounds[1:], result.virials, strict=True)
         ]
 
-    def of_members(self, gradients: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def of_members(self, gradients: SingleArray) -> tuple[FloatArray, FloatArray]:
         """Forces and virial of one structure from derivatives of several energies.
 
         Parameters
         ----------
-        gradients : ndarray of shape (n_pairs, 3, n_members)
+        gradients : ndarray of float32, shape (n_pairs, 3, n_members)
             Derivatives by the displacements [eV/Å].
 
         Returns
@@ -241,14 +241,14 @@ class System:
         virials : ndarray of shape (n_members, 3, 3)
             [eV].
         """
-        forces = np.zeros((self.n_atoms, 3, gradients.shape[2]))
-        _pairs.members_forces(self.pairs.first, self.pairs.neighbors, gradients, forces)
-        virials = -(
-            self.displacements.T @ gradients.reshape(len(gradients), 3 * gradients.shape[2])
+        n = gradients.shape[2]
+        forces, virials = np.zeros((self.n_atoms, 3 * n)), np.zeros((3, 3 * n))
+        _pairs.members(
+            self.pairs.first, self.pairs.neighbors, self.displacements, gradients, forces, virials
         )
         return (
-            np.ascontiguousarray(forces.transpose(2, 0, 1)),
-            np.ascontiguousarray(virials.reshape(3, 3, -1).transpose(2, 0, 1)),
+            np.ascontiguousarray(forces.reshape(-1, 3, n).transpose(2, 0, 1)),
+            np.ascontiguousarray(virials.reshape(3, 3, n).transpose(2, 0, 1)),
         )
 
     def atom_virials(self, result: Contribution) -> FloatArray:

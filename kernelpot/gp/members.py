@@ -1,7 +1,9 @@
 """Several sets of weights of one design, evaluated in one pass over the descriptors.
 
 Draws from the posterior of the weights are potentials of their own. They share whatever does
-not depend on weights: neighbors, features, kernels.
+not depend on weights: neighbors, features, kernels, derivatives of features by displacements.
+What they have in common, their mean, is evaluated as that of a model is; what each deviates by
+from it is small, and single precision does where there are closed forms for it.
 """
 
 from __future__ import annotations
@@ -13,20 +15,28 @@ from functools import cached_property
 import numpy as np
 
 from kernelpot.common.parallel import map_in_order, single_blas_thread
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import FloatArray, IntArray, SingleArray
 from kernelpot.data.system import Contribution, System
+from kernelpot.gp import _members
 from kernelpot.gp.blocks import Block
 from kernelpot.gp.design import Design
 from kernelpot.gp.local import BATCH
-from kernelpot.gp.parts import TermRun
+from kernelpot.gp.parts import Compiled, Part, TermRun
 from kernelpot.regression.factors import TriangularFactor
-from kernelpot.terms.base import FastMean, HasBeside, Kernel, PullsMembers
+from kernelpot.terms.base import (
+    FastMean,
+    HasBeside,
+    HasSeveralMeans,
+    Kernel,
+    PullsMembers,
+    SeveralMeans,
+)
 
 # Members whose products with the sparse points are formed together, and bytes of closed forms
 # of the mean that are kept.
 TOGETHER = 8
 MAX_BYTES = 2e8
-# Members whose derivatives are carried from features to displacements together.
+# Members that are evaluated together.
 AT_ONCE = 32
 
 # Energies (n,), forces (n, n_atoms, 3), virials (n, 3, 3).
@@ -64,14 +74,16 @@ class Members:
     ----------
     design : Design
     weights : ndarray of shape (n_members, n_sparse)
-        [1/eV].
+        Deviations of each from the mean [1/eV].
+    mean : ndarray of shape (n_sparse,) or None
+        What is added to all of them [1/eV]; None: deviations alone are evaluated.
     tails : mapping of int to ndarray
-        What the energy of every member has beside its points, as in `LocalModel` [eV]; none
-        for deviations from a mean.
+        What the mean's energy has beside its points, as in `LocalModel` [eV].
     """
 
     design: Design
     weights: FloatArray
+    mean: FloatArray | None = None
     tails: Mapping[int, FloatArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -79,15 +91,51 @@ class Members:
         return len(self.weights)
 
     @cached_property
+    def _pulled(self) -> set[int]:
+        """Terms whose descriptors move several scalars at once."""
+        terms = self.design.terms
+        return {t for t, term in enumerate(terms) if isinstance(term.descriptor, PullsMembers)}
+
+    @property
+    def _groups(self) -> list[range]:
+        """Members that are evaluated together."""
+        starts = range(0, len(self), AT_ONCE)
+        return [range(start, min(start + AT_ONCE, len(self))) for start in starts]
+
+    @cached_property
+    @single_blas_thread()
+    def _several(self) -> dict[tuple[int, int], SeveralMeans]:
+        """Closed forms of deviations by index of the block and start of the group."""
+        found = {}
+        left = MAX_BYTES
+        for index, block in enumerate(self.design.blocks):
+            kernel = self.design.terms[block.term].kernel
+            if not (len(block.points) and isinstance(kernel, HasSeveralMeans)):
+                continue
+            own = {}
+            for group in self._groups:
+                weights = self.weights[group.start : group.stop, block.sparse]
+                means = kernel.several_means(block.points, weights, left)
+                if means is None:
+                    break
+                left -= means.n_bytes
+                own[index, group.start] = means
+            if len(own) == len(self._groups):
+                found.update(own)
+        return found
+
+    @cached_property
     @single_blas_thread()
     def _means(self) -> dict[int, list[FastMean]]:
-        """Closed forms of the mean of each member, of the blocks where that costs less."""
+        """Closed forms of each deviation, where there are none of several."""
         found = {}
         left = MAX_BYTES
         for index, block in enumerate(self.design.blocks):
             term = self.design.terms[block.term]
+            if (index, 0) in self._several or not len(block.points):
+                continue
             left -= 8 * len(self) * term.descriptor.n_features**2
-            if left < 0 or not len(block.points):
+            if left < 0:
                 continue
             means = []
             for weights in self.weights[:, block.sparse]:
@@ -97,6 +145,25 @@ class Members:
                 means.append(mean)
             if len(means) == len(self):
                 found[index] = means
+        return found
+
+    @cached_property
+    @single_blas_thread()
+    def _compiled(self) -> list[Compiled]:
+        """The mean of each block."""
+        found: list[Compiled] = []
+        if self.mean is None:
+            return found
+        for index, block in enumerate(self.design.blocks):
+            weights = self.mean[block.sparse]
+            kernel = self.design.terms[block.term].kernel
+            tail = self.tails.get(index)
+            if tail is None:
+                fast = kernel.fast_mean(block.points, weights)
+            else:
+                assert isinstance(kernel, HasBeside)
+                fast = kernel.completed(block.points, weights, tail)
+            found.append(Compiled(block.points, weights, np.arange(0), fast))
         return found
 
     def evaluate(self, system: System, *, n_threads: int = 1) -> Evaluated:
@@ -120,7 +187,7 @@ class Members:
         """
         n = len(self)
         totals = np.zeros(n), np.zeros((n, system.n_atoms, 3)), np.zeros((n, 3, 3))
-        _ = self._means  # before there are threads
+        _ = self._several, self._means, self._compiled, self._pulled  # before there are threads
 
         def work(start: int) -> Evaluated:
             atoms = slice(start, min(start + BATCH, system.n_atoms))
@@ -142,158 +209,202 @@ class Members:
     def _of_run(self, system: System, atoms: slice, *, has_centers: bool) -> Evaluated:
         """Contribution of a run of atoms: of the terms with centers, or of those without."""
         energies = np.zeros(len(self))
-        gradients = np.zeros((system.pairs.n_pairs, 3, len(self)))
+        groups = self._groups
+        gradients = [
+            np.zeros((system.pairs.n_pairs, 3, len(group)), dtype=np.float32) for group in groups
+        ]
         forces, virials = np.zeros((len(self), system.n_atoms, 3)), np.zeros((len(self), 3, 3))
+        common, out = 0.0, Contribution.zero(system)
         for t, term in enumerate(self.design.terms):
             if term.descriptor.has_centers != has_centers:
                 continue
             run = TermRun(term, system, atoms)
-            parts = list(self._parts(t, run))
-            for part in parts:
-                energies += part.values.sum(axis=1)
-            together = run.found.weight is None and isinstance(term.descriptor, PullsMembers)
-            for start in range(0, len(self) if parts else 0, AT_ONCE):
-                some = range(start, min(start + AT_ONCE, len(self)))
-                if together:
-                    own = gradients
-                    if len(some) < len(self):
-                        own = np.zeros((*gradients.shape[:2], len(some)))
-                    _pull_together(run, parts, some, own)
-                    if own is not gradients:
-                        gradients[:, :, some.start : some.stop] += own
-                    continue
-                for member, out in self._one_by_one(run, parts, some):
-                    gradients[:, :, member] += out.gradient
-                    forces[member] += out.forces
-                    virials[member] += out.virials[0]
-        by_pairs = system.of_members(gradients)
-        return energies, forces + by_pairs[0], virials + by_pairs[1]
-
-    def _parts(self, t: int, run: TermRun) -> Iterator[_Part]:
-        """What all members make of the environments of each block of a term."""
-        term = self.design.terms[t]
-        for index, block in enumerate(self.design.blocks):
-            if block.term == t:
-                key = term.descriptor.keys.index(block.key)
-                members = np.flatnonzero(run.found.key == key)
-                if len(members):
-                    yield self._part(index, block, term.kernel, run, members)
-
-    def _one_by_one(
-        self, run: TermRun, parts: Sequence[_Part], some: range
-    ) -> Iterator[tuple[int, Contribution]]:
-        """Derivatives of a term's energy, member by member."""
-        for start in range(some.start, some.stop, TOGETHER):
-            few = range(start, min(start + TOGETHER, some.stop))
-            slopes = [part.by_features(few) for part in parts]
-            for k, member in enumerate(few):
-                for part, by_u in zip(parts, slopes, strict=True):
-                    weight = part.by_weight
-                    run.set_gradient(
-                        part.members,
-                        by_u[k],
-                        part.own[member],
-                        None if weight is None else weight[member],
-                    )
-                out = Contribution.zero(run.system)
+            environments = [
+                (index, block, members)
+                for index, block in enumerate(self.design.blocks)
+                if block.term == t and len(members := _members_of(run, term.descriptor.keys, block))
+            ]
+            similarities = {}
+            for index, block, members in environments if self.mean is not None else ():
+                mean = Part(block, term.kernel, self._compiled[index], run, members, None)
+                common += float(mean.weighted(mean.evaluate_mean()).sum())
+                mean.pull_mean()
+                similarities[index] = mean.similarity
+            if similarities:
                 run.pull(out)
-                yield member, out
+            together = run.found.weight is None and t in self._pulled
+            for group, own in zip(groups, gradients, strict=True):
+                parts = [
+                    self._part(index, block, run, members, group, similarities.get(index))
+                    for index, block, members in environments
+                ]
+                if not parts:
+                    continue
+                if together:
+                    _pull_together(run, parts, own)
+                else:
+                    for k, moved in _one_by_one(run, parts, len(group)):
+                        own[:, :, k] += moved.gradient
+                        forces[group[k]] += moved.forces
+                        virials[group[k]] += moved.virials[0]
+                for part in parts:
+                    energies[group.start : group.stop] += part.energies
+        for group, own in zip(groups, gradients, strict=True):
+            by_pairs = system.of_members(own)
+            forces[group.start : group.stop] += by_pairs[0]
+            virials[group.start : group.stop] += by_pairs[1]
+        if self.mean is not None:
+            energies += common
+            forces += system.forces(out)
+            virials += system.virials(out)[0]
+        return energies, forces, virials
 
     def _part(
-        self, index: int, block: Block, kernel: Kernel, run: TermRun, members: IntArray
+        self,
+        index: int,
+        block: Block,
+        run: TermRun,
+        members: IntArray,
+        group: range,
+        similarity: FloatArray | None,
     ) -> _Part:
-        u = run.u if len(members) == len(run.u) else run.u[members]
-        weight = None if run.found.weight is None else run.found.weight[members]
+        """What some members make of the environments of a block."""
+        several = self._several.get((index, group.start))
+        if several is not None:
+            return _Several(run, members, several, similarity)
         means = self._means.get(index)
-        part: _Part
         if means is not None:
-            part = _Closed(members, u, weight, means)
-        else:
-            weights = self.weights[:, block.sparse]
-            part = _ByKernel(members, u, weight, kernel, block.points, weights)
-        if index in self.tails:
-            assert isinstance(kernel, HasBeside)
-            part.add_to_all(kernel.beside(self.tails[index]), u, weight)
-        return part
+            return _Closed(run, members, means[group.start : group.stop])
+        weights = self.weights[group.start : group.stop, block.sparse]
+        kernel = self.design.terms[block.term].kernel
+        return _ByKernel(run, members, kernel, block.points, weights, similarity)
 
 
-def _pull_together(
-    run: TermRun, parts: Sequence[_Part], some: range, gradients: FloatArray
-) -> None:
+def _members_of(run: TermRun, keys: Sequence[tuple[int, ...]], block: Block) -> IntArray:
+    """Which environments of a run belong to a block."""
+    return np.flatnonzero(run.found.key == list(keys).index(block.key))
+
+
+def _pull_together(run: TermRun, parts: Sequence[_Part], gradients: SingleArray) -> None:
     """Add the derivatives of a term's energy in some members, shape (n_pairs, 3, n)."""
-    by_x = np.zeros((len(some), *run.u.shape))
+    if len(parts) == 1 and parts[0].whole:
+        run.pull_members(parts[0].by_x(), gradients)
+        return
+    by_x = np.zeros((*run.u.shape, gradients.shape[2]), dtype=np.float32)
     for part in parts:
-        u, norm = run.u[part.members], run.norm[part.members]
-        for start in range(0, len(some), TOGETHER):
-            few = range(some[start], min(some[start] + TOGETHER, some.stop))
-            by_u = part.by_features(few)
-            by_u -= part.own[few.start : few.stop, :, None] * u
-            by_u /= norm[:, None]
-            by_x[start : start + len(few), part.members] = by_u
+        by_x[part.members] = part.by_x()
     run.pull_members(by_x, gradients)
 
 
+def _one_by_one(run: TermRun, parts: Sequence[_Part], n: int) -> Iterator[tuple[int, Contribution]]:
+    """Derivatives of a term's energy, member by member."""
+    for start in range(0, n, TOGETHER):
+        few = range(start, min(start + TOGETHER, n))
+        slopes = [part.slopes(few) for part in parts]
+        for k, member in enumerate(few):
+            for part, by_u in zip(parts, slopes, strict=True):
+                weight = part.by_weight
+                run.set_gradient(
+                    part.members,
+                    by_u[k],
+                    part.own[:, member],
+                    None if weight is None else weight[:, member],
+                )
+            out = Contribution.zero(run.system)
+            run.pull(out)
+            yield member, out
+
+
 class _Part:
-    """Environments of one block, and what all members make of them.
+    """Environments of one block, and what some members make of them.
 
     Attributes
     ----------
     members : ndarray of shape (n_env,)
-    values : ndarray of shape (n_members, n_env)
-        Weighted energies.
-    own : ndarray of shape (n_members, n_env)
+    whole : bool
+        Whether these are all environments of the run.
+    energies : ndarray of shape (n_members,)
+        Weighted and summed.
+    own : ndarray of shape (n_env, n_members)
         Their derivatives' part along the environments' own features.
-    by_weight : ndarray of shape (n_members, n_env) or None
-    common : ndarray of shape (n_env, n_features) or None
-        What all members' derivatives by features have beside `slopes`.
+    by_weight : ndarray of shape (n_env, n_members) or None
     """
 
-    members: IntArray
-    values: FloatArray
-    own: FloatArray
-    by_weight: FloatArray | None
-    common: FloatArray | None = None
+    def __init__(self, run: TermRun, members: IntArray) -> None:
+        self.members = members
+        self.whole = len(members) == len(run.u)
+        self._u = run.u if self.whole else run.u[members]
+        self._norm = run.norm if self.whole else run.norm[members]
+        weight = run.found.weight
+        self._weight = None if weight is None else weight[members]
+
+    def _take(self, values: FloatArray, own: FloatArray) -> None:
+        """Keep energies of environments of weight 1, and their derivatives' part along features."""
+        self.own, self.by_weight = own, None
+        if self._weight is None:
+            self.energies = values.sum(axis=0)
+        else:
+            self.energies = self._weight @ values
+            self.own, self.by_weight = self._weight[:, None] * own, values
 
     def slopes(self, some: range) -> FloatArray:
-        """Derivatives by features of some members, (n, n_env, n_features), but for `own`."""
+        """Derivatives by embedded features, (n, n_env, n_features), but for `own`."""
         raise NotImplementedError
 
-    def by_features(self, some: range) -> FloatArray:
-        """The same with what all members have in common."""
-        found = self.slopes(some)
-        if self.common is not None:
-            found += self.common
+    def by_x(self) -> SingleArray:
+        """Derivatives by features, (n_env, n_features, n_members), of environments of weight 1.
+
+        May be asked for once, and `slopes` no more then.
+        """
+        n = self.own.shape[1]
+        found = np.empty((*self._u.shape, n), dtype=np.float32)
+        for start in range(0, n, TOGETHER):
+            few = range(start, min(start + TOGETHER, n))
+            by_u = self.slopes(few)
+            by_u -= self.own.T[few.start : few.stop, :, None] * self._u
+            by_u /= self._norm[:, None]
+            found[:, :, few.start : few.stop] = by_u.transpose(1, 2, 0)
         return found
 
-    def add_to_all(self, mean: FastMean, u: FloatArray, weight: FloatArray | None) -> None:
-        """Add an energy that all members have."""
-        values, by_u, own = mean(u)
-        if weight is not None and self.by_weight is not None:
-            self.by_weight += values
-            values, by_u, own = weight * values, weight[:, None] * by_u, weight * own
-        self.values += values
-        self.own += own
-        self.common = by_u
+
+class _Several(_Part):
+    """By closed forms of several means."""
+
+    def __init__(
+        self, run: TermRun, members: IntArray, means: SeveralMeans, similarity: FloatArray | None
+    ) -> None:
+        super().__init__(run, members)
+        self._by_u, energies = means(self._u, similarity, self._weight)
+        own = np.empty((len(members), self._by_u.shape[2]))
+        _members.own_parts(self._by_u, self._u, own)
+        # Euler's theorem on homogeneous functions
+        self._take(own / means.degree, own)
+        self.energies = energies  # in double precision
+
+    def slopes(self, some: range) -> FloatArray:
+        found = self._by_u[:, :, some.start : some.stop].transpose(2, 0, 1).astype(float)
+        if self._weight is not None:
+            found *= self._weight[:, None]
+        return found
+
+    def by_x(self) -> SingleArray:
+        _members.to_features(self._by_u, self.own, self._u, self._norm)
+        return self._by_u
 
 
 class _Closed(_Part):
-    """By closed forms of the mean."""
+    """By closed forms of each mean."""
 
-    def __init__(
-        self, members: IntArray, u: FloatArray, weight: FloatArray | None, means: list[FastMean]
-    ) -> None:
-        self.members = members
-        found = [mean(u) for mean in means]
-        values = np.array([value for value, _, _ in found])
+    def __init__(self, run: TermRun, members: IntArray, means: Sequence[FastMean]) -> None:
+        super().__init__(run, members)
+        found = [mean(self._u) for mean in means]
         self._by_u = [by_u for _, by_u, _ in found]
-        self.own = np.array([own for _, _, own in found])
-        self.by_weight = None
-        self.values = values
-        if weight is not None:
-            self.by_weight, self.values = values, weight * values
-            self.own *= weight
+        if self._weight is not None:
             for by_u in self._by_u:
-                by_u *= weight[:, None]
+                by_u *= self._weight[:, None]
+        self._take(
+            np.array([value for value, _, _ in found]).T, np.array([own for _, _, own in found]).T
+        )
 
     def slopes(self, some: range) -> FloatArray:
         return np.array(self._by_u[some.start : some.stop])
@@ -304,24 +415,22 @@ class _ByKernel(_Part):
 
     def __init__(
         self,
+        run: TermRun,
         members: IntArray,
-        u: FloatArray,
-        weight: FloatArray | None,
         kernel: Kernel,
         points: FloatArray,
         weights: FloatArray,
+        similarity: FloatArray | None,
     ) -> None:
-        self.members = members
-        self._kernel, self._u = kernel, u
-        self._points, self._weights = points, weights
-        similarity = kernel.similarity(u, points)
-        values = weights @ kernel.values(similarity).T
+        super().__init__(run, members)
+        self._kernel, self._points, self._weights = kernel, points, weights
+        if similarity is None:
+            similarity = kernel.similarity(self._u, points)
         self._slopes = kernel.slopes(similarity)
-        if weight is not None:
-            self._slopes *= weight[:, None]
-        self.own = weights @ (self._slopes * kernel.own(similarity)).T
-        self.by_weight = None if weight is None else values
-        self.values = values if weight is None else weight * values
+        own = (self._slopes * kernel.own(similarity)) @ weights.T
+        if self._weight is not None:
+            self._slopes *= self._weight[:, None]
+        self._take(kernel.values(similarity) @ weights.T, own)
 
     def slopes(self, some: range) -> FloatArray:
         by_similarity = self._slopes * self._weights[some.start : some.stop, None, :]

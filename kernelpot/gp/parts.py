@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
-from kernelpot.common.types import FloatArray, IntArray
+from kernelpot.common.types import FloatArray, IntArray, SingleArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.gp.blocks import Block, BoundTerm
 from kernelpot.terms.base import FastMean, Kernel, PullsMembers
@@ -87,10 +88,9 @@ class TermRun:
         """Add the derivatives by displacements to `result`."""
         self._term.descriptor.pull(self.system, self.found, self.by_x, self.by_weight, result)
 
-    def pull_members(self, by_x: FloatArray, gradients: FloatArray) -> None:
+    def pull_members(self, by_x: SingleArray, gradients: SingleArray) -> None:
         """Add the derivatives of several scalars to `gradients`; see `PullsMembers`."""
-        descriptor = self._term.descriptor
-        assert isinstance(descriptor, PullsMembers)
+        descriptor = cast(PullsMembers, self._term.descriptor)
         descriptor.pull_members(self.system, self.found, by_x, gradients)
 
 

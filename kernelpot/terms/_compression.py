@@ -11,22 +11,37 @@ from kernelpot.common._numba import INLINED, OPTIONS
 
 
 @numba.njit(**OPTIONS)
-def scatter(along_mek, factor_me, x_ef, row_e, column_k, out_mef):
-    """Fill ``out_mef[m, row_e[e]]``: ``factor_me x``, and at ``column_k`` also ``along_mek``."""
+def scatter(along_ek, factor_e, x_ef, row_e, column_k, out_ef):
+    """Fill ``out_ef[row_e[e]]``: ``factor_e x``, and at ``column_k`` also ``along_ek``."""
     n_columns = column_k.shape[0]
     all_columns = n_columns == x_ef.shape[1]
-    for m in range(along_mek.shape[0]):
-        for e in range(row_e.shape[0]):
-            row = row_e[e]
-            factor = factor_me[m, e]
-            if all_columns:
-                for f in range(n_columns):
-                    out_mef[m, row, f] = factor * x_ef[row, f] + along_mek[m, e, f]
-            else:
-                for f in range(x_ef.shape[1]):
-                    out_mef[m, row, f] = factor * x_ef[row, f]
-                for k in range(n_columns):
-                    out_mef[m, row, column_k[k]] += along_mek[m, e, k]
+    for e in range(row_e.shape[0]):
+        row = row_e[e]
+        factor = factor_e[e]
+        if all_columns:
+            for f in range(n_columns):
+                out_ef[row, f] = factor * x_ef[row, f] + along_ek[e, f]
+        else:
+            for f in range(x_ef.shape[1]):
+                out_ef[row, f] = factor * x_ef[row, f]
+            for k in range(n_columns):
+                out_ef[row, column_k[k]] += along_ek[e, k]
+
+
+@numba.njit(**OPTIONS)
+def scatter_members(along_ekm, factor_em, x_ef, row_e, column_k, out_efm):
+    """`scatter` of several scalars, in single precision."""
+    n_members = factor_em.shape[1]
+    for e in range(row_e.shape[0]):
+        row = row_e[e]
+        for f in range(x_ef.shape[1]):
+            x = np.float32(x_ef[row, f])
+            for m in range(n_members):
+                out_efm[row, f, m] = x * factor_em[e, m]
+        for k in range(column_k.shape[0]):
+            f = column_k[k]
+            for m in range(n_members):
+                out_efm[row, f, m] += along_ekm[e, k, m]
 
 
 @numba.njit(**INLINED)

@@ -13,8 +13,8 @@ The number of radial functions is passed as an integer (any size, one compilatio
 or as a tuple of that length: its length is then a compile-time constant and the
 innermost loops are unrolled for this size. The two loops over pairs that matter most,
 `expand` and `pair_gradients`, exist a second time in vector code for such fixed sizes
-(`expand_vector`, `pair_gradients_vector`); the plain ones are what these must equal, and
-`members_gradients_vector` for each of its members.
+(`expand_vector`, `pair_gradients_vector`); the plain ones are what these must equal, and, in
+single precision, `members_gradients_vector` and `members_gradients_lanes` for each member.
 """
 
 import numba
@@ -22,6 +22,13 @@ import numpy as np
 from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
+from kernelpot.terms._soap_lanes import (
+    SINGLES,
+    contract_lanes,
+    features_lanes,
+    radial_lane,
+    tangent_rows,
+)
 from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pairs
 
 # Pairs whose derivatives are multiplied with several adjoints at a time.
@@ -530,6 +537,132 @@ def _fill_lanes_of(channel, p, last, displacement_pc, channel_p, r_cut, xyz, dis
     return lanes, p
 
 
+@numba.njit(**INLINED)
+def _pair_weights(r, weight, t, per_length):
+    """Hermite weights of a pair's radial functions, and of their derivatives over the distance."""
+    value0, slope0, value1, slope1 = _hermite(t)
+    weights = (weight * value0, weight * slope0, weight * value1, weight * slope1)
+    value0, slope0, value1, slope1 = _hermite_slope(t, per_length)
+    weight /= r
+    return weights, (weight * value0, weight * slope0, weight * value1, weight * slope1)
+
+
+@numba.njit(**OPTIONS)
+def members_gradients_lanes(
+    first,
+    displacement_pc,
+    weight_p,
+    start,
+    stop,
+    r_cut,
+    table,
+    size,
+    degrees,
+    coefficients,
+    cotangent_ifm,
+    block_factor,
+    scale_l,
+    gradient_pcm,
+):
+    """`members_gradients_vector` where there is one species.
+
+    There are fewer features than coefficients then: the derivatives of the features themselves
+    by the displacements of a few pairs are formed, (f, 3 pairs), and multiplied with those of
+    all scalars by features.
+    """
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+    n_pairs_l = n_max * (n_max + 1) // 2
+    n_knots = table.shape[0]
+    per_length = (n_knots - 1) / r_cut
+    n_members = cotangent_ifm.shape[2]
+    xyz = np.zeros((3, LANES))
+    values = np.empty((n_q, LANES))
+    gradients = np.empty((3, n_q, LANES))
+    distance = np.empty(LANES)
+    pair = np.empty(LANES, dtype=np.int64)
+    singles = np.zeros((3, SINGLES), dtype=np.float32)
+    radial = np.zeros((n_l, n_max, SINGLES), dtype=np.float32)
+    d_radial = np.zeros((n_l, n_max, SINGLES), dtype=np.float32)
+    moved = np.zeros((n_l, n_max, 4, SINGLES), dtype=np.float32)
+    derivative = np.zeros((n_l * n_pairs_l, 3 * SINGLES), dtype=np.float32)
+    product = np.empty((3 * SINGLES, n_members), dtype=np.float32)
+    of_pair = np.empty(SINGLES, dtype=np.int64)
+    factor_l = (scale_l * block_factor[0]).astype(np.float32)
+    diagonal = np.float32(2.0 / block_factor[0])
+    for i in range(start, stop):
+        row = (i - start) * coefficients.shape[1] * n_q * n_max
+        p, last, filled = first[i], first[i + 1], 0
+        while p < last:
+            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
+            if lanes > 0:
+                harmonics(xyz, values, gradients, degrees)
+                contract_lanes(coefficients, row, values, gradients, moved, filled, size, degrees)
+            for lane in range(lanes):
+                k, t = _knot(distance[lane], per_length, n_knots)
+                weights, slopes = _pair_weights(distance[lane], weight_p[pair[lane]], t, per_length)
+                radial_lane(
+                    table, k * 2 * n_l * n_max, weights, slopes, radial, d_radial, filled, size,
+                    degrees,
+                )  # fmt: skip
+                for c in range(3):
+                    singles[c, filled] = xyz[c, lane]
+                of_pair[filled] = pair[lane]
+                filled += 1
+            if filled > 0 and (p >= last or filled > SINGLES - LANES):
+                for l in range(n_l):
+                    features_lanes(
+                        radial, d_radial, singles, moved, l * n_max * SINGLES,
+                        4 * l * n_max * SINGLES, factor_l[l], diagonal, derivative,
+                        3 * l * n_pairs_l * SINGLES, size,
+                    )  # fmt: skip
+                np.dot(derivative.T, cotangent_ifm[i - start], product)
+                for k in range(filled):
+                    for c in range(3):
+                        for m in range(n_members):
+                            gradient_pcm[of_pair[k], c, m] += product[c * SINGLES + k, m]
+                filled = 0
+
+
+@numba.njit(**INLINED)
+def _members_adjoint(
+    c, cotangent_fm, blocks, block_factor, scale_l, sum_channel, gram, product, adjoint
+):
+    """Fill ``adjoint[channel, q, n, m]``: `_adjoint_of` several scalars, in single precision."""
+    n_l, n_max, n_members = scale_l.shape[0], gram.shape[0], gram.shape[2]
+    adjoint[:] = 0.0
+    for b in range(blocks.shape[0]):
+        symmetric = blocks[b, 0] == blocks[b, 1]
+        for side in range(1 if symmetric else 2):
+            source, target = blocks[b, side], blocks[b, 1 - side]
+            f = blocks[b, 2]
+            for l in range(n_l):
+                for n in range(n_max):
+                    for k in range(n if symmetric else 0, n_max):
+                        factor = np.float32(scale_l[l] * block_factor[b])
+                        if symmetric and k == n:
+                            factor = np.float32(2.0 * scale_l[l])
+                        row, column = (k, n) if side == 1 else (n, k)
+                        for m in range(n_members):
+                            gram[row, column, m] = factor * cotangent_fm[f, m]
+                        if symmetric:
+                            for m in range(n_members):
+                                gram[column, row, m] = gram[row, column, m]
+                        f += 1
+                first, n_m = l * l, 2 * l + 1
+                rows = product[:n_m]
+                np.dot(c[source, first : first + n_m], gram.reshape(n_max, n_max * n_members), rows)
+                for q in range(n_m):
+                    for n in range(n_max):
+                        for m in range(n_members):
+                            adjoint[target, first + q, n, m] += rows[q, n * n_members + m]
+    for channel in range(max(sum_channel, 0)):
+        for q in range(n_l * n_l):
+            for n in range(n_max):
+                for m in range(n_members):
+                    adjoint[channel, q, n, m] += adjoint[sum_channel, q, n, m]
+
+
 @numba.njit(**OPTIONS)
 def members_gradients_vector(
     first,
@@ -543,7 +676,7 @@ def members_gradients_vector(
     size,
     degrees,
     coefficients,
-    cotangent_mif,
+    cotangent_ifm,
     blocks,
     block_factor,
     scale_l,
@@ -554,36 +687,32 @@ def members_gradients_vector(
 
     For one of them that is `power_spectrum_adjoint` and `pair_gradients_vector`. Here the
     derivatives of a pair's coefficients by its displacement, (3, q n), are formed once, some
-    pairs together, and multiplied with the adjoints of all scalars at the rate of BLAS.
+    pairs together, and multiplied with the adjoints of all scalars at the rate of BLAS. What
+    depends on scalars is in single precision.
     """
     n_max, n_l = len(size), len(degrees)
     n_q = n_l * n_l
     n_knots = table.shape[0]
     per_length = (n_knots - 1) / r_cut
-    n_members, n_channels = cotangent_mif.shape[0], coefficients.shape[1]
+    n_members, n_channels = cotangent_ifm.shape[2], coefficients.shape[1]
     xyz = np.zeros((3, LANES))
     values = np.empty((n_q, LANES))
     gradients = np.empty((3, n_q, LANES))
     distance = np.empty(LANES)
     pair = np.empty(LANES, dtype=np.int64)
-    gram = np.zeros((n_max, n_max))
-    one = np.empty((n_channels, n_q, n_max))
-    adjoint = np.empty((n_channels, n_members, n_q * n_max))
-    radial = np.empty(n_max)
-    d_radial = np.empty(n_max)
-    tangent = np.empty((3 * TANGENTS, n_q * n_max))
-    product = np.empty((3 * TANGENTS, n_members))
+    single = np.empty((n_channels, n_q, n_max), dtype=np.float32)
+    gram = np.empty((n_max, n_max, n_members), dtype=np.float32)
+    of_degree = np.empty((2 * n_l - 1, n_max * n_members), dtype=np.float32)
+    adjoint = np.empty((n_channels, n_q, n_max, n_members), dtype=np.float32)
+    tangent = np.empty((3 * TANGENTS, n_q * n_max), dtype=np.float32)
+    product = np.empty((3 * TANGENTS, n_members), dtype=np.float32)
     of_pair = np.empty(TANGENTS, dtype=np.int64)
     for i in range(start, stop):
-        for m in range(n_members):
-            _adjoint_of(
-                coefficients[i - start], cotangent_mif[m, i - start], blocks, block_factor,
-                scale_l, size, sum_channel, gram, one,
-            )  # fmt: skip
-            for channel in range(n_channels):
-                for q in range(n_q):
-                    for n in range(n_max):
-                        adjoint[channel, m, q * n_max + n] = one[channel, q, n]
+        single[:] = coefficients[i - start]
+        _members_adjoint(
+            single, cotangent_ifm[i - start], blocks, block_factor, scale_l, sum_channel, gram,
+            of_degree, adjoint,
+        )  # fmt: skip
         for channel in range(n_channels):
             p, last, filled = first[i], first[i + 1], 0
             while p < last:
@@ -595,31 +724,21 @@ def members_gradients_vector(
                 for lane in range(lanes):
                     of_pair[filled] = pair[lane]
                     k, t = _knot(distance[lane], per_length, n_knots)
-                    value0, slope0, value1, slope1 = _hermite(t)
-                    d_value, d_slope0, _, d_slope1 = _hermite_slope(t, per_length)
-                    weight = weight_p[pair[lane]]
-                    for l in range(n_l):
-                        for n in range(n_max):
-                            f0, g0 = table[k, 0, l, n], table[k, 1, l, n]
-                            f1, g1 = table[k + 1, 0, l, n], table[k + 1, 1, l, n]
-                            radial[n] = weight * (
-                                value0 * f0 + slope0 * g0 + value1 * f1 + slope1 * g1
-                            )
-                            d_radial[n] = (weight / distance[lane]) * (
-                                d_value * (f0 - f1) + d_slope0 * g0 + d_slope1 * g1
-                            )
-                        for q in range(l * l, (l + 1) * (l + 1)):
-                            for c in range(3):
-                                along = values[q, lane] * xyz[c, lane]
-                                across = gradients[c, q, lane]
-                                for n in range(n_max):
-                                    tangent[3 * filled + c, q * n_max + n] = (
-                                        d_radial[n] * along + radial[n] * across
-                                    )
+                    weights, slopes = _pair_weights(
+                        distance[lane], weight_p[pair[lane]], t, per_length
+                    )
+                    tangent_rows(
+                        table, k * 2 * n_l * n_max, weights, slopes, values, gradients, xyz, lane,
+                        tangent, 3 * filled * n_q * n_max, size, degrees,
+                    )  # fmt: skip
                     filled += 1
                 if filled > 0 and (p >= last or filled + LANES > TANGENTS):
                     rows = product[: 3 * filled]
-                    np.dot(tangent[: 3 * filled], adjoint[channel].T, rows)
+                    np.dot(
+                        tangent[: 3 * filled],
+                        adjoint[channel].reshape(n_q * n_max, n_members),
+                        rows,
+                    )
                     for k in range(filled):
                         for c in range(3):
                             for m in range(n_members):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.common.types import Array, FloatArray, IntArray, SingleArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.terms.parameters import Range
 
@@ -262,8 +262,8 @@ class PullsMembers(Protocol):
         self,
         system: System,
         environments: Environments,
-        by_x: FloatArray,
-        gradients: FloatArray,
+        by_x: SingleArray,
+        gradients: SingleArray,
     ) -> None:
         """Add derivatives by the displacements of pairs; see `Descriptor.pull`.
 
@@ -271,8 +271,8 @@ class PullsMembers(Protocol):
         ----------
         system : System
         environments : Environments
-        by_x : ndarray of shape (n_members, n, n_features)
-        gradients : ndarray of shape (n_pairs, 3, n_members)
+        by_x : ndarray of float32, shape (n, n_features, n_members)
+        gradients : ndarray of float32, shape (n_pairs, 3, n_members)
             Receives them, by addition.
         """
 
@@ -473,6 +473,56 @@ class HasBeside(Protocol):
 
     def completed(self, points: FloatArray, weights: FloatArray, tail: FloatArray) -> FastMean:
         """A mean with what it has beside its points."""
+
+
+class SeveralMeans(Protocol):
+    """Means of several sets of weights: homogeneous functions of embedded features."""
+
+    @property
+    def degree(self) -> int:
+        """Of homogeneity: an energy is the derivative along features over this."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that it takes."""
+
+    def __call__(
+        self, u: FloatArray, similarity: FloatArray | None, weight: FloatArray | None
+    ) -> tuple[SingleArray, FloatArray]:
+        """Derivatives of all means by embedded features, in single precision, and energies.
+
+        Parameters
+        ----------
+        u : ndarray of shape (n, n_features)
+        similarity : ndarray of shape (n, n_points) or None
+            With the points, where it is known.
+        weight : ndarray of shape (n,) or None
+            Factor of each energy.
+
+        Returns
+        -------
+        by_u : ndarray of float32, shape (n, n_features, n_members)
+            Of unweighted energies; the caller may change it.
+        energies : ndarray of shape (n_members,)
+            Weighted and summed [eV].
+        """
+
+
+@runtime_checkable
+class HasSeveralMeans(Protocol):
+    """A kernel with closed forms of several means that cost less than each of them."""
+
+    def several_means(
+        self, points: FloatArray, weights: FloatArray, max_bytes: float
+    ) -> SeveralMeans | None:
+        """Closed forms, or None: there are none, or they need too much memory.
+
+        Parameters
+        ----------
+        points : ndarray of shape (n_points, n_features)
+        weights : ndarray of shape (n_members, n_points)
+        max_bytes : float
+        """
 
 
 # ---- terms -------------------------------------------------------------------------

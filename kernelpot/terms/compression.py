@@ -37,7 +37,7 @@ from functools import cached_property
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.common.types import Array, FloatArray, IntArray, SingleArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.terms import _compression
 from kernelpot.terms.base import Environments, Key, RowGradient, key_name
@@ -385,36 +385,41 @@ class CompressedDescriptor:
         out: Contribution,
     ) -> None:
         """Add derivatives by the displacements of pairs; see `Descriptor.pull`."""
-        by_inner = self._by_inner(environments, by_x[None])[0]
+        by_inner = self._by_inner(environments, by_x)
         self.inner.pull(system, environments.state, by_inner, None, out)
 
     def pull_members(
-        self, system: System, environments: Environments, by_x: FloatArray, gradients: FloatArray
+        self, system: System, environments: Environments, by_x: SingleArray, gradients: SingleArray
     ) -> None:
         """The same of several scalars; see `PullsMembers`."""
-        by_inner = self._by_inner(environments, by_x)
-        self.inner.pull_members(system, environments.state, by_inner, gradients)
+        inner, x = environments.state, environments.x
+        n_members = by_x.shape[2]
+        by_inner = np.empty((*inner.x.shape, n_members), dtype=np.float32)
+        by_left = (by_x[:, -1] / x[:, -1:]).astype(np.float32)
+        for k in np.unique(environments.key):
+            own = np.flatnonzero(environments.key == k)
+            columns, matrix = self._map_of(int(k), inner.state.channels)
+            along = by_x[own, :-1]
+            shares = self._shares[k] * x[own, :-1]
+            along -= shares.astype(np.float32)[:, :, None] * by_left[own, None]
+            back = np.matmul(matrix.astype(np.float32), along)
+            factor = np.float32(self._gains[k, -1] ** 2 * (1.0 + FLOOR)) * by_left[own]
+            _compression.scatter_members(back, factor, inner.x, own, columns, by_inner)
+        self.inner.pull_members(system, inner, by_inner, gradients)
 
     def _by_inner(self, environments: Environments, by_x: FloatArray) -> FloatArray:
-        """Derivatives of scalars by inner features, (n_members, n, n_inner)."""
+        """Derivatives of a scalar by inner features, (n, n_inner)."""
         inner, x = environments.state, environments.x
-        by_inner = np.empty((len(by_x), *inner.x.shape))
-        by_left = by_x[:, :, -1] / x[:, -1]
+        by_inner = np.empty_like(inner.x)
+        by_left = by_x[:, -1] / x[:, -1]
         # backwards: the map of the last class is still in the cache
         for k in np.unique(environments.key)[::-1]:
             own = np.flatnonzero(environments.key == k)
             columns, matrix = self._map_of(int(k), inner.state.channels)
-            along = by_x[:, own, :-1]
-            along -= by_left[:, own, None] * (self._shares[k] * x[own, :-1])
-            back = along.reshape(-1, along.shape[2]) @ matrix.T
-            _compression.scatter(
-                back.reshape(*along.shape[:2], -1),
-                self._gains[k, -1] ** 2 * (1.0 + FLOOR) * by_left[:, own],
-                inner.x,
-                own,
-                columns,
-                by_inner,
-            )
+            along = by_x[own, :-1]
+            along -= by_left[own, None] * (self._shares[k] * x[own, :-1])
+            factor = self._gains[k, -1] ** 2 * (1.0 + FLOOR) * by_left[own]
+            _compression.scatter(along @ matrix.T, factor, inner.x, own, columns, by_inner)
         return by_inner
 
     def quadratic(

@@ -8,7 +8,8 @@ import numpy as np
 
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.terms import _dot_product
-from kernelpot.terms.base import FastMean
+from kernelpot.terms.base import FastMean, SeveralMeans
+from kernelpot.terms.several_means import CubicMeans, LinearMeans, QuadraticMeans
 from kernelpot.terms.similarity import SimilarityKernel
 
 
@@ -167,6 +168,26 @@ class DotProductKernel(SimilarityKernel):
             return QuadraticMean(self.diagonal() * (points.T * weights) @ points)
         if self.zeta == 1:
             return LinearMean(self.diagonal() * (weights @ points))
+        return None
+
+    def several_means(
+        self, points: FloatArray, weights: FloatArray, max_bytes: float
+    ) -> SeveralMeans | None:
+        """Polynomials of degree zeta = 1, 2 or 3 where that costs less; see `HasSeveralMeans`."""
+        n, (n_points, n_features) = len(weights), points.shape
+        weights = self.diagonal() * weights
+        if self.zeta == 1:
+            return LinearMeans((weights @ points).T)
+        if self.zeta == 2 and n_features <= 2 * n_points:
+            if 4 * n * n_features**2 > max_bytes:
+                return None
+            return QuadraticMeans.of(np.array([(points.T * own) @ points for own in weights]))
+        # coordinates cost as many products as there are points; at most half of all coefficients
+        # are found to be needed
+        if self.zeta == 3 and n_points < n * n_features:
+            if 4 * n * n_points * n_features > max_bytes:
+                return None
+            return CubicMeans.of(points, weights)
         return None
 
     def energy_prior(self, u: FloatArray) -> float | None:

@@ -27,8 +27,9 @@ import numpy as np
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.system import System
 from kernelpot.terms import _polynomial
-from kernelpot.terms.base import FastMean, RowGradient
+from kernelpot.terms.base import FastMean, RowGradient, SeveralMeans
 from kernelpot.terms.dot_product import DotProductKernel, LinearMean, normalize
+from kernelpot.terms.several_means import LinearMeans, QuadraticMeans
 from kernelpot.terms.similarity import SimilarityKernel
 
 DEGREES = (1, 2, 3)
@@ -297,6 +298,20 @@ class PolynomialKernel(SimilarityKernel):
             np.add.at(matrix, (points[:, 0], points[:, 1]), 0.5 * coefficients)
             return LeadingQuadratic(matrix + matrix.T)
         return Sum(points, coefficients)
+
+    def several_means(
+        self, points: Array, weights: FloatArray, max_bytes: float
+    ) -> SeveralMeans | None:
+        """Closed forms of degree 1 and 2; see `HasSeveralMeans`."""
+        n = int(points.max()) + 1
+        if self.degree > 2 or 4 * len(weights) * n**self.degree > max_bytes:
+            return None
+        means = [self.fast_mean(points, own) for own in weights]
+        if self.degree == 1:
+            vectors = [mean.vector for mean in means if isinstance(mean, LeadingLinear)]
+            return LinearMeans(np.array(vectors).T)
+        matrices = [mean.matrix for mean in means if isinstance(mean, LeadingQuadratic)]
+        return QuadraticMeans.of(np.array(matrices))
 
 
 @dataclass(frozen=True)

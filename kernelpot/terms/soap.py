@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.common.types import Array, FloatArray, IntArray, SingleArray
 from kernelpot.data.neighbors import MANY_PAIRS
 from kernelpot.data.system import Contribution, System
 from kernelpot.terms.base import Environments, Key, RowGradient
@@ -418,7 +418,7 @@ class SOAPDescriptor:
         )
 
     def pull_members(
-        self, system: System, environments: Environments, by_x: FloatArray, gradients: FloatArray
+        self, system: System, environments: Environments, by_x: SingleArray, gradients: SingleArray
     ) -> None:
         """The same of several scalars; see `PullsMembers`."""
         state = environments.state

@@ -432,12 +432,16 @@ def test_a_member_is_a_potential_of_its_own(potential, committee, name):
     atoms = structures()[name]
     together = committee.predict(atoms, n_threads=1)
     assert len(committee) == len(together.energies) == 4
+    mean = potential.predict(atoms)
+    # forces of deviations from the mean are in single precision
+    spread = np.abs(together.forces - mean.forces).max()
     for i, member in enumerate(committee):
         alone = member.predict(atoms)
         assert together.energies[i] == pytest.approx(alone.energy, rel=1e-9, abs=1e-9)
-        np.testing.assert_allclose(together.forces[i], alone.forces, atol=1e-7)
+        np.testing.assert_allclose(together.forces[i], alone.forces, atol=5e-5 * spread)
         if alone.stress is not None:
-            np.testing.assert_allclose(together.stresses[i], alone.stress, atol=1e-9)
+            spread = np.abs(together.stresses - mean.stress).max()
+            np.testing.assert_allclose(together.stresses[i], alone.stress, atol=5e-5 * spread)
     assert np.ptp(together.energies) > 0
     large = atoms.repeat((9, 5, 4)) if atoms.pbc.all() else atoms  # several batches
     one, two = (committee.predict(large, n_threads=n) for n in (1, 2))

@@ -202,7 +202,8 @@ def test_standard_deviations_are_those_of_potentials_drawn(silicon):
     for kind, values in zip(("energy", "forces", "stress"), by_kind, strict=True):
         spread = np.sqrt(np.mean(np.square(values), axis=0))
         expected = model.calibration.std(kind, spread, atoms.numbers)
-        np.testing.assert_allclose(getattr(found, f"{kind}_std"), expected, rtol=1e-6)
+        # deviations of forces are in single precision
+        np.testing.assert_allclose(getattr(found, f"{kind}_std"), expected, rtol=1e-5)
     local = found.posterior.energies_std * model.calibration.local_scale(atoms.numbers)
     np.testing.assert_allclose(found.energies_std, local, rtol=1e-12)
     np.testing.assert_allclose(silicon.local_std(atoms), local, rtol=1e-9)

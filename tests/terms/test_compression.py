@@ -200,14 +200,18 @@ def test_nothing_is_done_for_species_that_are_not_there(compression):
 def test_derivatives_are_scattered_as_by_numpy(rng):
     x, rows = rng.normal(size=(5, 7)), np.array([0, 2, 3])
     for columns in (np.array([1, 4, 5]), np.arange(7)):
-        along, factor = rng.normal(size=(2, 3, len(columns))), rng.normal(size=(2, 3))
-        found = np.full((2, 5, 7), np.nan)
-        _compression.scatter(along, factor, x, rows, columns, found)
-        expected = np.full((2, 5, 7), np.nan)
-        expected[:, rows] = factor[:, :, None] * x[rows]
+        along, factor = rng.normal(size=(3, len(columns), 2)), rng.normal(size=(3, 2))
+        several = np.full((5, 7, 2), np.nan, dtype=np.float32)
+        along, factor = along.astype(np.float32), factor.astype(np.float32)
+        _compression.scatter_members(along, factor, x, rows, columns, several)
         for m in range(2):
-            expected[m][np.ix_(rows, columns)] += along[m]
-        np.testing.assert_allclose(found, expected, rtol=1e-14)
+            found, expected = np.full((2, 5, 7), np.nan)
+            own = along[:, :, m].astype(float), factor[:, m].astype(float)
+            _compression.scatter(*own, x, rows, columns, found)
+            expected[rows] = own[1][:, None] * x[rows]
+            expected[np.ix_(rows, columns)] += own[0]
+            np.testing.assert_allclose(found, expected, rtol=1e-14)
+            np.testing.assert_allclose(several[:, :, m], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("central_weight", [0.2, 1.0])

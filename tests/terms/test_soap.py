@@ -102,21 +102,38 @@ def test_vector_code_is_the_plain_loops(n_max, l_max, rng):
         np.testing.assert_allclose(vector, plain, rtol=1e-11, atol=1e-12 * np.abs(plain).max())
 
 
+def moved_as_each_alone(soap, atoms, n_members, rng):
+    """Compare derivatives of several scalars with those of each, in double precision."""
+    pairs, batch = prepare(soap, atoms)
+    coefficients = soap.expansion(batch, 1, len(atoms))
+    shape = (len(atoms) - 1, soap.n_features, n_members)
+    cotangents = rng.normal(size=shape).astype(np.float32)
+    found = np.ones((pairs.n_pairs, 3, n_members), dtype=np.float32)
+    soap.members_gradients(batch, 1, len(atoms), coefficients, cotangents, found)
+    for m in range(n_members):
+        alone = np.ones((pairs.n_pairs, 3))
+        cotangent = np.ascontiguousarray(cotangents[:, :, m], dtype=float)
+        soap.pair_gradients(batch, 1, len(atoms), coefficients, cotangent, alone)
+        # sums of some hundred products of singles
+        np.testing.assert_allclose(found[:, :, m], alone, atol=2e-6 * np.abs(alone).max())
+
+
 @pytest.mark.parametrize("specialize", [False, True])
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_members_are_moved_as_each_alone(compression, specialize, rng):
     atoms = rattled_alloy(1, (2, 2, 1))  # more neighbors than are taken together
     term = SOAPTerm(r_cut=5.0, n_max=5, l_max=3, compression=compression)
-    soap = SOAP(term, SPECIES, specialize=specialize)
-    pairs, batch = prepare(soap, atoms)
-    coefficients = soap.expansion(batch, 1, len(atoms))
-    cotangents = rng.normal(size=(3, len(atoms) - 1, soap.n_features))
-    found = np.ones((pairs.n_pairs, 3, 3))
-    soap.members_gradients(batch, 1, len(atoms), coefficients, cotangents, found)
-    for m, cotangent in enumerate(cotangents):
-        alone = np.ones((pairs.n_pairs, 3))
-        soap.pair_gradients(batch, 1, len(atoms), coefficients, cotangent, alone)
-        np.testing.assert_allclose(found[:, :, m], alone, atol=1e-12 * np.abs(alone).max())
+    moved_as_each_alone(SOAP(term, SPECIES, specialize=specialize), atoms, 3, rng)
+
+
+@pytest.mark.parametrize(("n_max", "l_max"), [(1, 0), (3, 2), (5, 7), (8, 4)])
+def test_members_of_one_species_are_moved_as_each_alone(n_max, l_max, rng):
+    atoms = rattled_alloy(1, (1, 1, 1))
+    atoms += Atoms("Cu", [[20.0, 20.0, 20.0]])  # one center without neighbors
+    atoms.pbc = False
+    atoms.numbers[:] = 29
+    soap = SOAP(SOAPTerm(r_cut=4.5, n_max=n_max, l_max=l_max), (29,))
+    moved_as_each_alone(soap, atoms, 3, rng)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
