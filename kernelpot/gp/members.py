@@ -110,7 +110,10 @@ class Members:
         left = MAX_BYTES
         for index, block in enumerate(self.design.blocks):
             kernel = self.design.terms[block.term].kernel
-            if not (len(block.points) and isinstance(kernel, HasSeveralMeans)):
+            # what is moved one by one does not become cheaper, and keeps its precision
+            if block.term not in self._pulled or not isinstance(kernel, HasSeveralMeans):
+                continue
+            if not len(block.points):
                 continue
             own = {}
             for group in self._groups:
@@ -244,9 +247,8 @@ class Members:
                     _pull_together(run, parts, own)
                 else:
                     for k, moved in _one_by_one(run, parts, len(group)):
-                        own[:, :, k] += moved.gradient
-                        forces[group[k]] += moved.forces
-                        virials[group[k]] += moved.virials[0]
+                        forces[group[k]] += system.forces(moved)
+                        virials[group[k]] += system.virials(moved)[0]
                 for part in parts:
                     energies[group.start : group.stop] += part.energies
         for group, own in zip(groups, gradients, strict=True):

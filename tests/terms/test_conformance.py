@@ -24,7 +24,7 @@ from kernelpot.gp.covariance import covariance_rows
 from kernelpot.gp.local import LocalModel, local_features
 from kernelpot.gp.posterior import Posterior
 from kernelpot.regression.selection import MINIMUM_PER_CLASS
-from kernelpot.terms.base import is_long_ranged
+from kernelpot.terms.base import PullsMembers, is_long_ranged
 from kernelpot.terms.by_rows import RowTangents
 from kernelpot.terms.kinds import KINDS, TERMS, term_from_dict
 from kernelpot.testing import numerical_forces, numerical_stress
@@ -491,14 +491,19 @@ def test_samples_spread_as_the_data_leave_open(term, pot):
 def test_a_member_of_a_committee_is_what_the_committee_says(term, pot):
     atoms = usual(term)
     committee = pot.sample(2, 5)
-    together = committee.predict(atoms)
+    together, mean = committee.predict(atoms), pot.predict(atoms)
+    # what moves all members at once does so in single precision
+    descriptor = pot.model.design.terms[0].descriptor
+    precision = 5e-5 if isinstance(descriptor, PullsMembers) else 0.0
     for k, member in enumerate(committee):
         alone = member.predict(atoms)
         assert together.energies[k] == pytest.approx(alone.energy, abs=1e-8)
         # weights of smooth kernels are large and cancel: by splines and by sums to 3e-8 eV/Å
-        np.testing.assert_allclose(together.forces[k], alone.forces, atol=1e-7)
+        atol = max(1e-7, precision * np.abs(alone.forces - mean.forces).max())
+        np.testing.assert_allclose(together.forces[k], alone.forces, atol=atol)
         if alone.stress is not None:
-            np.testing.assert_allclose(together.stresses[k], alone.stress, atol=1e-9)
+            atol = max(1e-9, precision * np.abs(alone.stress - mean.stress).max())
+            np.testing.assert_allclose(together.stresses[k], alone.stress, atol=atol)
 
 
 # ---- files, clusters, configurations -----------------------------------------------
