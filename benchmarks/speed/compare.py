@@ -20,12 +20,14 @@ from ase.build import bulk
 
 from kernelpot.data.neighbors import neighbor_list
 from kernelpot.data.system import System
+from kernelpot.fit.defaults import CONTRACTION, MAX_CHANNELS
 from kernelpot.gp.blocks import BoundTerm, Points
 from kernelpot.gp.design import Design
 from kernelpot.gp.local import LocalModel
 from kernelpot.regression.local_variance import LocalVariance
 from kernelpot.safety.gate import PessimisticEnergies
 from kernelpot.safety.thresholds import KAPPA, RELATIVE_WIDTH, SafetyNet
+from kernelpot.terms.power_spectrum import SOAP
 from kernelpot.terms.soap import SOAPTerm
 
 SPECIES = (14,)
@@ -43,9 +45,10 @@ def crystal(n_atoms):
 
 def default_terms():
     """The two default terms of silicon (volume per atom 20.4 Å^3)."""
+    channels = {"contraction": CONTRACTION, "n_channels": MAX_CHANNELS}
     return [
-        SOAPTerm(r_cut=4.785, sigma_atom=0.3965, l_max=6, zeta=2),
-        SOAPTerm(r_cut=7.109, sigma_atom=0.6016, l_max=8, zeta=3),
+        SOAPTerm(r_cut=4.785, sigma_atom=0.3965, l_max=6, zeta=2, **channels),
+        SOAPTerm(r_cut=7.109, sigma_atom=0.6016, l_max=8, zeta=3, **channels),
     ]
 
 
@@ -54,10 +57,13 @@ def model(terms, n_sparse):
     rng = np.random.default_rng(1)
     source = bulk("Si", cubic=True).repeat(max(3, round((n_sparse / 8) ** (1 / 3)) + 1))
     source.positions += 0.25 * rng.normal(size=source.positions.shape)
-    bound = [BoundTerm.of(term, SPECIES) for term in terms]
+    bound = [
+        BoundTerm.of(term, SPECIES, term.learned(SPECIES, [source])[0] or None) for term in terms
+    ]
     points = []
     for t, term in enumerate(bound):
-        features = term.descriptor.soap.create(source, range(n_sparse))
+        system = System.of([source], term.descriptor.r_cut)
+        features = term.descriptor.environments(system, slice(0, n_sparse)).x
         points.append(Points(t, SPECIES, term.kernel.embed(features)[0]))
     design = Design.of(SPECIES, bound, points)
     posterior_factor = 0.01 * np.eye(design.layout.size)
@@ -88,7 +94,8 @@ def predictor(local, atoms, *, variance=False, known=None):
 
 def descriptors(local, atoms):
     """A function that has dscribe compute the features of every term."""
-    return lambda: [term.descriptor.soap.create(atoms) for term in local.terms]
+    found = [SOAP(term.term, SPECIES) for term in local.terms]
+    return lambda: [soap.create(atoms) for soap in found]
 
 
 def measure(candidates, n_atoms, repetitions):

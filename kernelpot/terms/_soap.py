@@ -663,6 +663,68 @@ def _members_adjoint(
                     adjoint[channel, q, n, m] += adjoint[sum_channel, q, n, m]
 
 
+@numba.njit(**INLINED)
+def pull_members(
+    start, stop, displacement_pc, channel_p, weight_p, r_cut, table, size, degrees, adjoint, xyz,
+    values, gradients, distance, pair, tangent, product, of_pair, gradient_pcm,
+):  # fmt: skip
+    """Add ``adjoint[channel, q, n, m] dc_qn/d displacement`` of the pairs of one center.
+
+    Derivatives of a pair's coefficients by its displacement, (3, q n), are formed once, some pairs
+    together, and multiplied with the adjoints of all scalars at the rate of BLAS. What comes after
+    ``adjoint`` and before ``gradient_pcm`` is from `members_room`.
+    """
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+    n_channels, n_members = adjoint.shape[0], adjoint.shape[3]
+    per_length = (table.shape[0] - 1) / r_cut
+    n_knots = table.shape[0]
+    for channel in range(n_channels):
+        p, filled = start, 0
+        while p < stop:
+            lanes, p = _fill_lanes_of(
+                channel, p, stop, displacement_pc, channel_p, r_cut, xyz, distance, pair
+            )
+            if lanes > 0:
+                harmonics(xyz, values, gradients, degrees)
+            for lane in range(lanes):
+                of_pair[filled] = pair[lane]
+                k, t = _knot(distance[lane], per_length, n_knots)
+                weights, slopes = _pair_weights(distance[lane], weight_p[pair[lane]], t, per_length)
+                tangent_rows(
+                    table, k * 2 * n_l * n_max, weights, slopes, values, gradients, xyz, lane,
+                    tangent, 3 * filled * n_q * n_max, size, degrees,
+                )  # fmt: skip
+                filled += 1
+            if filled > 0 and (p >= stop or filled + LANES > TANGENTS):
+                rows = product[: 3 * filled]
+                np.dot(
+                    tangent[: 3 * filled],
+                    adjoint[channel].reshape(n_q * n_max, n_members),
+                    rows,
+                )
+                for k in range(filled):
+                    for c in range(3):
+                        for m in range(n_members):
+                            gradient_pcm[of_pair[k], c, m] += rows[3 * k + c, m]
+                filled = 0
+
+
+@numba.njit(**INLINED)
+def members_room(n_max, n_q, n_members):
+    """Arrays that `pull_members` works in."""
+    return (
+        np.zeros((3, LANES)),
+        np.empty((n_q, LANES)),
+        np.empty((3, n_q, LANES)),
+        np.empty(LANES),
+        np.empty(LANES, dtype=np.int64),
+        np.empty((3 * TANGENTS, n_q * n_max), dtype=np.float32),
+        np.empty((3 * TANGENTS, n_members), dtype=np.float32),
+        np.empty(TANGENTS, dtype=np.int64),
+    )
+
+
 @numba.njit(**OPTIONS)
 def members_gradients_vector(
     first,
@@ -685,65 +747,27 @@ def members_gradients_vector(
 ):
     """Add the gradients of several scalars (``m``) to ``gradient_pcm`` of each pair.
 
-    For one of them that is `power_spectrum_adjoint` and `pair_gradients_vector`. Here the
-    derivatives of a pair's coefficients by its displacement, (3, q n), are formed once, some
-    pairs together, and multiplied with the adjoints of all scalars at the rate of BLAS. What
-    depends on scalars is in single precision.
+    For one of them that is `power_spectrum_adjoint` and `pair_gradients_vector`. What depends on
+    scalars is in single precision.
     """
     n_max, n_l = len(size), len(degrees)
     n_q = n_l * n_l
-    n_knots = table.shape[0]
-    per_length = (n_knots - 1) / r_cut
     n_members, n_channels = cotangent_ifm.shape[2], coefficients.shape[1]
-    xyz = np.zeros((3, LANES))
-    values = np.empty((n_q, LANES))
-    gradients = np.empty((3, n_q, LANES))
-    distance = np.empty(LANES)
-    pair = np.empty(LANES, dtype=np.int64)
     single = np.empty((n_channels, n_q, n_max), dtype=np.float32)
     gram = np.empty((n_max, n_max, n_members), dtype=np.float32)
     of_degree = np.empty((2 * n_l - 1, n_max * n_members), dtype=np.float32)
     adjoint = np.empty((n_channels, n_q, n_max, n_members), dtype=np.float32)
-    tangent = np.empty((3 * TANGENTS, n_q * n_max), dtype=np.float32)
-    product = np.empty((3 * TANGENTS, n_members), dtype=np.float32)
-    of_pair = np.empty(TANGENTS, dtype=np.int64)
+    room = members_room(n_max, n_q, n_members)
     for i in range(start, stop):
         single[:] = coefficients[i - start]
         _members_adjoint(
             single, cotangent_ifm[i - start], blocks, block_factor, scale_l, sum_channel, gram,
             of_degree, adjoint,
         )  # fmt: skip
-        for channel in range(n_channels):
-            p, last, filled = first[i], first[i + 1], 0
-            while p < last:
-                lanes, p = _fill_lanes_of(
-                    channel, p, last, displacement_pc, channel_p, r_cut, xyz, distance, pair
-                )
-                if lanes > 0:
-                    harmonics(xyz, values, gradients, degrees)
-                for lane in range(lanes):
-                    of_pair[filled] = pair[lane]
-                    k, t = _knot(distance[lane], per_length, n_knots)
-                    weights, slopes = _pair_weights(
-                        distance[lane], weight_p[pair[lane]], t, per_length
-                    )
-                    tangent_rows(
-                        table, k * 2 * n_l * n_max, weights, slopes, values, gradients, xyz, lane,
-                        tangent, 3 * filled * n_q * n_max, size, degrees,
-                    )  # fmt: skip
-                    filled += 1
-                if filled > 0 and (p >= last or filled + LANES > TANGENTS):
-                    rows = product[: 3 * filled]
-                    np.dot(
-                        tangent[: 3 * filled],
-                        adjoint[channel].reshape(n_q * n_max, n_members),
-                        rows,
-                    )
-                    for k in range(filled):
-                        for c in range(3):
-                            for m in range(n_members):
-                                gradient_pcm[of_pair[k], c, m] += rows[3 * k + c, m]
-                    filled = 0
+        pull_members(
+            first[i], first[i + 1], displacement_pc, channel_p, weight_p, r_cut, table, size,
+            degrees, adjoint, *room, gradient_pcm,
+        )  # fmt: skip
 
 
 @numba.njit(**OPTIONS)

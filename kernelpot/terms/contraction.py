@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray
+from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray, SingleArray
 from kernelpot.data.system import System
 from kernelpot.terms import _contraction
 from kernelpot.terms.power_spectrum import SOAP, PairBatch
@@ -296,6 +296,10 @@ class ContractedSOAP:
         return np.ascontiguousarray(np.swapaxes(self._vectors, 3, 4))
 
     @cached_property
+    def _single_vectors(self) -> SingleArray:
+        return self._vectors.astype(np.float32)
+
+    @cached_property
     def _size_k(self) -> int | tuple[int, ...]:
         n = self._vectors.shape[-1]
         return (0,) * n if isinstance(self.soap.size, tuple) else n
@@ -430,15 +434,25 @@ class ContractedSOAP:
         start: int,
         stop: int,
         density: ContractedDensity,
-        cotangents: FloatArray,
-        gradients: FloatArray,
+        cotangents: SingleArray,
+        gradients: SingleArray,
         channels: tuple[int, ...] | None = None,
     ) -> None:
         """`pair_gradients` of several scalars; see `SOAP.members_gradients`."""
-        for m, cotangent in enumerate(cotangents):
-            own = np.zeros(gradients.shape[:2])
-            self.pair_gradients(batch, start, stop, density, cotangent, own)
-            gradients[:, :, m] += own
+        if self.soap.degrees is None:
+            for m in range(cotangents.shape[2]):
+                own = np.zeros(gradients.shape[:2])
+                cotangent = cotangents[:, :, m].astype(float)
+                self.pair_gradients(batch, start, stop, density, cotangent, own)
+                gradients[:, :, m] += own
+            return
+        _contraction.members_gradients_vector(
+            batch.first, batch.displacements, batch.channels, batch.weights, start, stop,
+            float(self.term.r_cut), self.soap.radial_table, self.soap.size, self.soap.degrees,
+            density.coefficients, density.contracted, density.kept, density.whole, density.rest,
+            density.key, cotangents, density.present, self._single_vectors, *self._weights,
+            self._size_k, gradients,
+        )  # fmt: skip
 
     def jacobian(
         self,
