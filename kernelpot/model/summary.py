@@ -48,7 +48,15 @@ def error_table(errors: Mapping[str, Any]) -> str:
 
 def uncertainty_table(errors: Mapping[str, Any]) -> str:
     """Table of what `kernelpot.model.errors.evaluate` says of calibrated intervals."""
-    header = ["", "within 68 %", "within 95 %", "rank correlation", "NLL", "NLL constant"]
+    header = [
+        "",
+        "within 68 %",
+        "within 95 %",
+        "rank correlation",
+        "NLL",
+        "NLL constant",
+        "NLL bound",
+    ]
 
     def rows(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         return [
@@ -58,7 +66,7 @@ def uncertainty_table(errors: Mapping[str, Any]) -> str:
                     number(None if judged[k] is None else 100 * judged[k], 1)
                     for k in ("coverage_68", "coverage_95")
                 ),
-                *(number(judged[k], 2) for k in ("spearman", "nll", "nll_constant")),
+                *(number(judged[k], 2) for k in ("spearman", "nll", "nll_constant", "nll_bound")),
             ]
             for kind, judged in found.items()
         ]
