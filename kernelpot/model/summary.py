@@ -256,6 +256,11 @@ def _calibration_lines(model: Mapping[str, Any]) -> list[str]:
                 f"  {name}: {own['scale']:.3g} times what the data leave open, and "
                 f"{own['constant']:.3g} {units[kind]} everywhere"
             )
+    if found.get("growth"):
+        lines.append(
+            "  what is left open counts to the power of "
+            f"{1.0 + found['growth']['power']:g}, by the surroundings of an atom"
+        )
     return lines
 
 
