@@ -1,18 +1,23 @@
-r"""How errors outgrow what the data leave open.
+r"""How errors depend on what the data leave open, where they do not simply go with it.
 
-A whole quadratic form errs by what it has no monomials for, to leading order those of the third
-degree, while what the data leave open of it grows as its own, of the second: errors grow as the
-power 3/2 of the open part. So the open part of a label is multiplied by :math:`u^p`, p = 1/2,
-with the root mean square of the open parts of the forces around an atom relative to those of
-structures left out,
+The open part of a label is multiplied by :math:`u^p`, with the root mean square of the open parts
+of the forces around an atom relative to those of structures left out,
 
 .. math:: u_i^2 = \frac{v_i + \sum_j w(r_{ij}) v_j}{1 + \sum_j w(r_{ij})} , \qquad
           v_i = \frac{|o_i|^2}{3 \langle o^2 \rangle_{z_i}} ,
 
 since an environment that is badly known errs in the forces on all of its atoms; w falls
 smoothly from one at distance zero to zero at the cutoff. Energies and stresses have the mean of v
-over the structure. Kernels on sparse points need no such factor: their open part grows enough by
-itself (``benchmarks/uncertainty/README.md``).
+over the structure. Two cases are known (``benchmarks/uncertainty/README.md``):
+
+A whole quadratic form errs by what it has no monomials for, to leading order those of the third
+degree, while what the data leave open of it grows as its own, of the second: errors go as the
+power 3/2 of the open part, p = 1/2.
+
+Kernels on sparse points need no such factor where more is open than is typical: there it grows as
+errors do. Where less is, as in crystals near rest beside liquids of the same data, errors of forces
+may fall less than it does: p, of u < 1 alone, is what residuals of structures left out are most
+likely with.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ from kernelpot.data.system import System
 
 # Key of all species together.
 ALL = 0
+# Less than this of what is typical is zero, by symmetry.
+FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,9 @@ class Growth:
     Attributes
     ----------
     power : float
-        p.
+        p where more is open than is typical; of energy and stress everywhere.
+    power_below : float
+        p of forces where less is.
     r_cut : float
         Reach of an environment [Å].
     typical : mapping of atomic number to float
@@ -47,16 +56,24 @@ class Growth:
     """
 
     power: float
+    power_below: float
     r_cut: float
     typical: Mapping[int, float]
 
     @classmethod
-    def of(cls, power: float, r_cut: float, open_: FloatArray, numbers: IntArray) -> Growth | None:
+    def of(
+        cls,
+        power: float,
+        power_below: float,
+        r_cut: float,
+        open_: FloatArray,
+        numbers: IntArray,
+    ) -> Growth | None:
         """Take the open parts of structures left out as the unit.
 
         Parameters
         ----------
-        power, r_cut : float
+        power, power_below, r_cut : float
         open_ : ndarray of shape (n,)
             Of components of forces [eV/Å].
         numbers : ndarray of shape (n,)
@@ -70,24 +87,22 @@ class Growth:
         typical = {ALL: _rms(open_)} if open_.size else {ALL: 0.0}
         for number in np.unique(numbers).tolist():
             typical[number] = _rms(open_[numbers == number]) or typical[ALL]
-        return cls(power, r_cut, typical) if typical[ALL] else None
+        return cls(power, power_below, r_cut, typical) if typical[ALL] else None
 
-    def factors(self, open_: FloatArray, system: System) -> tuple[FloatArray, float]:
-        """Factors of one structure.
+    def relative(self, open_: FloatArray, system: System) -> tuple[FloatArray, float]:
+        """Squares of u.
 
         Parameters
         ----------
         open_ : ndarray of shape (n_atoms, 3)
-            What the data leave open of the forces [eV/Å].
+            What the data leave open of the forces on one structure [eV/Å].
         system : System
             With all pairs to at least `r_cut`.
 
         Returns
         -------
         by_atom : ndarray of shape (n_atoms,)
-            Of the forces.
         together : float
-            Of energy and stress.
         """
         every = self.typical[ALL]
         unit = np.array([self.typical.get(z, every) for z in system.numbers.tolist()])
@@ -96,12 +111,36 @@ class Growth:
         centers, n = system.pairs.centers, len(own)
         around = np.bincount(centers, weight * own[system.pairs.neighbors], minlength=n)
         found = (own + around) / (1.0 + np.bincount(centers, weight, minlength=n))
-        return found ** (0.5 * self.power), float(own.mean()) ** (0.5 * self.power)
+        return found, float(own.mean())
+
+    def of_forces(self, squares: FloatArray) -> FloatArray:
+        """Factors of atoms, from the squares of u."""
+        powers = np.where(squares > 1.0, self.power, self.power_below)
+        return np.asarray(np.maximum(squares, FLOOR**2) ** (0.5 * powers))
+
+    def factors(self, open_: FloatArray, system: System) -> tuple[FloatArray, float]:
+        """Factors of one structure.
+
+        Parameters
+        ----------
+        open_, system
+            As in `relative`.
+
+        Returns
+        -------
+        by_atom : ndarray of shape (n_atoms,)
+            Of the forces.
+        together : float
+            Of energy and stress.
+        """
+        squares, mean = self.relative(open_, system)
+        return self.of_forces(squares), max(mean, FLOOR**2) ** (0.5 * self.power)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "power": self.power,
+            "power_below": self.power_below,
             "r_cut": self.r_cut,
             "typical": {str(z): value for z, value in self.typical.items()},
         }
@@ -110,7 +149,8 @@ class Growth:
     def from_dict(cls, data: Mapping[str, Any]) -> Growth:
         """Restore `to_dict`."""
         typical = {int(z): float(value) for z, value in data["typical"].items()}
-        return cls(float(data["power"]), float(data["r_cut"]), typical)
+        powers = float(data["power"]), float(data["power_below"])
+        return cls(*powers, float(data["r_cut"]), typical)
 
 
 def _rms(values: FloatArray) -> float:

@@ -257,9 +257,11 @@ def _calibration_lines(model: Mapping[str, Any]) -> list[str]:
                 f"{own['constant']:.3g} {units[kind]} everywhere"
             )
     if found.get("growth"):
+        above, below = (1.0 + found["growth"][name] for name in ("power", "power_below"))
+        where = "" if above == below else f" of {above:g}, and of {below:g} where little is,"
         lines.append(
-            "  what is left open counts to the power of "
-            f"{1.0 + found['growth']['power']:g}, by the surroundings of an atom"
+            "  what is left open around an atom counts to the power"
+            f"{where or f' of {above:g},'} as errors of structures left out do"
         )
     return lines
 

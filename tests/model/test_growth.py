@@ -1,5 +1,7 @@
 """Errors that outgrow what the data leave open."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -14,7 +16,7 @@ R_CUT = 3.0
 
 @pytest.fixture
 def growth():
-    return Growth(0.5, R_CUT, {0: 0.2, 1: 0.1, 6: 0.4})
+    return Growth(0.5, 0.5, R_CUT, {0: 0.2, 1: 0.1, 6: 0.4})
 
 
 def by_loops(growth, open_, system):
@@ -47,6 +49,21 @@ def test_the_factor_is_that_of_the_surroundings(growth, atoms, rng):
     assert four_times[1] == pytest.approx(2.0 * together)
 
 
+def test_powers_on_both_sides_of_what_is_typical(growth):
+    found = replace(growth, power=0.0, power_below=-0.25)
+    squares = np.array([0.0, 1e-4, 0.5, 1.0 - 1e-9, 1.0, 4.0])
+    expected = [np.sqrt(1000.0) ** 0.5, 1e-4**-0.125, 0.5**-0.125, 1.0, 1.0, 1.0]
+    np.testing.assert_allclose(found.of_forces(squares), expected)
+    # of energies and stresses that of the first
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
+    system = System.of([atoms], R_CUT)
+    by_atom, together = found.factors(np.full((2, 3), 0.01), system)
+    np.testing.assert_allclose(by_atom, 0.1**-0.25)
+    assert together == 1.0
+    by_atom, together = growth.factors(np.zeros((2, 3)), system)
+    np.testing.assert_allclose([*by_atom, together], np.sqrt(1e-3))
+
+
 def test_an_atom_that_comes_near_is_felt_smoothly(growth):
     open_ = np.array([[0.1] * 3, [0.1] * 3, [9.0] * 3])
 
@@ -69,7 +86,7 @@ def test_scale_is_found_of_what_has_grown(rng):
     open_ = np.where(numbers == 1, 0.1, 0.3) * np.exp(0.5 * rng.normal(size=n))
     grown = np.exp(0.5 * rng.normal(size=n))
     residual = 3.0 * open_ * grown * rng.normal(size=n)
-    growth = Growth.of(0.5, R_CUT, open_, numbers)
+    growth = Growth.of(0.5, 0.5, R_CUT, open_, numbers)
     assert growth.typical[6] == pytest.approx(np.sqrt(np.mean(open_[600:] ** 2)))
     found = Calibration.of(
         {"forces": residual}, {"forces": open_}, {"forces": numbers}, 20, None, growth,
@@ -93,8 +110,8 @@ def test_scale_is_found_of_what_has_grown(rng):
 
 
 def test_nothing_open_is_nothing_to_grow():
-    assert Growth.of(0.5, R_CUT, np.zeros(6), np.full(6, 1)) is None
-    growth = Growth.of(0.5, R_CUT, np.array([0.0, 0.0, 1.0]), np.array([1, 1, 6]))
+    assert Growth.of(0.5, 0.5, R_CUT, np.zeros(6), np.full(6, 1)) is None
+    growth = Growth.of(0.5, 0.5, R_CUT, np.array([0.0, 0.0, 1.0]), np.array([1, 1, 6]))
     assert growth.typical[1] == growth.typical[0] > 0  # of a species: that of all
 
 
