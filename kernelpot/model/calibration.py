@@ -11,7 +11,8 @@ the error of a label against the reference method has the variance
 with a scale a and a constant part c (a descriptor of finite range and size leaves a rest
 everywhere), for each quantity and, for forces, each species: those under which residuals of
 training structures, left out one at a time, are most likely under a distribution of heavy
-tails (``benchmarks/uncertainty/README.md`` compares it with others).
+tails (``benchmarks/uncertainty/README.md`` compares it with others). Errors of whole quadratic
+forms outgrow o, which is then multiplied by a factor (`kernelpot.model.growth`).
 
 Novelty, what the sparse points do not span of a local energy, ranks no errors within the data,
 and beyond them the open part grows by itself - as long as there are sparse points that have
@@ -40,6 +41,7 @@ import numpy as np
 
 from kernelpot.common.compare import ComparesArrays
 from kernelpot.common.types import BoolArray, FloatArray, IntArray
+from kernelpot.model.growth import ALL, Growth
 
 # Coverages whose quantiles are kept; others are interpolated.
 LEVELS = (0.5, 0.6827, 0.8, 0.9, 0.95, 0.99)
@@ -47,8 +49,6 @@ LEVELS = (0.5, 0.6827, 0.8, 0.9, 0.95, 0.99)
 MINIMUM_LABELS = 100
 # Standard deviations below this share of their root mean square are zero.
 ZERO = 1e-3
-# Key of all species together.
-ALL = 0
 # Degrees of freedom of the Student distribution under which residuals are to be likely.
 TAILS = 4.0
 # Constant parts tried, in units of the root mean square of the open part; and none.
@@ -130,7 +130,9 @@ class ErrorModel:
     n_labels: int
 
     @classmethod
-    def of(cls, residual: FloatArray, open_: FloatArray) -> ErrorModel:
+    def of(
+        cls, residual: FloatArray, open_: FloatArray, grown: FloatArray | float = 1.0
+    ) -> ErrorModel:
         """Find scale and constant part from labels left out.
 
         The standard deviation has the root mean square of the residuals, and is never less
@@ -142,6 +144,8 @@ class ErrorModel:
             Of labels that were not fitted.
         open_ : ndarray of shape (n,)
             What the others leave open of each, positive.
+        grown : ndarray of shape (n,) or float
+            Factors on it.
 
         Returns
         -------
@@ -151,22 +155,24 @@ class ErrorModel:
 
         residual = np.abs(residual)
         typical = float(np.sqrt(np.mean(open_**2)))
+        open_ = grown * open_
+        unit = float(np.sqrt(np.mean(open_**2)))
 
         def loss(log_share: float) -> float:
-            return log_loss(residual, np.hypot(open_, np.exp(log_share) * typical), TAILS)
+            return log_loss(residual, np.hypot(open_, np.exp(log_share) * unit), TAILS)
 
         logs = np.log(SHARES)
         losses = np.array([loss(x) for x in logs])
         best = int(losses.argmin())
         bracket = logs[max(best - 1, 0)], logs[min(best + 1, len(logs) - 1)]
         refined = minimize_scalar(loss, bounds=bracket, method="bounded", options={"xatol": 1e-3})
-        constants = [0.0, float(np.exp(refined.x)) * typical]
+        constants = [0.0, float(np.exp(refined.x)) * unit]
         tried = [log_loss(residual, np.hypot(open_, c), TAILS) for c in constants]
         scale, constant = 1.0, constants[int(np.argmin(tried))]
         std = np.hypot(open_, constant)
-        if log_loss(residual, std) > log_loss(residual, np.full_like(open_, typical)):
-            scale, constant = 0.0, typical
-            std = np.full_like(open_, typical)
+        if log_loss(residual, std) > log_loss(residual, np.full_like(open_, unit)):
+            scale, constant = 0.0, unit
+            std = np.full_like(open_, unit)
         factor = float(np.sqrt(np.mean((residual / std) ** 2)))
         n = len(residual)
         ratio = np.sort(residual / std) / max(factor, 1e-300)
@@ -174,7 +180,7 @@ class ErrorModel:
         ranks = np.minimum(np.ceil((n + 1) * np.array(LEVELS)).astype(int), n) - 1
         return cls(factor * scale, factor * constant, typical, tuple(map(float, ratio[ranks])), n)
 
-    def std(self, open_: Any, factor: float = 1.0) -> Any:
+    def std(self, open_: Any, factor: float = 1.0, grown: Any = 1.0) -> Any:
         """Standard deviation of errors.
 
         Parameters
@@ -183,14 +189,17 @@ class ErrorModel:
             What the data leave open.
         factor : float
             On the constant part.
+        grown : float or ndarray
+            Factor on the open part.
 
         Returns
         -------
         float or ndarray
             Zero where the open part is, by symmetry.
         """
-        found = np.hypot(self.scale * np.asarray(open_), factor * self.constant)
-        return np.where(np.asarray(open_) > ZERO * self.typical, found, self.scale * open_)
+        scaled = self.scale * grown * np.asarray(open_)
+        found = np.hypot(scaled, factor * self.constant)
+        return np.where(np.asarray(open_) > ZERO * self.typical, found, scaled)
 
     def at(self, level: float) -> float:
         """Half-width of an interval in units of the standard deviation.
@@ -248,12 +257,15 @@ class Calibration:
         mean square of their forces (of energies without labels of forces) is then that of
         the standard deviations.
     beyond : mapping of atomic number to Beyond
+    growth : Growth or None
+        How errors outgrow the open part; None where they go with it.
     """
 
     models: Mapping[str, Mapping[int, ErrorModel]]
     n_structures: int
     spread: float = 1.0
     beyond: Mapping[int, Beyond] = field(default_factory=dict)
+    growth: Growth | None = None
 
     @classmethod
     def of(
@@ -263,6 +275,8 @@ class Calibration:
         numbers: Mapping[str, IntArray],
         n_structures: int,
         beyond: Mapping[int, Beyond] | None = None,
+        growth: Growth | None = None,
+        grown: Mapping[str, FloatArray] | None = None,
     ) -> Calibration:
         """Calibrate.
 
@@ -276,6 +290,9 @@ class Calibration:
             Atomic numbers of the labels, or zeros.
         n_structures : int
         beyond : mapping of atomic number to Beyond, optional
+        growth : Growth, optional
+        grown : mapping of quantity to ndarray of shape (n,), optional
+            Its factor on the open part of each label.
 
         Returns
         -------
@@ -288,18 +305,20 @@ class Calibration:
             if not used.any():
                 continue
             e, o, z = e[used], open_[quantity][used], numbers[quantity][used]
-            found = {ALL: ErrorModel.of(e, o)}
+            g = np.ones(len(o)) if grown is None else grown[quantity][used]
+            found = {ALL: ErrorModel.of(e, o, g)}
             for number in np.unique(z[z > 0]):
-                if np.count_nonzero(z == number) >= MINIMUM_LABELS:
-                    found[int(number)] = ErrorModel.of(e[z == number], o[z == number])
+                own = z == number
+                if np.count_nonzero(own) >= MINIMUM_LABELS:
+                    found[int(number)] = ErrorModel.of(e[own], o[own], g[own])
             models[quantity] = found
             std = np.empty(len(o))
             for number in np.unique(z):
                 own = z == number
-                std[own] = found.get(int(number), found[ALL]).std(o[own])
+                std[own] = found.get(int(number), found[ALL]).std(o[own], grown=g[own])
             spreads[quantity] = float(np.sqrt(np.mean(std**2) / np.mean(o**2)))
         spread = next((spreads[k] for k in ("forces", "energy", "stress") if k in spreads), 1.0)
-        return cls(models, n_structures, spread, dict(beyond or {}))
+        return cls(models, n_structures, spread, dict(beyond or {}), growth)
 
     def model(self, quantity: str, number: int = ALL) -> ErrorModel | None:
         """Error model of a quantity and species; None without labels of the quantity."""
@@ -342,6 +361,7 @@ class Calibration:
         numbers: IntArray,
         excess: FloatArray | None = None,
         volume: float = np.inf,
+        grown: FloatArray | float = 1.0,
     ) -> Any:
         """Standard deviation of the errors of a structure.
 
@@ -358,6 +378,8 @@ class Calibration:
             Of `excess`; local energies have it in their posterior standard deviation.
         volume : float
             [Å^3]
+        grown : float or ndarray of shape (n_atoms,)
+            Of `growth`: for forces, or energy and stress.
 
         Returns
         -------
@@ -368,7 +390,7 @@ class Calibration:
         """
         if quantity == "energies":
             return open_ * self.local_scale(numbers)
-        std = self._within(quantity, open_, numbers)
+        std = self._within(quantity, open_, numbers, grown)
         if excess is None or not excess.any():
             return std
         slope, strain = (
@@ -381,22 +403,25 @@ class Calibration:
             return np.hypot(std, (slope * np.sqrt(excess))[:, None])
         return np.hypot(std, np.sqrt(np.sum(strain**2 * excess)) / volume)
 
-    def _within(self, quantity: str, open_: Any, numbers: IntArray) -> Any:
-        """Standard deviation within the data."""
+    def _within(
+        self, quantity: str, open_: Any, numbers: IntArray, grown: FloatArray | float
+    ) -> Any:
+        """Standard deviation of labels that no novelty adds to."""
         if quantity not in self.models:
             return open_ * self.spread
         if quantity == "forces":
             std = np.empty_like(open_)
+            factors = np.broadcast_to(grown, len(numbers))[:, None]
             for z in np.unique(numbers):
-                found = self.model(quantity, int(z))
+                found, own = self.model(quantity, int(z)), numbers == z
                 assert found is not None
-                std[numbers == z] = found.std(open_[numbers == z])
+                std[own] = found.std(open_[own], grown=factors[own])
             return std
         found = self.model(quantity)
         assert found is not None
         if quantity == "energy":
-            return float(found.std(open_, np.sqrt(len(numbers))))
-        return found.std(open_)
+            return float(found.std(open_, np.sqrt(len(numbers)), grown))
+        return found.std(open_, grown=grown)
 
     def local_scale(self, numbers: IntArray) -> FloatArray:
         """Factor on the posterior standard deviation of local energies, shape (n_atoms,)."""
@@ -444,6 +469,7 @@ class Calibration:
             "levels": list(LEVELS),
             "n_structures": self.n_structures,
             "spread": self.spread,
+            "growth": None if self.growth is None else self.growth.to_dict(),
             "beyond": {
                 str(z): {"spilling": own.spilling, "slope": own.slope, "strain": own.strain}
                 for z, own in self.beyond.items()
@@ -483,7 +509,14 @@ class Calibration:
             int(z): Beyond(float(own["spilling"]), float(own["slope"]), float(own["strain"]))
             for z, own in data["beyond"].items()
         }
-        return cls(models, int(data["n_structures"]), float(data["spread"]), beyond)
+        growth = data.get("growth")  # files of earlier versions have none
+        return cls(
+            models,
+            int(data["n_structures"]),
+            float(data["spread"]),
+            beyond,
+            None if growth is None else Growth.from_dict(growth),
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -219,7 +219,10 @@ _JUDGED = (
     "sharpness",
     "nll",
     "nll_constant",
+    "nll_bound",
 )
+# Half of Euler's constant and of log 2: the mean of -log|x| of standard normal x.
+_LOG_NORMAL = 0.5 * (np.euler_gamma + np.log(2.0))
 # A pressure in Voigt components.
 _ISOTROPIC = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 
@@ -267,6 +270,34 @@ def negative_log_likelihood(error: FloatArray, std: FloatArray) -> float:
     return float((0.5 * (error / std) ** 2 + np.log(std) + 0.5 * np.log(2.0 * np.pi)).mean())
 
 
+def nll_bound(error: FloatArray) -> float:
+    r"""Least `negative_log_likelihood` that any standard deviation can have.
+
+    Of errors that are Gaussian given the structure, with a standard deviation :math:`\sigma`
+    that differs from label to label, even knowing :math:`\sigma` leaves
+    :math:`E \log \sigma + \frac12 + \frac12 \log 2 \pi`; and the errors alone tell
+    :math:`E \log \sigma = E \log |e| + \frac12 (\gamma + \log 2)`, with Euler's constant. Where
+    errors given the structure have heavier tails (are Gaussians of widths that nobody knows),
+    less can be reached. So the difference to the best constant is what can be gained by telling
+    small errors from large ones, and where that is little errors of all labels are alike.
+
+    Parameters
+    ----------
+    error : ndarray
+        At least one of them not zero; zeros (labels of few digits) count as the smallest.
+
+    Returns
+    -------
+    float
+        Natural logarithm, in the unit of the errors. Its statistical error is 1.1 over the root
+        of the number of errors that know nothing of each other. It is no bound where errors given
+        the structure have lighter tails than a Gaussian.
+    """
+    size = np.abs(error[error != 0.0])
+    logs = np.log(np.append(size, np.full(error.size - size.size, size.min())))
+    return float(logs.mean() + _LOG_NORMAL + 0.5 * (1.0 + np.log(2.0 * np.pi)))
+
+
 def reliability(
     error: FloatArray, std: FloatArray, levels: FloatArray | None = None
 ) -> tuple[FloatArray, FloatArray]:
@@ -311,7 +342,8 @@ def judge(
         ``coverage_68``, ``coverage_95``, ``coverage_std`` and ``coverage_two_std`` (within one
         and 1.96 standard deviations), ``spearman`` (of the norms of error and standard
         deviation; None for fewer than three), ``sharpness``, ``nll``, ``nll_constant`` (the
-        best constant standard deviation), ``n``. Labels without uncertainty (zero by
+        best constant standard deviation), ``nll_bound`` (the best that any could be, see
+        `nll_bound`; None if all errors are zero), ``n``. Labels without uncertainty (zero by
         symmetry) are left out.
     """
     std = widths[..., 2]
@@ -334,6 +366,7 @@ def judge(
         "sharpness": sharpness(s),
         "nll": negative_log_likelihood(e, s),
         "nll_constant": negative_log_likelihood(e, constant),
+        "nll_bound": nll_bound(e) if e.any() else None,
         "n": float(used.sum()),
     }
 

@@ -535,16 +535,20 @@ class FittedModel:
         if spilling is None:
             spilling = self.spilling(system, n_threads=threads)
         excess = calibration.excess(spilling, self.local.prior(system), numbers)
+        by_atom, together = np.ones(len(numbers)), 1.0
+        if calibration.growth is not None:
+            open_ = np.sqrt(np.mean(forces**2, axis=0))
+            by_atom, together = calibration.growth.factors(open_, system)
 
-        def std(kind: str, deviations: FloatArray) -> Any:
+        def std(kind: str, deviations: FloatArray, grown: Any) -> Any:
             spread = np.sqrt(np.mean(deviations**2, axis=0))
-            return calibration.std(kind, spread, numbers, excess, volume or np.inf)
+            return calibration.std(kind, spread, numbers, excess, volume or np.inf, grown)
 
         stresses = None if volume is None else np.array([voigt(v) for v in virials]) / volume
         return {
-            "energy_std": std("energy", energies),
-            "forces_std": std("forces", forces),
-            "stress_std": None if stresses is None else std("stress", stresses),
+            "energy_std": std("energy", energies, together),
+            "forces_std": std("forces", forces, by_atom),
+            "stress_std": None if stresses is None else std("stress", stresses, together),
         }
 
     def spilling(self, system: System, *, n_threads: int = 1) -> FloatArray:

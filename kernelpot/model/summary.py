@@ -48,7 +48,15 @@ def error_table(errors: Mapping[str, Any]) -> str:
 
 def uncertainty_table(errors: Mapping[str, Any]) -> str:
     """Table of what `kernelpot.model.errors.evaluate` says of calibrated intervals."""
-    header = ["", "within 68 %", "within 95 %", "rank correlation", "NLL", "NLL constant"]
+    header = [
+        "",
+        "within 68 %",
+        "within 95 %",
+        "rank correlation",
+        "NLL",
+        "NLL constant",
+        "NLL bound",
+    ]
 
     def rows(name: str, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         return [
@@ -58,7 +66,7 @@ def uncertainty_table(errors: Mapping[str, Any]) -> str:
                     number(None if judged[k] is None else 100 * judged[k], 1)
                     for k in ("coverage_68", "coverage_95")
                 ),
-                *(number(judged[k], 2) for k in ("spearman", "nll", "nll_constant")),
+                *(number(judged[k], 2) for k in ("spearman", "nll", "nll_constant", "nll_bound")),
             ]
             for kind, judged in found.items()
         ]
@@ -248,6 +256,13 @@ def _calibration_lines(model: Mapping[str, Any]) -> list[str]:
                 f"  {name}: {own['scale']:.3g} times what the data leave open, and "
                 f"{own['constant']:.3g} {units[kind]} everywhere"
             )
+    if found.get("growth"):
+        above, below = (1.0 + found["growth"][name] for name in ("power", "power_below"))
+        where = "" if above == below else f" of {above:g}, and of {below:g} where little is,"
+        lines.append(
+            "  what is left open around an atom counts to the power"
+            f"{where or f' of {above:g},'} as errors of structures left out do"
+        )
     return lines
 
 

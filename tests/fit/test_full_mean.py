@@ -232,9 +232,16 @@ def test_calibrated_standard_deviations_are_those_of_deviations_in_the_columns(p
     excess = model.calibration.excess(
         model.spilling(system), model.local.prior(system), atoms.numbers
     )
-    for kind, values in zip(("energy", "forces"), zip(*deviations, strict=True), strict=True):
+    growth = model.calibration.growth
+    assert growth.power == 0.5
+    assert growth.r_cut == model.r_cut
+    open_ = np.sqrt(np.mean([forces**2 for _, forces in deviations], axis=0))
+    by_atom, together = growth.factors(open_, system)
+    for kind, values, grown in zip(
+        ("energy", "forces"), zip(*deviations, strict=True), (together, by_atom), strict=True
+    ):
         spread = np.sqrt(np.mean(np.square(values), axis=0))
-        expected = model.calibration.std(kind, spread, atoms.numbers, excess)
+        expected = model.calibration.std(kind, spread, atoms.numbers, excess, grown=grown)
         np.testing.assert_allclose(getattr(found, f"{kind}_std"), expected, rtol=1e-5)
     assert np.all(found.forces_std > 0)
     assert found.stress_std.shape == (6,)

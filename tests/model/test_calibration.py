@@ -184,6 +184,7 @@ def test_standard_deviations_are_those_of_potentials_drawn(silicon):
     """The spread of the members, each evaluated as a potential of its own."""
     atoms = load_silicon("test")[2].atoms
     model, found = silicon.model, silicon.predict(atoms, return_std=True)
+    assert model.calibration.growth is None  # sparse points
     weights = model.members.weights
     assert len(weights) == N_MEMBERS
     deviations = []
@@ -335,6 +336,31 @@ def test_measures_are_their_definitions(rng):
     np.testing.assert_allclose(covered, promised, atol=4 * 0.5 / np.sqrt(50_000))
     _, narrow = errors.reliability(error, 0.5 * std, np.array([0.5, 0.9]))
     assert np.all(narrow < [0.4, 0.8])
+
+
+def test_no_standard_deviation_beats_the_bound(rng):
+    std = np.exp(rng.normal(size=200_000))
+    error = std * rng.normal(size=200_000)
+    bound = errors.nll_bound(error)
+    # the true one reaches it; log|x| - x^2 / 2 of a normal x has a std of 0.86
+    nll = errors.negative_log_likelihood(error, std)
+    assert nll == pytest.approx(bound, abs=4 * 0.86 / np.sqrt(200_000))
+    for wrong in (np.sqrt(std), 1.3 * std, np.full_like(std, np.sqrt(np.mean(error**2)))):
+        assert errors.negative_log_likelihood(error, wrong) > bound + 0.02
+    # heavier tails given the scale: out of reach
+    heavy = std * rng.standard_t(4.0, size=200_000) / np.sqrt(2.0)
+    assert errors.negative_log_likelihood(heavy, std) > errors.nll_bound(heavy) + 0.02
+
+
+def test_the_bound_follows_the_unit_and_survives_zeros(rng):
+    error = rng.normal(size=1000)
+    assert errors.nll_bound(7.0 * error) == pytest.approx(errors.nll_bound(error) + np.log(7.0))
+    rounded = np.round(error, 2)
+    assert (rounded == 0.0).any()
+    # a hundredth of the errors are within rounding, of unit std
+    assert errors.nll_bound(rounded) == pytest.approx(errors.nll_bound(error), abs=0.02)
+    judged = errors.judge(np.ones((2, 1, 3)), np.zeros((2, 1)))
+    assert judged["nll_bound"] is None
 
 
 def test_judging_vectors_ranks_their_norms(rng):
