@@ -353,15 +353,15 @@ class ContractedSOAP:
         return self.soap.pairs(first, neighbors, displacements, species_index, centers)
 
     def present_channels(self, batch: PairBatch) -> tuple[int, ...]:
-        """Species that there are, centers included; see `SOAP.present_channels`."""
-        return self.soap.present_channels(batch)
+        """All, whatever is there: features are of no one species."""
+        return tuple(range(len(self.species)))
 
     def present_features(self, channels: tuple[int, ...]) -> BoolArray:
-        """All: contracted channels are of no one species."""
+        """All: features are of no one species."""
         return np.ones(self.n_features, dtype=bool)
 
     def touched_features(self, channel: int) -> IntArray:
-        """All: contracted channels are of no one species."""
+        """All: features are of no one species."""
         return np.arange(self.n_features)
 
     def expansion(self, batch: PairBatch, start: int, stop: int) -> ContractedDensity:

@@ -179,9 +179,9 @@ class DotProductKernel(SimilarityKernel):
         if self.zeta == 1:
             return LinearMeans((weights @ points).T)
         if self.zeta == 2 and n_features <= 2 * n_points:
-            if 4 * n * n_features**2 > max_bytes:
+            if 8 * n * n_features**2 > max_bytes:
                 return None
-            return QuadraticMeans.of(np.array([(points.T * own) @ points for own in weights]))
+            return QuadraticMeans.of_points(points, weights)
         # coordinates cost as many products as there are points; at most half of all coefficients
         # are found to be needed
         if self.zeta == 3 and n_points < n * n_features:

@@ -20,6 +20,9 @@ from kernelpot.common.types import FloatArray, IntArray, SingleArray
 NEGLIGIBLE = 3e-8
 # Squares of what points add to the span of others, below which they add nothing.
 DEPENDENT = 1e-14
+# Points per feature, below which energies of quadratic forms are sums over points: forms have to
+# come from memory.
+FEW_POINTS = 2
 # Features that are rotated together, components of them with one number of coefficients, and
 # parts of a triangle that is multiplied as rectangles.
 CHUNK, COMPONENTS, PARTS = 54, 14, 4
@@ -63,25 +66,39 @@ class QuadraticMeans:
     ----------
     matrices : ndarray of float32, shape (n_leading, n_leading, n_members)
         Twice B.
-    forms : ndarray of shape (n_leading (n_leading + 1) / 2, n_members)
-        Coefficients of products of features a <= b.
+    forms : ndarray of shape (n_leading (n_leading + 1) / 2, n_members) or None
+        Coefficients of products of features a <= b, for the energies.
+    points : ndarray of shape (n_points, n_features), optional
+    weights : ndarray of shape (n_members, n_points), optional
+        Where `forms` is None: energies are sums over these.
     """
 
     matrices: SingleArray
-    forms: FloatArray
+    forms: FloatArray | None
+    points: FloatArray | None = None
+    weights: FloatArray | None = None
 
     degree = 2
 
     @property
     def n_bytes(self) -> int:
         """Memory that it takes."""
-        return self.matrices.nbytes + self.forms.nbytes
+        return self.matrices.nbytes + (0 if self.forms is None else self.forms.nbytes)
 
     @cached_property
     def _upper(self) -> IntArray:
         """Places of the elements a <= b of a matrix."""
         n = len(self.matrices)
         return np.flatnonzero(np.triu(np.ones((n, n), dtype=bool)))
+
+    @classmethod
+    def of_points(cls, points: FloatArray, weights: FloatArray) -> QuadraticMeans:
+        """From the weights of points, prior variance included."""
+        matrices = np.array([(points.T * own) @ points for own in weights])
+        if len(points) >= FEW_POINTS * points.shape[1]:
+            return cls.of(matrices)
+        twice = np.ascontiguousarray(2.0 * matrices.transpose(1, 2, 0), dtype=np.float32)
+        return cls(twice, None, points, weights)
 
     @classmethod
     def of(cls, matrices: FloatArray) -> QuadraticMeans:
@@ -99,8 +116,14 @@ class QuadraticMeans:
         """Derivatives by features, and energies; see `SeveralMeans`."""
         n, _, n_members = self.matrices.shape
         leading = u[:, :n]
-        squares = leading.T @ (leading if weight is None else weight[:, None] * leading)
-        energies = squares.ravel()[self._upper] @ self.forms
+        if self.forms is not None:
+            squares = leading.T @ (leading if weight is None else weight[:, None] * leading)
+            energies = squares.ravel()[self._upper] @ self.forms
+        else:
+            assert self.points is not None
+            assert self.weights is not None
+            squares = np.square(u @ self.points.T)
+            energies = self.weights @ (squares.sum(axis=0) if weight is None else weight @ squares)
         found = leading.astype(np.float32) @ self.matrices.reshape(n, n * n_members)
         found = found.reshape(len(u), n, n_members)
         if n == u.shape[1]:

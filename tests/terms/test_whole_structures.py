@@ -149,7 +149,10 @@ def test_a_whole_structure_term_runs_through_everything(registered, molecules, b
     one = sampled[1].predict(atoms)
     together = sampled.predict(atoms)
     assert together.energies[1] == pytest.approx(one.energy, abs=1e-8)
-    np.testing.assert_allclose(together.forces[1], one.forces, atol=1e-8)
+    # what SOAP deviates by is in single precision
+    spread = np.abs(one.forces - predicted.forces).max()
+    atol = 5e-5 * spread if beside else 1e-8
+    np.testing.assert_allclose(together.forces[1], one.forces, atol=atol)
     pot.save(tmp_path / "model.kpot")
     again = kp.load(tmp_path / "model.kpot").predict(atoms, return_std=True, gate=True)
     np.testing.assert_array_equal(again.forces, predicted.forces)
