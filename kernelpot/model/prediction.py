@@ -96,7 +96,9 @@ class Prediction(ComparesArrays):
         without a cell of three vectors): :math:`s^2 = a^2 o^2 + c^2`. What the data
         leave open, o, is the spread of `kernelpot.model.fitted.N_MEMBERS` potentials drawn
         from the posterior (which tell it to 18 %); scale and constant part were found on
-        structures left out (`kernelpot.model.calibration`). A constant
+        structures left out (`kernelpot.model.calibration`). Of whole quadratic forms o counts
+        to the power 3/2, and of forces where little is open possibly to one below 1
+        (`kernelpot.model.growth`). A constant
         offset between the stress labels and the derivative of the energy is not part of it.
         **Not calibrated** where `calibration` is None (a model of fewer than ten
         structures, or fitted with ``calibrate=False``): they are then those of the
