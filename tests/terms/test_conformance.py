@@ -36,7 +36,12 @@ NAMES = ["crystal", "slab", "wire", "cluster", "tiny", "left_handed", "unwrapped
 
 
 # Options that change the features.
-VARIANTS = {"triplet_cosine": ("triplet", {"third": "cosine"})}
+CHANNELS = {"contraction": 1e-3, "n_channels": 4}
+VARIANTS = {
+    "triplet_cosine": ("triplet", {"third": "cosine"}),
+    "soap_contracted": ("soap", CHANNELS),
+    "polynomial_contracted": ("polynomial", CHANNELS),
+}
 
 
 @pytest.fixture(scope="module", params=[*(term.kind for term in KINDS), *VARIANTS])
