@@ -155,18 +155,31 @@ def power_spectrum_adjoint(
 
 
 @numba.njit(**INLINED)
+def _rest_slope(c, contracted, kept, whole, rest, present, vectors, weight_l, floor, slope):
+    """Fill ``slope[a, q, n] = d rest / d c``, in double precision: large parts cancel in it."""
+    n_max, n_k = vectors.shape[2], vectors.shape[3]
+    for l in range(kept.shape[0]):
+        of_whole = 2.0 * weight_l[l] * whole[l] / rest
+        of_kept = 2.0 * weight_l[l] * (1.0 - floor) * kept[l] / rest
+        for a in present:
+            for q in range(l * l, (l + 1) * (l + 1)):
+                for n in range(n_max):
+                    back = 0.0
+                    for k in range(n_k):
+                        back += vectors[l, a, n, k] * contracted[q, k]
+                    slope[a, q, n] = of_whole * c[a, q, n] - of_kept * back
+
+
+@numba.njit(**INLINED)
 def _members_adjoint(
-    c, contracted, kept, whole, rest, cotangent_fm, present, vectors, counts, scale_l, weight_l,
-    floor, gram, by_square, product, adjoint,
-):  # fmt: skip
+    contracted, rest_slope, cotangent_fm, present, vectors, counts, scale_l, gram, product, adjoint
+):
     """Fill ``adjoint[a, q, n, m]`` of one center: `adjoint_of` several scalars.
 
-    ``vectors[l, a, n, k]`` are those of its class; all but the traces in single precision.
+    ``vectors[l, a, n, k]`` are those of its class; all in single precision.
     """
     n_k, n_members = gram.shape[0], gram.shape[2]
-    n_max, n_features = c.shape[2], cotangent_fm.shape[0]
-    for m in range(n_members):
-        by_square[m] = 2.0 * cotangent_fm[n_features - 1, m] / rest
+    n_max, last = rest_slope.shape[2], cotangent_fm.shape[0] - 1
     adjoint[:] = 0.0
     f = 0
     for l in range(counts.shape[0]):
@@ -179,19 +192,15 @@ def _members_adjoint(
                 for m in range(n_members):
                     gram[k, j, m] = gram[j, k, m]
                 f += 1
-            of_kept = np.float32(weight_l[l] * (1.0 - floor) * kept[l])
-            for m in range(n_members):
-                gram[j, j, m] -= of_kept * by_square[m]
-        of_whole = np.float32(weight_l[l] * whole[l])
         first, n_m = l * l, 2 * l + 1
         rows = product[:n_m]
         np.dot(contracted[first : first + n_m], gram.reshape(n_k, n_k * n_members), rows)
         for a in present:
             for q in range(n_m):
                 for n in range(n_max):
-                    factor = of_whole * c[a, first + q, n]
+                    factor = rest_slope[a, first + q, n]
                     for m in range(n_members):
-                        adjoint[a, first + q, n, m] = factor * by_square[m]
+                        adjoint[a, first + q, n, m] = factor * cotangent_fm[last, m]
                     for k in range(counts[l]):
                         factor = vectors[l, a, n, k]
                         for m in range(n_members):
@@ -201,28 +210,31 @@ def _members_adjoint(
 @numba.njit(**OPTIONS)
 def members_gradients_vector(
     first, displacement_pc, channel_p, weight_p, start, stop, r_cut, table, size, degrees,
-    coefficients, contracted, kept, whole, rest, key, cotangent_ifm, present, vectors, counts,
-    scale_l, weight_l, floor, size_k, gradient_pcm,
+    coefficients, contracted, kept, whole, rest, key, cotangent_ifm, present, vectors,
+    single_vectors, counts, scale_l, weight_l, floor, size_k, gradient_pcm,
 ):  # fmt: skip
     """Add the gradients of several scalars (``m``): as `_soap.members_gradients_vector`."""
     n_max, n_k = len(size), len(size_k)
     n_l, n_q = kept.shape[1], contracted.shape[1]
     n_channels, n_members = coefficients.shape[1], cotangent_ifm.shape[2]
-    single = np.empty((n_channels, n_q, n_max), dtype=np.float32)
+    slope = np.zeros((n_channels, n_q, n_max))
+    single_slope = np.empty((n_channels, n_q, n_max), dtype=np.float32)
     single_k = np.empty((n_q, n_k), dtype=np.float32)
     gram = np.empty((n_k, n_k, n_members), dtype=np.float32)
-    by_square = np.empty(n_members, dtype=np.float32)
     of_degree = np.empty((2 * n_l - 1, n_k * n_members), dtype=np.float32)
     adjoint = np.empty((n_channels, n_q, n_max, n_members), dtype=np.float32)
     room = members_room(n_max, n_q, n_members)
     for i in range(start, stop):
         row = i - start
-        single[:] = coefficients[row]
+        _rest_slope(
+            coefficients[row], contracted[row], kept[row], whole[row], rest[row], present,
+            vectors[key[row]], weight_l, floor, slope,
+        )  # fmt: skip
+        single_slope[:] = slope
         single_k[:] = contracted[row]
         _members_adjoint(
-            single, single_k, kept[row], whole[row], rest[row], cotangent_ifm[row], present,
-            vectors[key[row]], counts, scale_l, weight_l, floor, gram, by_square, of_degree,
-            adjoint,
+            single_k, single_slope, cotangent_ifm[row], present, single_vectors[key[row]], counts,
+            scale_l, gram, of_degree, adjoint,
         )  # fmt: skip
         pull_members(
             first[i], first[i + 1], displacement_pc, channel_p, weight_p, r_cut, table, size,

@@ -450,8 +450,8 @@ class ContractedSOAP:
             batch.first, batch.displacements, batch.channels, batch.weights, start, stop,
             float(self.term.r_cut), self.soap.radial_table, self.soap.size, self.soap.degrees,
             density.coefficients, density.contracted, density.kept, density.whole, density.rest,
-            density.key, cotangents, density.present, self._single_vectors, *self._weights,
-            self._size_k, gradients,
+            density.key, cotangents, density.present, self._vectors, self._single_vectors,
+            *self._weights, self._size_k, gradients,
         )  # fmt: skip
 
     def jacobian(
