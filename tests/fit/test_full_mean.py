@@ -462,7 +462,7 @@ def test_the_plan_counts_derivatives_that_are_kept(labelled):
 
 
 def test_other_noise_is_tried_while_it_pays(two_terms, monkeypatch):
-    """Less where the first beats the columns, more where it does not, each from the last."""
+    """Less where the first beats the columns, more where it does not, then the other way."""
     problem, state, _, forms = two_terms
     grouped = accumulated(problem, state)
     rows = build_rows(state.design, problem.frames, problem.noise, range(3, 9))
@@ -494,8 +494,10 @@ def test_other_noise_is_tried_while_it_pays(two_terms, monkeypatch):
         less,
         [(first, None), (less, first), (least, less)],
     )
-    assert tried({first: -2.0, less: -2.01}, 0.0) == (first, [(first, None), (less, first)])
-    assert tried({first: -0.5, more: 0.0}, 0.0) == (first, [(first, None), (more, first)])
+    both = [(first, None), (less, first), (more, first)]
+    assert tried({first: -2.0, less: -2.01, more: -1.0}, 0.0) == (first, both)
+    assert tried({first: -2.0, less: -2.01, more: -2.4, 4.0: -2.3}, 0.0)[0] == more
+    assert tried({first: -0.5, more: 0.0, less: -0.2}, 0.0) == (first, [both[0], both[2], both[1]])
     assert tried({first: -0.5, more: -1.0, 4.0: -0.9}, 0.0)[0] == more
 
 
