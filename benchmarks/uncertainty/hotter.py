@@ -76,7 +76,7 @@ def main():
                 found = kp.evaluate(pot, kp.Dataset(judged), uncertainty=True)
                 forces = found["uncertainty"]["forces"]
                 rows.append([
-                    name, f"{100 * coldest:.0f} %", len(fitted), what, len(judged),
+                    name, f"{100 * coldest:.0f} %", str(len(fitted)), what, str(len(judged)),
                     f"{found['forces_rmse_ev_per_ang']:.4f}", f"{100 * forces['coverage_std']:.1f}",
                     f"{100 * forces['coverage_two_std']:.1f}", f"{forces['nll']:.2f}",
                     f"{forces['nll_constant']:.2f}", f"{forces['nll_bound']:.2f}",
