@@ -58,9 +58,9 @@ LAST_ITERATIONS = 50
 # it goes on. Less is tried where the first predicts structures left out better than the columns
 # by so much (in `Score`, of which energies and forces a quarter smaller are 0.75), more where it
 # does not; as long as that pays, and the other way where it does not at once: what is chosen for
-# the columns may be less than the form wants. On ethanol (columns 0.012 eV/Å; validation frames, meV/Å)
-# forces of 0.01, 0.005, 0.002 eV/Å leave 14.9, 13.9, 14.1 with 200 frames, and 7.5, 6.3, 5.9
-# with 800.
+# the columns may be less than the form wants. On ethanol (columns 0.012 eV/Å; validation frames,
+# meV/Å) forces of 0.01, 0.005, 0.002 eV/Å leave 14.9, 13.9, 14.1 with 200 frames, and 7.5, 6.3,
+# 5.9 with 800.
 FIRST_SHARE = 0.25
 SHARE_STEP = 4.0
 MAX_STEPS = 2

@@ -213,7 +213,9 @@ def test_files_and_committees_have_the_whole_form(pot, tmp_path):
     together = committee.predict(atoms)
     member = committee[3].predict(atoms)
     assert together.energies[3] == pytest.approx(member.energy, abs=1e-8)
-    np.testing.assert_allclose(together.forces[3], member.forces, atol=1e-8)
+    # what members deviate by is in single precision
+    spread = np.abs(together.forces - pot.predict(atoms).forces).max()
+    np.testing.assert_allclose(together.forces[3], member.forces, rtol=0, atol=5e-5 * spread)
     # the mean of so many is off by std / 20; 5 sigma
     std = together.energies.std()
     assert together.energies.mean() == pytest.approx(one.energy, abs=5 * std / 20)
