@@ -161,7 +161,7 @@ class Committee(Sequence[Potential], Generic[Potential]):
         """Predict a structure with every member, in one pass over its descriptors.
 
         The mean and energies are in double precision, what forces and stresses of members
-        deviate by in single precision: mostly within 1e-4 of their spread they are those of
+        deviate by in single precision: mostly within 2e-4 of their spread they are those of
         ``committee[i]``.
 
         Parameters

@@ -16,11 +16,10 @@ from kernelpot.terms._soap import (
     _hermite_slope,
     _knot,
     extent,
-    members_room,
-    pull_members,
     solid_harmonics,
     solid_harmonics_gradient,
 )
+from kernelpot.terms._soap_members import members_room, pull_members
 from kernelpot.terms._soap_vector import add_products
 
 
@@ -97,61 +96,49 @@ def power_spectrum(contracted, kept, whole, counts, scale_l, weight_l, floor, si
         features[i, f] = np.sqrt(square)
 
 
-@numba.njit(**INLINED)
-def adjoint_of(
-    i, coefficients, contracted, kept, whole, rest, key, cotangent_f, present, vectors_t, counts,
-    scale_l, weight_l, floor, size, size_k, gram, moved, adjoint,
-):  # fmt: skip
-    """Fill ``adjoint = d(cotangent . features)/d coefficients`` of center ``i``.
-
-    ``vectors_t[key, l, a, k, n]``; ``key`` is its class.
-    """
-    n_max, n_k = extent(size), extent(size_k)
-    n_l, n_q, n_channels = kept.shape[1], contracted.shape[1], coefficients.shape[1]
-    root2 = np.sqrt(2.0)
-    adjoint[:] = 0.0
-    by_square = 2.0 * cotangent_f[-1] / rest[i]
-    f = 0
-    for l in range(counts.shape[0]):
-        gram[:] = 0.0
-        for j in range(counts[l]):
-            gram[j, j] = 2.0 * scale_l[l] * cotangent_f[f]
-            f += 1
-            for k in range(j + 1, counts[l]):
-                value = root2 * scale_l[l] * cotangent_f[f]
-                gram[j, k] = value
-                gram[k, j] = value
-                f += 1
-        of_kept = -by_square * weight_l[l] * (1.0 - floor) * kept[i, l]
-        of_whole = by_square * weight_l[l] * whole[i, l]
-        for j in range(n_k):
-            gram[j, j] += of_kept
-        for q in range(l * l, (l + 1) * (l + 1)):
-            moved[:] = 0.0
-            add_row(moved, 0, contracted, (i * n_q + q) * n_k, gram, 0, size_k, size_k)
-            for a in present:
-                for n in range(n_max):
-                    adjoint[a, q, n] = of_whole * coefficients[i, a, q, n]
-                add_row(
-                    adjoint, (a * n_q + q) * n_max, moved, 0, vectors_t,
-                    ((key * n_l + l) * n_channels + a) * n_max * n_k, size_k, size,
-                )  # fmt: skip
-
-
 @numba.njit(**OPTIONS)
 def power_spectrum_adjoint(
     coefficients, contracted, kept, whole, rest, key, cotangent, present, vectors_t, counts,
     scale_l, weight_l, floor, size, size_k, adjoint,
 ):  # fmt: skip
-    """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape)."""
-    n_k = extent(size_k)
+    """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape).
+
+    ``vectors_t[key, l, a, k, n]``.
+    """
+    n_max, n_k = extent(size), extent(size_k)
+    n_l, n_q, n_channels = kept.shape[1], contracted.shape[1], coefficients.shape[1]
+    root2 = np.sqrt(2.0)
     gram = np.zeros((n_k, n_k))
     moved = np.zeros(n_k)
+    adjoint[:] = 0.0
     for i in range(coefficients.shape[0]):
-        adjoint_of(
-            i, coefficients, contracted, kept, whole, rest, key[i], cotangent[i], present,
-            vectors_t, counts, scale_l, weight_l, floor, size, size_k, gram, moved, adjoint[i],
-        )  # fmt: skip
+        by_square = 2.0 * cotangent[i, -1] / rest[i]
+        f = 0
+        for l in range(n_l):
+            gram[:] = 0.0
+            for j in range(counts[l]):
+                gram[j, j] = 2.0 * scale_l[l] * cotangent[i, f]
+                f += 1
+                for k in range(j + 1, counts[l]):
+                    value = root2 * scale_l[l] * cotangent[i, f]
+                    gram[j, k] = value
+                    gram[k, j] = value
+                    f += 1
+            of_kept = -by_square * weight_l[l] * (1.0 - floor) * kept[i, l]
+            of_whole = by_square * weight_l[l] * whole[i, l]
+            for j in range(n_k):
+                gram[j, j] += of_kept
+            for q in range(l * l, (l + 1) * (l + 1)):
+                moved[:] = 0.0
+                add_row(moved, 0, contracted, (i * n_q + q) * n_k, gram, 0, size_k, size_k)
+                for a in present:
+                    at = (i * n_channels + a) * n_q + q
+                    for n in range(n_max):
+                        adjoint[i, a, q, n] = of_whole * coefficients[i, a, q, n]
+                    add_row(
+                        adjoint, at * n_max, moved, 0, vectors_t,
+                        ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, size_k, size,
+                    )  # fmt: skip
 
 
 @numba.njit(**INLINED)
@@ -174,13 +161,12 @@ def _rest_slope(c, contracted, kept, whole, rest, present, vectors, weight_l, fl
 def _members_adjoint(
     contracted, rest_slope, cotangent_fm, present, vectors, counts, scale_l, gram, product, adjoint
 ):
-    """Fill ``adjoint[a, q, n, m]`` of one center: `adjoint_of` several scalars.
+    """Fill ``adjoint[a, q, n, m]`` of one center for ``present`` channels, in single precision.
 
-    ``vectors[l, a, n, k]`` are those of its class; all in single precision.
+    ``vectors[l, a, n, k]`` are those of its class.
     """
     n_k, n_members = gram.shape[0], gram.shape[2]
     n_max, last = rest_slope.shape[2], cotangent_fm.shape[0] - 1
-    adjoint[:] = 0.0
     f = 0
     for l in range(counts.shape[0]):
         gram[:] = 0.0
@@ -213,7 +199,7 @@ def members_gradients_vector(
     coefficients, contracted, kept, whole, rest, key, cotangent_ifm, present, vectors,
     single_vectors, counts, scale_l, weight_l, floor, size_k, gradient_pcm,
 ):  # fmt: skip
-    """Add the gradients of several scalars (``m``): as `_soap.members_gradients_vector`."""
+    """Add the gradients of several scalars (``m``): as `_soap_members.members_gradients_vector`."""
     n_max, n_k = len(size), len(size_k)
     n_l, n_q = kept.shape[1], contracted.shape[1]
     n_channels, n_members = coefficients.shape[1], cotangent_ifm.shape[2]
@@ -222,7 +208,7 @@ def members_gradients_vector(
     single_k = np.empty((n_q, n_k), dtype=np.float32)
     gram = np.empty((n_k, n_k, n_members), dtype=np.float32)
     of_degree = np.empty((2 * n_l - 1, n_k * n_members), dtype=np.float32)
-    adjoint = np.empty((n_channels, n_q, n_max, n_members), dtype=np.float32)
+    adjoint = np.zeros((n_channels, n_q, n_max, n_members), dtype=np.float32)
     room = members_room(n_max, n_q, n_members)
     for i in range(start, stop):
         row = i - start

@@ -3,9 +3,9 @@
 Of `_soap_vector`'s kind: intrinsics that emit LLVM vectors for one (n_max, l_max). They fill the
 matrices that BLAS multiplies with what many scalars have by coefficients (`tangent_rows`) or, of
 one species, by features: there the elements of a vector are pairs of one center ("lanes").
-`_soap` has the loops around, and the plain counterpart.
+`_soap_members` has the loops around.
 
-numba's cache does not notice edits of this file: change `_soap.py` too, or clear the cache.
+numba's cache does not notice edits of this file: change `_soap_members.py` too, or clear the cache.
 """
 
 from llvmlite import ir

@@ -196,6 +196,11 @@ def _add_gradient_moments(
     near = np.flatnonzero(system.distances < soap.term.r_cut)
     r = system.distances[near]
     center, neighbor = system.pairs.centers[near], system.pairs.neighbors[near]
+    of_channel = {
+        (key, a): np.flatnonzero((kinds[center] == key) & (kinds[neighbor] == a))
+        for key in np.unique(kinds)
+        for a in np.unique(kinds)
+    }
     value, slope = soap.radial(r)  # of R / r^l
     for l, scale in enumerate(soap.scale_l):
         radial = value[:, l] * (r**l)[:, None]
@@ -206,12 +211,10 @@ def _add_gradient_moments(
         factor = np.sqrt(factor / trace[center]) * weights[near]
         along = d_radial * factor[:, None]
         across = radial * (factor * np.sqrt(l * (l + 1)) / r)[:, None]
-        for key in np.unique(kinds):
-            for a in np.unique(kinds):
-                own = (kinds[center] == key) & (kinds[neighbor] == a)
-                block = along[own].T @ along[own] + across[own].T @ across[own]
-                rows = slice(a * n_max, (a + 1) * n_max)
-                moments[key, l, rows, rows] += block
+        for (key, a), own in of_channel.items():
+            block = along[own].T @ along[own] + across[own].T @ across[own]
+            rows = slice(a * n_max, (a + 1) * n_max)
+            moments[key, l, rows, rows] += block
 
 
 @dataclass(frozen=True)

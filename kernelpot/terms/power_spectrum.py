@@ -20,7 +20,7 @@ from ase.data import chemical_symbols
 
 from kernelpot.common.caller import warn_user
 from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray, SingleArray
-from kernelpot.terms import _soap
+from kernelpot.terms import _soap, _soap_members
 from kernelpot.terms._soap_vector import prefactor
 
 if TYPE_CHECKING:
@@ -668,7 +668,7 @@ class SOAP:
         blocks, factor = self._blocks_of(channels)
         geometry = (start, stop, float(self.term.r_cut), self.radial_table, self.size, self.degrees)
         if len(self._blocks[0]) == 1 and self.n_channels == 1:
-            _soap.members_gradients_lanes(
+            _soap_members.members_gradients_lanes(
                 batch.first,
                 batch.displacements,
                 batch.weights,
@@ -680,7 +680,7 @@ class SOAP:
                 gradients,
             )
             return
-        _soap.members_gradients_vector(
+        _soap_members.members_gradients_vector(
             batch.first,
             batch.displacements,
             batch.channels,

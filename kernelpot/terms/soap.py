@@ -257,7 +257,8 @@ class SOAPTerm(TermBase):
         """
         n_l, n = self.l_max + 1, self.n_max * n_species
         if self.contraction is None:
-            return SOAP(self, tuple(range(1, n_species + 1))).n_features
+            any_species = tuple(range(1, n_species + 1))
+            return SOAP(self.changed(species_weighting=None), any_species).n_features
         if self.n_channels is not None:
             n = min(n, self.n_channels)
         return n_l * (n * (n + 1) // 2) + 1

@@ -194,6 +194,8 @@ def test_number_of_channels_is_bounded_and_repeatable():
     again = learn_contraction(soap, frames, 0.0, 5)
     assert np.array_equal(again.vectors, found.vectors)
     assert learned(term(n_channels=5)).n_features <= term(n_channels=5).most_features(3)
+    whole = SOAPTerm(r_cut=4.0, n_max=4, l_max=3, species_weighting={"Na": 1.0, "Cl": 2.0})
+    assert whole.most_features(2) == whole.descriptor((11, 17)).n_features
 
 
 def test_fit_and_file_keep_the_contraction(tmp_path):
