@@ -160,8 +160,8 @@ class KernelPotential(Estimator):
             How noise (and, of default terms, delta) is chosen where not given: by the
             error of leaving one structure out, or by the evidence (the marginal
             likelihood); `summary` shows the values before and after. Neither may raise the
-            error of structures left out of any kind of label, over all structures or in a
-            config type with enough of them, by more than 5 %. The fixed values of
+            error of structures left out of any kind of label by more than 2 % over all
+            structures, or 5 % in a config type with enough of them. The fixed values of
             `kernelpot.fit.defaults` stay where the gain is small, where there are fewer
             than ten structures, and with None. (Whole quadratic forms, the default of
             molecules, choose their share of the noise by structures left out in any case,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kernelpot.common.types import KINDS, Array, FloatArray, IntArray
 from kernelpot.fit.scores import NEGLIGIBLE, Errors, cap
 
-# Errors of structures left out may be larger than those at the start by this factor at most.
-TOLERATED = 1.05
+# Errors of structures left out may be larger than those at the start by this factor at most: the
+# mean over all structures, and that of a config type, of which fewer labels tell less. On
+# validation splits of silicon and molybdenum 2 % overall are kept on other structures as well
+# (forces -1.5 to +1.6 %, energies 1 to 12 % smaller); with 5 %, fits to slightly different data
+# end at forces 3 % apart, as some take all that is allowed for smaller energies.
+TOLERATED = {"all": 1.02, "config type": 1.05}
 # Structures of a config type from which on its errors are limited. The mean of n independent
 # absolute errors is known to 0.76 / sqrt(n): ten energies tell it to a quarter, and as the same
 # structures are compared before and after, a change to less. Forces and stresses of a structure
@@ -35,6 +39,8 @@ class Limited:
         An error above it counts as this much.
     largest : float
         Mean absolute error that is allowed.
+    tolerated : float
+        That as a multiple of the one at the start.
     """
 
     kind: str
@@ -42,14 +48,16 @@ class Limited:
     members: IntArray
     cap: float
     largest: float
+    tolerated: float
 
     @classmethod
     def by(
         cls, start: Errors, kind: str, name: str, members: IntArray, cap: float = np.inf
     ) -> Limited:
         """Limit errors to those at the start, but for what is tolerated."""
-        unlimited = cls(kind, name, members, cap, 1.0)
-        return cls(kind, name, members, cap, TOLERATED * unlimited.mean(start))
+        tolerated = TOLERATED["config type" if name else "all"]
+        unlimited = cls(kind, name, members, cap, np.inf, tolerated)
+        return replace(unlimited, largest=tolerated * unlimited.mean(start))
 
     def mean(self, found: Errors) -> float:
         """Mean absolute error; at least what is zero by symmetry."""
@@ -124,7 +132,7 @@ class Limits:
         """Which error grew most, and by how much, in words."""
         excess = self.excess(found)
         one = self.limited[int(np.argmax(excess))]
-        share = 100.0 * (TOLERATED * float(np.exp(excess.max())) - 1.0)
+        share = 100.0 * (one.tolerated * float(np.exp(excess.max())) - 1.0)
         return f"{one.kind}{f' of {one.name}' if one.name else ''} by {share:.0f} %"
 
 

@@ -24,11 +24,11 @@ FEWEST = {"energy": 10, "forces": 5, "stress": 5}
 
 
 def largest_growth(record):
-    """Of any error of structures left out that the rule is about, as a factor."""
+    """Of any error of structures left out, relative to what the rule allows of it."""
     loo = record["loo"]
-    ratios = [loo["after"][kind] / loo["before"][kind] for kind in KINDS]
+    ratios = [loo["after"][kind] / loo["before"][kind] / 1.02 for kind in KINDS]
     ratios += [
-        errors["after"][kind] / errors["before"][kind]
+        errors["after"][kind] / errors["before"][kind] / 1.05
         for errors in loo["by_config_type"].values()
         for kind in KINDS
         if errors["n_structures"] >= FEWEST[kind]
@@ -68,14 +68,14 @@ def test_whatever_is_accepted_obeys_the_rule(method, monkeypatch):
     seeds = range(8)
     found = [tune(method, *contradicting(seed)).record for seed in seeds]
     growth = [largest_growth(record) for record in found]
-    assert max(growth) <= 1.05
+    assert max(growth) <= 1.0
     # it is no rule that keeps the start
     changed = [record for record in found if record["loo"]["before"] != record["loo"]["after"]]
     assert len(changed) >= 5
     # nor one that these labels would obey anyhow
-    monkeypatch.setattr(limits, "TOLERATED", 1e6)
+    monkeypatch.setattr(limits, "TOLERATED", dict.fromkeys(limits.TOLERATED, 1e6))
     unlimited = [largest_growth(tune(method, *contradicting(seed)).record) for seed in seeds]
-    assert sum(g > 1.05 for g in unlimited) >= 5
+    assert sum(g > 1.0 for g in unlimited) >= 5
 
 
 @pytest.mark.parametrize("method", ["loo", "evidence"])
@@ -94,7 +94,7 @@ def test_what_harms_nothing_is_found_as_without_the_rule(method, monkeypatch):
             grouped.update(group, phi_of, y_of)
     arguments = (method, grouped, layout, Noise(3.0, 3.0, 3.0), free, structures, names)
     limited = tune(*arguments).record["loo"]
-    monkeypatch.setattr(limits, "TOLERATED", 1e6)
+    monkeypatch.setattr(limits, "TOLERATED", dict.fromkeys(limits.TOLERATED, 1e6))
     unlimited = tune(*arguments).record["loo"]
     for kind in KINDS:
         assert limited["after"][kind] < 0.3 * limited["before"][kind]
@@ -130,14 +130,14 @@ def test_a_clean_config_type_does_not_pay_for_a_noisy_one(fitted, noisy, monkeyp
         pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall())
         record = (pot.fit(half_noisy(draw), calibrate=False) if draw else fitted).fitted_.training
         record = record.hyperparameters
-        assert largest_growth(record) <= 1.05
+        assert largest_growth(record) <= 1.0
         before, after = record["loo"]["before"], record["loo"]["after"]
         much_is_won += (
             after["energy"] < 0.9 * before["energy"] and after["forces"] < 0.7 * before["forces"]
         )
     # a search by steps: now and then it finds none that is allowed, and stays
     assert much_is_won >= 2
-    monkeypatch.setattr(limits, "TOLERATED", 1e6)
+    monkeypatch.setattr(limits, "TOLERATED", dict.fromkeys(limits.TOLERATED, 1e6))
     pot = kp.KernelPotential(n_sparse=40, baseline=kp.Wall()).fit(noisy, calibrate=False)
     clean = pot.fitted_.training.hyperparameters["loo"]["by_config_type"]["clean"]
     assert clean["after"]["energy"] > 1.3 * clean["before"]["energy"]
@@ -188,7 +188,7 @@ def test_the_evidence_says_how_far_it_went():
     """The default start of silicon: its evidence would have perfect crystals pay."""
     pot = kp.KernelPotential(n_sparse=60, baseline=kp.Wall())
     pot.fit(load_silicon("train"), optimize="evidence", calibrate=False)
-    assert largest_growth_of_present(pot.fitted_.training.hyperparameters) <= 1.05
+    assert largest_growth_of_present(pot.fitted_.training.hyperparameters) <= 1.0
     [note] = [n for n in pot.fitted_.training.notes if "the largest evidence" in n]
     assert "(energy of crystal by " in note
     assert "% of the way from the defaults" in note
@@ -196,7 +196,7 @@ def test_the_evidence_says_how_far_it_went():
 
 def test_the_evidence_says_that_it_went_nowhere(monkeypatch):
     """Where even the start is not allowed."""
-    monkeypatch.setattr(limits, "TOLERATED", 0.5)
+    monkeypatch.setattr(limits, "TOLERATED", dict.fromkeys(limits.TOLERATED, 0.5))
     tuned = tune("evidence", *contradicting(1))
     assert tuned.delta == (1.0, 1.0)
     assert tuned.record["loo"]["after"] == tuned.record["loo"]["before"]
