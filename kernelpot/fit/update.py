@@ -119,7 +119,7 @@ def update(
         notes.append(note)
     elif tails:
         notes.append("what the mean has beside the columns of the regression stayed as it was")
-    local, offset = solution_of(factor, sites_known, design, tails)
+    local, offset = solution_of(factor, sites_known, design, tails, n_threads=n_threads)
     if add_sparse:
         safety = learn_safety_net(
             local, factor, sites_known, sites, [], model.safety.d_min, n_threads=n_threads
