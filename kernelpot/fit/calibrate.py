@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.parallel import thread_count
+from kernelpot.common.parallel import map_in_order, thread_count
 from kernelpot.common.types import KINDS, FloatArray, IntArray, Progress
 from kernelpot.data.system import volume_of
 from kernelpot.fit.noise import MINIMUM_STRUCTURES
@@ -125,7 +125,7 @@ def calibrated(
     calibration = Calibration.of(
         *labels,
         len(structures),
-        beyond_of(model, frames),
+        beyond_of(model, frames, n_threads=n_threads),
         growth,
         grown,
     )
@@ -229,7 +229,9 @@ def likeliest(
     return candidates[best if losses[best] < losses[0] - WORTH_A_POWER else 0]
 
 
-def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyond]:
+def beyond_of(
+    model: FittedModel, structures: Sequence[Atoms], *, n_threads: int | None = None
+) -> dict[int, Beyond]:
     """What tells environments that are like nothing in the data.
 
     Parameters
@@ -238,6 +240,7 @@ def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyo
     structures : sequence of ase.Atoms
         Those left out. Of some of them sparse points were not chosen from: their spilling is
         that of new structures.
+    n_threads : int, optional
 
     Returns
     -------
@@ -248,9 +251,10 @@ def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyo
     squares: dict[int, list[FloatArray]] = {}
     strains: list[float] = []
     n_atoms = 0
-    for atoms in structures:
-        system = model.system(atoms)
-        found = model.spilling(system)
+    systems = [model.system(atoms) for atoms in structures]
+    spillings = map_in_order(model.spilling, systems, thread_count(n_threads))
+    for system, found in zip(systems, spillings, strict=True):
+        (atoms,) = system.structures
         for z in np.unique(atoms.numbers).tolist():
             spilling[z] = max(spilling.get(z, 0.0), float(found[atoms.numbers == z].max()))
         # a few atoms of each species tell the slopes of the prior

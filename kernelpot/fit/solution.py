@@ -73,7 +73,7 @@ def solve(
             [structures[i] for i in sorted(unseen)],
         )
     )
-    known = with_known_sites(factor, design, sites)
+    known = with_known_sites(factor, design, sites, n_threads=n_threads)
     local, offset = solution_of(factor, known, design, tails, n_threads=n_threads)
     safety = learn_safety_net(
         local,

@@ -103,11 +103,11 @@ def update(
     sites = [structures[i] for i in some_structures(structures, model.species)]
     grouped.add_to(factor, model.noise.sigma)
     if add_sparse:
-        sites_known = with_known_sites(factor, design, sites)
+        sites_known = with_known_sites(factor, design, sites, n_threads=n_threads)
     else:
         sites_known = model.known.copy()
         grouped.add_to(sites_known, model.noise.sigma)
-        sites_known = with_known_sites(sites_known, design, sites)
+        sites_known = with_known_sites(sites_known, design, sites, n_threads=n_threads)
     tails = model.local.tails
     if tails and data is not None and term_of(design) is not None:
         factor, tails, note = _all_directions(

@@ -20,7 +20,7 @@ import numpy as np
 import scipy.linalg
 from ase import Atoms
 
-from kernelpot.common.parallel import single_blas_thread
+from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import FloatArray
 from kernelpot.data.system import System
 from kernelpot.gp.design import Design
@@ -58,7 +58,11 @@ def some_structures(structures: Sequence[Atoms], species: Sequence[int]) -> list
 
 
 def with_known_sites(
-    factor: TriangularFactor, design: Design, structures: Sequence[Atoms]
+    factor: TriangularFactor,
+    design: Design,
+    structures: Sequence[Atoms],
+    *,
+    n_threads: int = 1,
 ) -> TriangularFactor:
     """The factor of labels, and of local energies of structures that are taken as known.
 
@@ -68,21 +72,30 @@ def with_known_sites(
         Of the labels; not changed.
     design : Design
     structures : sequence of ase.Atoms
+    n_threads : int
 
     Returns
     -------
     TriangularFactor
         Its targets have no meaning: only the variance does.
     """
+
+    def build(atoms: Atoms) -> FloatArray:
+        return _features(design, atoms)[0] / SIGMA_SITE
+
     known = factor.copy()
-    for atoms in structures:
-        rows = _features(design, atoms)[0] / SIGMA_SITE
-        known.update(rows, np.zeros(len(rows)))
+    with single_blas_thread():
+        for rows in map_in_order(build, structures, n_threads):
+            known.update(rows, np.zeros(len(rows)))
     return known
 
 
 def left_out_std(
-    known: TriangularFactor, design: Design, structures: Sequence[Atoms]
+    known: TriangularFactor,
+    design: Design,
+    structures: Sequence[Atoms],
+    *,
+    n_threads: int = 1,
 ) -> list[FloatArray]:
     r"""Standard deviations of local energies, were those of their structure not known.
 
@@ -97,16 +110,21 @@ def left_out_std(
     design : Design
     structures : sequence of ase.Atoms
         Of those whose local energies are known.
+    n_threads : int
 
     Returns
     -------
     list of ndarray of shape (n_atoms,)
         [eV].
     """
-    return [_left_out(known, *_features(design, atoms)) for atoms in structures]
+
+    def left_out(atoms: Atoms) -> FloatArray:
+        return _left_out(known, *_features(design, atoms))
+
+    with single_blas_thread():
+        return list(map_in_order(left_out, structures, n_threads))
 
 
-@single_blas_thread()
 def _left_out(known: TriangularFactor, phi: FloatArray, prior: FloatArray) -> FloatArray:
     half = known.solve_transposed(phi)
     values, vectors = scipy.linalg.eigh(half.T @ half)

@@ -5,7 +5,6 @@ environment, ``m`` sparse point.
 """
 
 import numba
-import numpy as np
 
 from kernelpot.common._numba import OPTIONS
 
@@ -32,29 +31,30 @@ def accumulate(
     grows by it, that on the neighbor shrinks; virial rows (xx yy zz yz xz xy) are
     ``-r_a d_b``.
     """
-    n_points = along_points_pcm.shape[2]
-    gradient = np.empty((3, n_points))
     with_virial = virial_rows.shape[0] > 0
     for p in range(along_points_pcm.shape[0]):
         e = center_p[p]
-        i, j = 3 * atom_p[p], 3 * neighbor_p[p]
-        for c in range(3):
-            self_c = along_self_pc[p, c]
-            for m in range(n_points):
-                d = slopes_em[e, m] * (along_points_pcm[p, c, m] - own_em[e, m] * self_c)
-                gradient[c, m] = d
-                force_rows[i + c, m] += d
-                force_rows[j + c, m] -= d
-        if with_virial:
-            v = 6 * structure_p[p]
-            x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
-            for m in range(n_points):
-                virial_rows[v, m] -= x * gradient[0, m]
-                virial_rows[v + 1, m] -= y * gradient[1, m]
-                virial_rows[v + 2, m] -= z * gradient[2, m]
-                virial_rows[v + 3, m] -= y * gradient[2, m]
-                virial_rows[v + 4, m] -= x * gradient[2, m]
-                virial_rows[v + 5, m] -= x * gradient[1, m]
+        i, j, v = 3 * atom_p[p], 3 * neighbor_p[p], 6 * structure_p[p]
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        self_x, self_y, self_z = along_self_pc[p, 0], along_self_pc[p, 1], along_self_pc[p, 2]
+        along_cm, own_m, slope_m = along_points_pcm[p], own_em[e], slopes_em[e]
+        for m in range(along_points_pcm.shape[2]):
+            d_x = slope_m[m] * (along_cm[0, m] - own_m[m] * self_x)
+            d_y = slope_m[m] * (along_cm[1, m] - own_m[m] * self_y)
+            d_z = slope_m[m] * (along_cm[2, m] - own_m[m] * self_z)
+            force_rows[i, m] += d_x
+            force_rows[i + 1, m] += d_y
+            force_rows[i + 2, m] += d_z
+            force_rows[j, m] -= d_x
+            force_rows[j + 1, m] -= d_y
+            force_rows[j + 2, m] -= d_z
+            if with_virial:
+                virial_rows[v, m] -= x * d_x
+                virial_rows[v + 1, m] -= y * d_y
+                virial_rows[v + 2, m] -= z * d_z
+                virial_rows[v + 3, m] -= y * d_z
+                virial_rows[v + 4, m] -= x * d_z
+                virial_rows[v + 5, m] -= x * d_y
 
 
 @numba.njit(**OPTIONS)
