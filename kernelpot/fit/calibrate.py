@@ -16,8 +16,9 @@ from kernelpot.fit.noise import MINIMUM_STRUCTURES
 from kernelpot.fit.problem import Problem
 from kernelpot.gp.quadratic import Forms
 from kernelpot.model.calibration import TAILS, Beyond, Calibration, informative, log_loss
-from kernelpot.model.fitted import N_MEMBERS, FittedModel
+from kernelpot.model.fitted import FittedModel
 from kernelpot.model.growth import FLOOR, Growth
+from kernelpot.model.uncertainty import N_MEMBERS
 from kernelpot.regression.leave_one_out import leave_one_out
 from kernelpot.regression.rows import StructureRows
 
@@ -252,7 +253,7 @@ def beyond_of(
     strains: list[float] = []
     n_atoms = 0
     systems = [model.system(atoms) for atoms in structures]
-    spillings = map_in_order(model.spilling, systems, thread_count(n_threads))
+    spillings = map_in_order(model.uncertainty.spilling, systems, thread_count(n_threads))
     for system, found in zip(systems, spillings, strict=True):
         (atoms,) = system.structures
         for z in np.unique(atoms.numbers).tolist():
@@ -263,7 +264,7 @@ def beyond_of(
             n_atoms += len(atoms)
             prior = np.maximum(model.local.prior(system), 1e-300)
             strained = volume_of(atoms) is not None
-            labels = model.posterior.prior(system, virial=strained)[0]
+            labels = model.uncertainty.posterior.prior(system, virial=strained)[0]
             of_forces = labels[1 : 1 + 3 * len(atoms)].reshape(-1, 3) / prior[:, None]
             for z in np.unique(atoms.numbers).tolist():
                 squares.setdefault(z, []).append(of_forces[atoms.numbers == z].mean(axis=1))
