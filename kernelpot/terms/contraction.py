@@ -43,7 +43,7 @@ from ase import Atoms
 from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray, SingleArray
 from kernelpot.data.system import System
 from kernelpot.terms import _contraction
-from kernelpot.terms.power_spectrum import N_KNOTS, SOAP, PairBatch
+from kernelpot.terms.power_spectrum import N_KNOTS, SOAP, PairBatch, add_members
 
 if TYPE_CHECKING:
     from kernelpot.terms.soap import SOAPTerm
@@ -464,20 +464,24 @@ class ContractedSOAP:
         channels: tuple[int, ...] | None = None,
     ) -> None:
         """`pair_gradients` of several scalars; see `SOAP.members_gradients`."""
-        if self.soap.degrees is None:
-            for m in range(cotangents.shape[2]):
-                own = np.zeros(gradients.shape[:2])
-                cotangent = cotangents[:, :, m].astype(float)
-                self.pair_gradients(batch, start, stop, density, cotangent, own)
-                gradients[:, :, m] += own
+
+        def add(first: int, last: int) -> None:
+            _contraction.members_gradients_vector(
+                batch.first, batch.displacements, batch.channels, batch.weights, first, last,
+                float(self.term.r_cut), self.soap.radial_table, self.soap.size, self.soap.degrees,
+                density.coefficients, density.contracted, density.kept, density.whole,
+                density.rest, density.key, cotangents, density.present, self._vectors,
+                self._single_vectors, *self._weights, self._size_k, gradients,
+            )  # fmt: skip
+
+        kind = (self.soap.size, self.soap.degrees, self._size_k)
+        if self.soap.degrees is not None and add_members(kind, add, start, stop):
             return
-        _contraction.members_gradients_vector(
-            batch.first, batch.displacements, batch.channels, batch.weights, start, stop,
-            float(self.term.r_cut), self.soap.radial_table, self.soap.size, self.soap.degrees,
-            density.coefficients, density.contracted, density.kept, density.whole, density.rest,
-            density.key, cotangents, density.present, self._vectors, self._single_vectors,
-            *self._weights, self._size_k, gradients,
-        )  # fmt: skip
+        for m in range(cotangents.shape[2]):
+            own = np.zeros(gradients.shape[:2])
+            cotangent = cotangents[:, :, m].astype(float)
+            self.pair_gradients(batch, start, stop, density, cotangent, own)
+            gradients[:, :, m] += own
 
     def jacobian(
         self,
