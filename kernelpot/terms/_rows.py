@@ -58,6 +58,45 @@ def accumulate(
 
 
 @numba.njit(**OPTIONS)
+def gather(jacobian_pcf, group_p, member_p, displacement_pc, moved_gcf, strained_ekf):
+    """Add up what belongs together in the Jacobians of pairs.
+
+    ``moved_gcf`` receives their sums over groups of pairs, and ``strained_ekf``, unless it is
+    empty, those of displacement times Jacobian over environments (xx yy zz yz xz xy).
+    """
+    for p in range(jacobian_pcf.shape[0]):
+        g, e = group_p[p], member_p[p]
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        for f in range(jacobian_pcf.shape[2]):
+            d_x, d_y, d_z = jacobian_pcf[p, 0, f], jacobian_pcf[p, 1, f], jacobian_pcf[p, 2, f]
+            moved_gcf[g, 0, f] += d_x
+            moved_gcf[g, 1, f] += d_y
+            moved_gcf[g, 2, f] += d_z
+            if len(strained_ekf):
+                strained_ekf[e, 0, f] += x * d_x
+                strained_ekf[e, 1, f] += y * d_y
+                strained_ekf[e, 2, f] += z * d_z
+                strained_ekf[e, 3, f] += y * d_z
+                strained_ekf[e, 4, f] += x * d_z
+                strained_ekf[e, 5, f] += x * d_y
+
+
+@numba.njit(**OPTIONS)
+def accumulate_virials(
+    along_points_ekm, along_self_ek, row_e, structure_e, own_em, slopes_em, virial_rows
+):
+    """Add to virial rows what strain makes of some environments; as `accumulate`."""
+    for e in range(along_points_ekm.shape[0]):
+        row, v = row_e[e], 6 * structure_e[e]
+        for k in range(6):
+            along_self = along_self_ek[e, k]
+            for m in range(along_points_ekm.shape[2]):
+                virial_rows[v + k, m] -= slopes_em[row, m] * (
+                    along_points_ekm[e, k, m] - own_em[row, m] * along_self
+                )
+
+
+@numba.njit(**OPTIONS)
 def pull(owner_n, pair_n, jacobian_ncf, by_x_ef, gradient_pc):
     """Add to the gradient by displacements what derivatives by features are of them.
 
