@@ -119,7 +119,7 @@ class LocalVariance:
         order, corner = known.order, known.corner
         n = len(order)
         # (1 - S^T S) in that basis as F^T F, F lower triangular
-        F = _shrinkage_factor(posterior_factor @ known.basis)
+        F = _shrinkage_factor(_left_open(posterior_factor @ known.basis))
         G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
         return cls(order, np.asfortranarray(np.tril(G)))
 
@@ -209,19 +209,26 @@ class LocalVariance:
         return {}
 
 
-def _shrinkage_factor(S: FloatArray) -> FloatArray:
-    """Lower triangular F with ``F.T @ F = 1 - S.T @ S``.
+def _left_open(S: FloatArray) -> FloatArray:
+    """``1 - S.T @ S``; there may be no room for more such matrices than it needs."""
+    found = S.T @ S
+    np.negative(found, out=found)
+    found[np.diag_indices_from(found)] += 1.0
+    return found
+
+
+def _shrinkage_factor(shrinkage: FloatArray) -> FloatArray:
+    """Lower triangular F with ``F.T @ F`` that matrix.
 
     Raises
     ------
     FloatingPointError
-        If that is negative beyond rounding.
+        If it is negative beyond rounding.
     """
-    left = np.eye(S.shape[1]) - S.T @ S
     try:
-        return np.asarray(scipy.linalg.cholesky(left[::-1, ::-1])[::-1, ::-1])
+        return np.asarray(scipy.linalg.cholesky(shrinkage[::-1, ::-1])[::-1, ::-1])
     except np.linalg.LinAlgError:  # directions of which the data say nothing: zero to rounding
-        shrink, vectors = scipy.linalg.eigh(left)
+        shrink, vectors = scipy.linalg.eigh(shrinkage)
     if shrink[0] < -SHRINK_ROUNDING:
         raise FloatingPointError(
             f"a posterior variance exceeds its prior by a factor of {1.0 - shrink[0]:.6g}"
