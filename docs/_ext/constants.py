@@ -76,8 +76,8 @@ TRADES = {
         "safety.damping.DAMPING_OUTER": "Larger: kernels are distrusted at longer distances.",
     },
     "Standard deviations": {
-        "model.fitted.N_MEMBERS": "More: standard deviations less noisy (one part in the root of "
-        "twice as many), at proportional cost.",
+        "model.uncertainty.N_MEMBERS": "More: standard deviations less noisy (one part in the root "
+        "of twice as many), at proportional cost.",
         "model.calibration.TAILS": "Larger: few large errors count more in the scale.",
         "model.calibration.MINIMUM_LABELS": "Larger: more species share one scale.",
         "fit.left_out.MAX_STRUCTURES": "More: a better known calibration and choice of noise, at "

@@ -74,6 +74,11 @@ _NO_EQUIVALENT = {
     "max_local_property": "NO EQUIVALENT: local properties are not fitted",
 }
 # The same of descriptors.
+# For GAP's ways of having fewer features.
+_CONTRACTION = (
+    "NO EQUIVALENT: `contraction` = 1e-7, with `n_channels`, mixes radial functions and species as "
+    "the data ask for it"
+)
 _OF_DESCRIPTORS = {
     "add_species": "terms have a function of its own for every species, or pair of species",
     "n_species": "species are those of the data",
@@ -109,13 +114,13 @@ _OF_DESCRIPTORS = {
     "basis": "radial functions are dscribe's",
     "central_reference_all_species": "NO EQUIVALENT",
     "average": "NO EQUIVALENT: environments are compared one by one",
-    "compress_mode": "NO EQUIVALENT: features are not thinned out; see `compression`",
-    "compress_file": "NO EQUIVALENT: features are not thinned out; see `compression`",
-    "R_mix": "NO EQUIVALENT: see `compression` (mu1nu1, mu2)",
-    "Z_mix": "NO EQUIVALENT: see `compression` (mu1nu1, mu2)",
-    "sym_mix": "NO EQUIVALENT: see `compression` (mu1nu1, mu2)",
-    "coupling": "NO EQUIVALENT: see `compression` (mu1nu1, mu2)",
-    "K": "NO EQUIVALENT: see `compression` (mu1nu1, mu2)",
+    "compress_mode": _CONTRACTION,
+    "compress_file": _CONTRACTION,
+    "R_mix": _CONTRACTION,
+    "Z_mix": _CONTRACTION,
+    "sym_mix": _CONTRACTION,
+    "coupling": _CONTRACTION,
+    "K": _CONTRACTION,
     "nu_R": "NO EQUIVALENT: see `compression` (mu1nu1, mu2)",
     "nu_S": "NO EQUIVALENT: see `compression` (mu1nu1, mu2)",
     "atom_sigma_r_scaling": "NO EQUIVALENT: Gaussians do not widen with distance",

@@ -9,15 +9,16 @@ from typing import TypeVar
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.parallel import thread_count
+from kernelpot.common.parallel import map_in_order, thread_count
 from kernelpot.common.types import KINDS, FloatArray, IntArray, Progress
 from kernelpot.data.system import volume_of
 from kernelpot.fit.noise import MINIMUM_STRUCTURES
 from kernelpot.fit.problem import Problem
 from kernelpot.gp.quadratic import Forms
 from kernelpot.model.calibration import TAILS, Beyond, Calibration, informative, log_loss
-from kernelpot.model.fitted import N_MEMBERS, FittedModel
+from kernelpot.model.fitted import FittedModel
 from kernelpot.model.growth import FLOOR, Growth
+from kernelpot.model.uncertainty import N_MEMBERS
 from kernelpot.regression.leave_one_out import leave_one_out
 from kernelpot.regression.rows import StructureRows
 
@@ -125,7 +126,7 @@ def calibrated(
     calibration = Calibration.of(
         *labels,
         len(structures),
-        beyond_of(model, frames),
+        beyond_of(model, frames, n_threads=n_threads),
         growth,
         grown,
     )
@@ -229,7 +230,9 @@ def likeliest(
     return candidates[best if losses[best] < losses[0] - WORTH_A_POWER else 0]
 
 
-def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyond]:
+def beyond_of(
+    model: FittedModel, structures: Sequence[Atoms], *, n_threads: int | None = None
+) -> dict[int, Beyond]:
     """What tells environments that are like nothing in the data.
 
     Parameters
@@ -238,6 +241,7 @@ def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyo
     structures : sequence of ase.Atoms
         Those left out. Of some of them sparse points were not chosen from: their spilling is
         that of new structures.
+    n_threads : int, optional
 
     Returns
     -------
@@ -248,9 +252,10 @@ def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyo
     squares: dict[int, list[FloatArray]] = {}
     strains: list[float] = []
     n_atoms = 0
-    for atoms in structures:
-        system = model.system(atoms)
-        found = model.spilling(system)
+    systems = [model.system(atoms) for atoms in structures]
+    spillings = map_in_order(model.uncertainty.spilling, systems, thread_count(n_threads))
+    for system, found in zip(systems, spillings, strict=True):
+        (atoms,) = system.structures
         for z in np.unique(atoms.numbers).tolist():
             spilling[z] = max(spilling.get(z, 0.0), float(found[atoms.numbers == z].max()))
         # a few atoms of each species tell the slopes of the prior
@@ -259,7 +264,7 @@ def beyond_of(model: FittedModel, structures: Sequence[Atoms]) -> dict[int, Beyo
             n_atoms += len(atoms)
             prior = np.maximum(model.local.prior(system), 1e-300)
             strained = volume_of(atoms) is not None
-            labels = model.posterior.prior(system, virial=strained)[0]
+            labels = model.uncertainty.posterior.prior(system, virial=strained)[0]
             of_forces = labels[1 : 1 + 3 * len(atoms)].reshape(-1, 3) / prior[:, None]
             for z in np.unique(atoms.numbers).tolist():
                 squares.setdefault(z, []).append(of_forces[atoms.numbers == z].mean(axis=1))

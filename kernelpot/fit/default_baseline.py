@@ -23,7 +23,7 @@ from kernelpot.baseline.pairs import PairBaseline
 from kernelpot.baseline.reference import Explained
 from kernelpot.baseline.repulsion import assemble
 from kernelpot.baseline.wall import Wall
-from kernelpot.common.parallel import single_blas_thread
+from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import KINDS, BoolArray, FloatArray
 from kernelpot.data.dataset import Dataset, Frame
 from kernelpot.fit.defaults import length_scale
@@ -83,6 +83,7 @@ def choose_baseline(
     noise: Noise,
     *,
     seed: int = 0,
+    n_threads: int = 1,
 ) -> tuple[Explained, list[str]]:
     """Choose between a wall and a wall with fitted pair functions.
 
@@ -95,7 +96,7 @@ def choose_baseline(
     terms : sequence of Term
         Kernels of the model; the comparison is made with the longest-ranged.
     noise : Noise
-    seed : int
+    seed, n_threads : int
 
     Returns
     -------
@@ -116,7 +117,7 @@ def choose_baseline(
         bonds = pair_functions(data, species, longest.r_cut)
         both, notes = assemble([Wall(), bonds], data, species, e0)
         without, with_bonds = left_out_errors(
-            frames, species, [wall, both], longest, noise, seed=seed
+            frames, species, [wall, both], longest, noise, seed=seed, n_threads=n_threads
         )
     except ValueError as error:
         return wall, [f"baseline: the wall alone; no pair functions: {error}"]
@@ -197,6 +198,7 @@ def left_out_errors(
     noise: Noise,
     *,
     seed: int = 0,
+    n_threads: int = 1,
 ) -> list[LeftOut]:
     """Errors of a small model on frames left out, on top of several baselines.
 
@@ -213,7 +215,7 @@ def left_out_errors(
         Kernel; its number of sparse points is replaced by a small one, and a polynomial by
         the kernel of its features: no directions are learned.
     noise : Noise
-    seed : int
+    seed, n_threads : int
 
     Returns
     -------
@@ -224,7 +226,12 @@ def left_out_errors(
     if isinstance(term, PolynomialSOAP):
         term = term.soap
     design = State.chosen(
-        [term.changed(n_sparse=None)], species, frames, settings=settings, usual=[N_SPARSE]
+        [term.changed(n_sparse=None)],
+        species,
+        frames,
+        settings=settings,
+        usual=[N_SPARSE],
+        n_threads=n_threads,
     ).design
     # stresses follow from energies, and the noise of all frames of a kind is the same
     plain = replace(noise, config_types={})
@@ -232,20 +239,21 @@ def left_out_errors(
         [replace(f, virial=None, config_type="default", sigmas={}) for f in e.remainders(frames)]
         for e in baselines
     ]
-    phi, y, fold, is_energy, size = [], [], [], [], []
+
+    def build(versions: Sequence[Frame]) -> tuple[FloatArray, FloatArray, BoolArray, FloatArray]:
+        frame, *others = versions
+        rows = design.rows([frame], plain)
+        sigma = rows.noise(plain.sigma)
+        phi = rows.phi[:, :-1] / sigma[:, None]  # the virial offset plays no part
+        y = [rows.y, *(observe([f], plain).y / rows.unit for f in others)]
+        of_energy = rows.kind == KINDS.index("energy")
+        size = np.where(of_energy, rows.unit / len(frame), rows.unit) * sigma
+        return phi, np.stack(y, axis=1) / sigma[:, None], of_energy, size
+
     with single_blas_thread():
-        for index, (frame, *others) in enumerate(zip(*left, strict=True)):
-            rows = design.rows([frame], plain)
-            sigma = rows.noise(plain.sigma)
-            phi.append(rows.phi[:, :-1] / sigma[:, None])  # the virial offset plays no part
-            targets_of = [rows.y, *(observe([f], plain).y / rows.unit for f in others)]
-            y.append(np.stack(targets_of, axis=1) / sigma[:, None])
-            of_energy = rows.kind == KINDS.index("energy")
-            fold.append(np.full(len(rows), index % FOLDS))
-            is_energy.append(of_energy)
-            size.append(np.where(of_energy, rows.unit / len(frame), rows.unit) * sigma)
-        features, targets = np.concatenate(phi), np.concatenate(y)
-        folds, energies = np.concatenate(fold), np.concatenate(is_energy)
+        built = list(map_in_order(build, zip(*left, strict=True), n_threads))
+        features, targets, energies, size = map(np.concatenate, zip(*built, strict=True))
+        folds = np.repeat(np.arange(len(built)) % FOLDS, [len(phi) for phi, *_ in built])
         errors = np.empty_like(targets)
         prior = np.eye(features.shape[1])
         for k in range(FOLDS):
@@ -253,7 +261,7 @@ def left_out_errors(
             stacked = np.concatenate([features[~out], prior])
             right = np.concatenate([targets[~out], np.zeros((len(prior), len(baselines)))])
             errors[out] = targets[out] - features[out] @ lstsq(stacked, right)[0]
-    absolute = np.abs(errors) * np.concatenate(size)[:, None]
+    absolute = np.abs(errors) * size[:, None]
 
     def mean(rows: BoolArray, column: int) -> float | None:
         return float(absolute[rows, column].mean()) if rows.any() else None

@@ -178,7 +178,7 @@ class NormalEquations:
         return other
 
     def _prepare(self, factor: TriangularFactor, noise: Noise, left_out: Sequence[int]) -> None:
-        """Right-hand side and preconditioner."""
+        """Right-hand side and preconditioner, and weights of labels batch by batch."""
         self._now, self._left_out = noise, np.array(sorted(left_out), dtype=np.int64)
         self._triangle = factor.matrix
         if self._triangle[-1, -1] == 0:  # targets that are explained without a rest
@@ -189,11 +189,13 @@ class NormalEquations:
         kept, occupied = dict(self._kept), sum(rows.n_bytes for rows in self._kept.values())
         nothing = np.zeros(len(self.forms.columns))
 
-        def parts(k: int, rows: QuadraticRows) -> tuple[QuadraticRows, Part, Part]:
+        def parts(k: int, rows: QuadraticRows) -> tuple[QuadraticRows, FloatArray, Part, Part]:
             weights = self._weights(k, rows)
-            return rows, rows.back(weights * rows.y), (nothing, rows.diagonal(weights))
+            return rows, weights, rows.back(weights * rows.y), (nothing, rows.diagonal(weights))
 
-        for k, (rows, right, squares) in enumerate(self._over_batches(parts)):
+        self._of_labels = []
+        for k, (rows, weights, right, squares) in enumerate(self._over_batches(parts)):
+            self._of_labels.append(weights)
             self._add(self.right, right)
             self._add(diagonal, squares)
             if k not in kept:
@@ -272,7 +274,7 @@ class NormalEquations:
             self._add(total, (of_others, self._alike.normal(matrices)))
 
         def normal(k: int, rows: QuadraticRows) -> Part:
-            return rows.back(self._weights(k, rows) * rows.times(others, matrices))
+            return rows.back(self._of_labels[k] * rows.times(others, matrices))
 
         for part in self._over_batches(normal):
             self._add(total, part)

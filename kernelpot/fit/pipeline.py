@@ -99,7 +99,7 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         the message names the remedy.
     """
     started = time.perf_counter()
-    problem = prepare(data, settings)
+    problem = prepare(data, settings, n_threads=thread_count(options.n_threads))
     searched = is_searched(options.optimize, problem, settings)
     plan = plan_memory(
         problem,
@@ -240,6 +240,7 @@ def select(
         settings=settings,
         constants=problem.constants,
         candidate_bytes=MAX_CANDIDATE_BYTES if plan is None else plan.candidate_bytes,
+        n_threads=1 if plan is None else plan.n_threads,
         progress=progress,
     )
 

@@ -82,7 +82,7 @@ class Problem:
         return len(self.terms) - len(self.constants)
 
 
-def prepare(data: Dataset, settings: Settings) -> Problem:
+def prepare(data: Dataset, settings: Settings, *, n_threads: int = 1) -> Problem:
     """Choose e0, terms, noise and baseline; cheap, so that every refusal comes first.
 
     Raises
@@ -97,7 +97,7 @@ def prepare(data: Dataset, settings: Settings) -> Problem:
     if settings.baseline is None:
         terms, _ = _choose_terms(settings, dataset, e0)
         explained, baseline_notes = choose_baseline(
-            dataset, species, e0, terms, noise, seed=settings.seed
+            dataset, species, e0, terms, noise, seed=settings.seed, n_threads=n_threads
         )
     else:
         explained, baseline_notes = assemble(terms_of(settings.baseline), dataset, species, e0)

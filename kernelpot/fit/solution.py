@@ -73,8 +73,8 @@ def solve(
             [structures[i] for i in sorted(unseen)],
         )
     )
-    known = with_known_sites(factor, design, sites)
-    local, offset = solution_of(factor, known, design, tails)
+    known = with_known_sites(factor, design, sites, n_threads=n_threads)
+    local, offset = solution_of(factor, known, design, tails, n_threads=n_threads)
     safety = learn_safety_net(
         local,
         factor,
@@ -103,6 +103,8 @@ def solution_of(
     known: TriangularFactor,
     design: Design,
     tails: Mapping[int, FloatArray] | None = None,
+    *,
+    n_threads: int = 1,
 ) -> tuple[LocalModel, float]:
     """Posterior mean and variances, and the virial offset [eV/atom].
 
@@ -113,15 +115,11 @@ def solution_of(
     design : Design
     tails : mapping of int to ndarray, optional
         What the mean has beside the columns (`LocalModel`).
+    n_threads : int
     """
     solution = factor.solve()
-    local = LocalModel(
-        design,
-        design.weights(solution),
-        posterior_variances(design, factor),
-        posterior_variances(design, known),
-        tails=tails or {},
-    )
+    of_labels, of_sites = posterior_variances(design, [factor, known], n_threads=n_threads)
+    local = LocalModel(design, design.weights(solution), of_labels, of_sites, tails=tails or {})
     return local, design.virial_offset(solution)
 
 

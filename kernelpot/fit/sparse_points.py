@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 
-from kernelpot.common.parallel import single_blas_thread
+from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import FloatArray, IntArray, Progress
 from kernelpot.data.dataset import Frame
 from kernelpot.data.system import System
@@ -73,6 +73,7 @@ def choose_sparse_points(
     default_n_sparse: int = 1000,
     seed: int = 0,
     candidate_bytes: float = MAX_CANDIDATE_BYTES,
+    n_threads: int = 1,
     progress: Progress | None = None,
 ) -> Chosen:
     """Select the sparse points of one term.
@@ -95,6 +96,7 @@ def choose_sparse_points(
     candidate_bytes : float
         Memory for the features to select from, if they were of double precision; a
         random subset of the environments is seen where it is too small.
+    n_threads : int
     progress : callable, optional
 
     Returns
@@ -120,7 +122,15 @@ def choose_sparse_points(
         if isinstance(bound.kernel, DirectionKernel):
             return _directions(bound, index, frames, held_out, default_n_sparse, seed)
         return _monomials(
-            bound, index, frames, held_out, default_n_sparse, seed, candidate_bytes, progress
+            bound,
+            index,
+            frames,
+            held_out,
+            default_n_sparse,
+            seed,
+            candidate_bytes,
+            progress,
+            n_threads,
         )
     if given is not None:
         points = _given(bound, index, given)
@@ -130,12 +140,16 @@ def choose_sparse_points(
     notes: list[str] = []
     unseen = set(held_out)
     seen = [index for index in range(len(frames)) if index not in unseen]
-    candidates = _distinct_environments(bound, frames, seen, seed, candidate_bytes, progress)
+    candidates = _distinct_environments(
+        bound, frames, seen, seed, candidate_bytes, progress, n_threads
+    )
     from_all = not unseen
     if unseen and (term.n_sparse or 0) > sum(map(len, candidates.values())):
         from_all = True
         seen = list(range(len(frames)))
-        candidates = _distinct_environments(bound, frames, seen, seed, candidate_bytes, progress)
+        candidates = _distinct_environments(
+            bound, frames, seen, seed, candidate_bytes, progress, n_threads
+        )
     available = {k: len(found) for k, found in candidates.items()}
     total = sum(available.values())
     wanted = term.n_sparse
@@ -244,6 +258,7 @@ def _monomials(
     seed: int,
     candidate_bytes: float,
     progress: Progress | None,
+    n_threads: int,
 ) -> Chosen:
     """Monomials of a term that is a polynomial, and some environments of each class."""
     term, descriptor, kernel = bound.term, bound.descriptor, bound.kernel
@@ -268,7 +283,9 @@ def _monomials(
     unseen = set(held_out)
     seen = [k for k in range(len(frames)) if k not in unseen]
     limit = 8.0 * descriptor.n_features * MAX_SITES * len(descriptor.keys)
-    sites = _distinct_environments(bound, frames, seen, seed, min(limit, candidate_bytes), progress)
+    sites = _distinct_environments(
+        bound, frames, seen, seed, min(limit, candidate_bytes), progress, n_threads
+    )
     points = []
     for k, monomials in enumerate(choose_monomials(scales, abundance, kernel.degree, wanted)):
         found = sites[k]
@@ -328,6 +345,7 @@ def _distinct_environments(
     seed: int,
     max_bytes: float,
     progress: Progress | None,
+    n_threads: int,
 ) -> dict[int, _Candidates]:
     """Candidates of every class of environments among the frames named by `seen`."""
     rng = np.random.default_rng(seed)
@@ -339,23 +357,31 @@ def _distinct_environments(
     u = [np.empty((len(c), descriptor.n_features), dtype=np.float32) for c in chosen]
     places = [np.empty((len(c), 2), dtype=np.int64) for c in chosen]
     tags: list[list[bytes]] = [[] for _ in chosen]
-    for done, index in enumerate(seen):
-        found = None
-        for k, of_key in enumerate(chosen):
-            own = of_key[of_key[:, 0] == done, 1]
-            if not len(own):
-                continue
-            if found is None:
-                found = all_environments(bound, frames[index].atoms)
-            members = np.flatnonzero(found.key == k)[own]
-            rows = bound.kernel.embed(found.x[members])[0]
-            start = len(tags[k])
-            u[k][start : start + len(own)] = rows
-            places[k][start : start + len(own), 0] = index
-            places[k][start : start + len(own), 1] = members
-            tags[k] += environment_keys(rows)
-        if progress is not None:
-            progress("sparse points", done + 1, 2 * len(seen))
+
+    def of_frame(done: int) -> list[tuple[int, IntArray, FloatArray, list[bytes]]]:
+        """Class, place in the frame, features and tags of what is chosen of a frame."""
+        wanted = [(k, of_key[of_key[:, 0] == done, 1]) for k, of_key in enumerate(chosen)]
+        wanted = [(k, own) for k, own in wanted if len(own)]
+        if not wanted:
+            return []
+        environments = all_environments(bound, frames[seen[done]].atoms)
+        found = []
+        for k, own in wanted:
+            members = np.flatnonzero(environments.key == k)[own]
+            rows = bound.kernel.embed(environments.x[members])[0]
+            found.append((k, members, rows, environment_keys(rows)))
+        return found
+
+    with single_blas_thread():
+        for done, found in enumerate(map_in_order(of_frame, range(len(seen)), n_threads)):
+            for k, members, rows, own_tags in found:
+                own = slice(len(tags[k]), len(tags[k]) + len(members))
+                u[k][own] = rows
+                places[k][own, 0] = seen[done]
+                places[k][own, 1] = members
+                tags[k] += own_tags
+            if progress is not None:
+                progress("sparse points", done + 1, 2 * len(seen))
     result = {}
     for k, own_tags in enumerate(tags):
         keep = first_of_each(own_tags)

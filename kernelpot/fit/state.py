@@ -50,6 +50,7 @@ class State:
         usual: Sequence[int] | None = None,
         constants: Mapping[int, Mapping[str, Array]] | None = None,
         candidate_bytes: float = MAX_CANDIDATE_BYTES,
+        n_threads: int = 1,
         progress: Progress | None = None,
     ) -> State:
         """Choose the sparse points of some terms among the environments of some frames.
@@ -70,6 +71,7 @@ class State:
             Of terms (by their index) that learned theirs from labels.
         candidate_bytes : float
             Memory for features to select from.
+        n_threads : int
         progress : callable, optional
 
         Returns
@@ -102,6 +104,7 @@ class State:
                 default_n_sparse=settings.default_n_sparse if usual is None else usual[index],
                 seed=settings.seed,
                 candidate_bytes=candidate_bytes,
+                n_threads=n_threads,
                 progress=None if progress is None else nth_of(progress, index, len(bound)),
             )
             points += chosen.points

@@ -103,11 +103,11 @@ def update(
     sites = [structures[i] for i in some_structures(structures, model.species)]
     grouped.add_to(factor, model.noise.sigma)
     if add_sparse:
-        sites_known = with_known_sites(factor, design, sites)
+        sites_known = with_known_sites(factor, design, sites, n_threads=n_threads)
     else:
         sites_known = model.known.copy()
         grouped.add_to(sites_known, model.noise.sigma)
-        sites_known = with_known_sites(sites_known, design, sites)
+        sites_known = with_known_sites(sites_known, design, sites, n_threads=n_threads)
     tails = model.local.tails
     if tails and data is not None and term_of(design) is not None:
         factor, tails, note = _all_directions(
@@ -119,7 +119,7 @@ def update(
         notes.append(note)
     elif tails:
         notes.append("what the mean has beside the columns of the regression stayed as it was")
-    local, offset = solution_of(factor, sites_known, design, tails)
+    local, offset = solution_of(factor, sites_known, design, tails, n_threads=n_threads)
     if add_sparse:
         safety = learn_safety_net(
             local, factor, sites_known, sites, [], model.safety.d_min, n_threads=n_threads

@@ -20,7 +20,7 @@ import numpy as np
 import scipy.linalg
 from ase import Atoms
 
-from kernelpot.common.parallel import single_blas_thread
+from kernelpot.common.parallel import map_in_order, single_blas_thread
 from kernelpot.common.types import FloatArray
 from kernelpot.data.system import System
 from kernelpot.gp.design import Design
@@ -32,6 +32,8 @@ from kernelpot.regression.novelty import novelty
 SIGMA_SITE = 0.025
 # Of a large data set about so many atoms of each species are taken as known.
 MAX_SITES = 2000
+# Atoms whose rows are made and used together.
+GROUP_ATOMS = 256
 
 
 def some_structures(structures: Sequence[Atoms], species: Sequence[int]) -> list[int]:
@@ -58,7 +60,11 @@ def some_structures(structures: Sequence[Atoms], species: Sequence[int]) -> list
 
 
 def with_known_sites(
-    factor: TriangularFactor, design: Design, structures: Sequence[Atoms]
+    factor: TriangularFactor,
+    design: Design,
+    structures: Sequence[Atoms],
+    *,
+    n_threads: int = 1,
 ) -> TriangularFactor:
     """The factor of labels, and of local energies of structures that are taken as known.
 
@@ -68,21 +74,30 @@ def with_known_sites(
         Of the labels; not changed.
     design : Design
     structures : sequence of ase.Atoms
+    n_threads : int
 
     Returns
     -------
     TriangularFactor
         Its targets have no meaning: only the variance does.
     """
+
+    def rows_of(group: Sequence[Atoms]) -> FloatArray:
+        return _features(design, group)[0] / SIGMA_SITE
+
     known = factor.copy()
-    for atoms in structures:
-        rows = _features(design, atoms)[0] / SIGMA_SITE
-        known.update(rows, np.zeros(len(rows)))
+    with single_blas_thread():
+        for rows in map_in_order(rows_of, _grouped(structures), n_threads):
+            known.update(rows, np.zeros(len(rows)))
     return known
 
 
 def left_out_std(
-    known: TriangularFactor, design: Design, structures: Sequence[Atoms]
+    known: TriangularFactor,
+    design: Design,
+    structures: Sequence[Atoms],
+    *,
+    n_threads: int = 1,
 ) -> list[FloatArray]:
     r"""Standard deviations of local energies, were those of their structure not known.
 
@@ -97,28 +112,51 @@ def left_out_std(
     design : Design
     structures : sequence of ase.Atoms
         Of those whose local energies are known.
+    n_threads : int
 
     Returns
     -------
     list of ndarray of shape (n_atoms,)
         [eV].
     """
-    return [_left_out(known, *_features(design, atoms)) for atoms in structures]
+
+    def left_out(group: Sequence[Atoms]) -> list[FloatArray]:
+        phi, prior = _features(design, group)
+        half = known.solve_transposed(phi)
+        ends = np.cumsum([len(atoms) for atoms in group])[:-1]
+        parts = (np.split(half, ends, axis=1), np.split(novelty(phi, prior), ends))
+        return list(map(_left_out, *parts, np.split(prior, ends)))
+
+    with single_blas_thread():
+        found = map_in_order(left_out, _grouped(structures), n_threads)
+        return [std for stds in found for std in stds]
 
 
-@single_blas_thread()
-def _left_out(known: TriangularFactor, phi: FloatArray, prior: FloatArray) -> FloatArray:
-    half = known.solve_transposed(phi)
+def _left_out(half: FloatArray, new: FloatArray, prior: FloatArray) -> FloatArray:
+    """Of one structure: from the solved rows, novelties and priors of its atoms."""
     values, vectors = scipy.linalg.eigh(half.T @ half)
     # those known by their own row alone have the variance of the prior, not an infinite one
     share = np.minimum(np.maximum(values, 0.0) / SIGMA_SITE**2, 1.0 - 1e-9)
     left = vectors**2 @ (SIGMA_SITE**2 * share / (1.0 - share))
-    return np.sqrt(np.minimum(novelty(phi, prior) + left, prior))
+    return np.sqrt(np.minimum(new + left, prior))
 
 
-def _features(design: Design, atoms: Atoms) -> tuple[FloatArray, FloatArray]:
+def _grouped(structures: Sequence[Atoms]) -> list[list[Atoms]]:
+    """Runs of structures of about `GROUP_ATOMS` atoms; for few rows a triangle is read in vain."""
+    groups: list[list[Atoms]] = []
+    room = 0
+    for atoms in structures:
+        if room < len(atoms):
+            groups.append([])
+            room = GROUP_ATOMS
+        groups[-1].append(atoms)
+        room -= len(atoms)
+    return groups
+
+
+def _features(design: Design, group: Sequence[Atoms]) -> tuple[FloatArray, FloatArray]:
     """Whitened rows of local energies in the columns of the factor, and their prior."""
-    phi, prior = local_features(design, System.of([atoms], design.r_cut))
+    phi, prior = local_features(design, System.of(group, design.r_cut))
     rows = np.zeros((len(phi), design.n_columns))
     rows[:, : phi.shape[1]] = phi
     return rows, prior

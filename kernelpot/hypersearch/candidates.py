@@ -145,6 +145,7 @@ class Judge:
             settings=Settings(seed=self.seed),
             usual=[term.n_sparse or N_SPARSE for term in terms],
             constants=problem.constants,
+            n_threads=self.n_threads,
         )
         design = state.design
         grouped = accumulate(problem, state, n_threads=self.n_threads)

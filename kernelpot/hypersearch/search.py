@@ -218,7 +218,7 @@ def search(
     settings = Settings(**{f.name: getattr(pot, f.name) for f in fields(Settings)})
     threads = thread_count(n_threads)
     dataset = read_dataset(data, keys=keys)
-    problem = prepare(dataset, settings)
+    problem = prepare(dataset, settings, n_threads=threads)
     start = tuple(
         term.changed(n_sparse=min(term.n_sparse or settings.default_n_sparse, int(n_sparse)))
         for term in problem.terms

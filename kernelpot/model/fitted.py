@@ -21,27 +21,23 @@ from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.data.dataset import Frame
 from kernelpot.data.neighbors import NeighborList
 from kernelpot.data.soundness import check_cell, check_distances
-from kernelpot.data.system import Contribution, System, species_index, voigt, volume_of
-from kernelpot.gp.blend import Blend, Blended, UpToKnown
+from kernelpot.data.system import System, species_index, voigt, volume_of
+from kernelpot.gp.blend import Blend, UpToKnown
 from kernelpot.gp.design import Design
 from kernelpot.gp.labels import Noise
 from kernelpot.gp.local import LocalEvaluation, LocalModel
-from kernelpot.gp.members import Members, drawn
-from kernelpot.gp.posterior import Posterior
 from kernelpot.model.calibration import Calibration
 from kernelpot.model.prediction import PosteriorStd, Prediction, ReturnStd
 from kernelpot.model.record import NOTHING, TrainingRecord
 from kernelpot.model.region import Evaluated, RegionPrediction
 from kernelpot.model.self_test import SelfTest
+from kernelpot.model.uncertainty import Uncertainty, spilling_of
 from kernelpot.regression.factors import AbsentFactor, TriangularFactor
 from kernelpot.safety.gate import PessimisticEnergies, VarianceGate
 from kernelpot.safety.thresholds import SafetyNet
 from kernelpot.terms.base import is_local, key_name
 from kernelpot.terms.charges import ChargesDescriptor, check_periodicity, total_charge
 
-# Potentials drawn from the posterior whose spread tells what the data leave open, to one part in
-# the root of twice as many.
-N_MEMBERS = 16
 # Small structures are evaluated together up to so many atoms: matrix products of a few
 # rows are bound by memory.
 GROUP_ATOMS = 1024
@@ -77,7 +73,7 @@ class FittedModel:
     self_test : SelfTest or None
         What the model's test of itself found; None if it was not made.
     deviations : ndarray of shape (n_members, n_sparse) or None
-        Of the weights in `members`, where there is no factor to draw them from [1/eV].
+        Of the weights in `Uncertainty.members`, where there is no factor to draw them from [1/eV].
     form_noise : Noise or None
         That of the mean, where it is a whole quadratic form (`kernelpot.fit.full_mean`);
         `noise` is that of the columns, which variances are of.
@@ -114,7 +110,7 @@ class FittedModel:
         if self.is_slim:
             return self
         absent = AbsentFactor(self.factor.n_rows)
-        deviations = None if self.calibration is None else self.members.weights
+        deviations = None if self.calibration is None else self.uncertainty.members.weights
         return replace(self, factor=absent, known=absent, deviations=deviations)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FittedModel:
@@ -280,9 +276,9 @@ class FittedModel:
             system, std=return_std, spilling=False, watched=False, gate=gate, n_threads=n_threads
         )
         own = slice(0, system.n_centers)
-        std = None if found.std is None else found.std[own]
-        if std is not None and self.calibration is not None:
-            std = self.calibration.std("energies", std, system.numbers[own])
+        std = None
+        if found.std is not None:
+            std = self.uncertainty.of_energies(found.std[own], system.numbers[own])
         return RegionPrediction(
             found.result.energies[own],
             found.forces,
@@ -371,7 +367,7 @@ class FittedModel:
             system.forces(result),
             system.virials(result),
             None if found.variance is None else np.sqrt(found.variance),
-            _spilling(found) if spilling else None,
+            spilling_of(found) if spilling else None,
             penalty,
             bound,
             outside,
@@ -465,33 +461,30 @@ class FittedModel:
         return LocalModel(local.design, weights, local.variances, tails=local.tails)
 
     @cached_property
-    def posterior(self) -> Posterior:
-        """Posterior of total energies, forces and virials."""
-        return Posterior(self.design, self.factor)
-
-    @cached_property
-    def members(self) -> Members:
-        """Deviations of the weights in potentials drawn from the posterior, always the same."""
-        weights = self.deviations
-        if weights is None:
-            weights = drawn(self.design, self.factor, N_MEMBERS, np.random.default_rng(0))
-        return Members(self.design, weights)
+    def uncertainty(self) -> Uncertainty:
+        """Standard deviations, and the posterior they come from."""
+        return Uncertainty(self.local, self.factor, self.calibration, self.deviations)
 
     def _with_std(
         self, predicted: Prediction, system: System, local_only: bool, n_threads: int | None
     ) -> Prediction:
         """Add standard deviations of one structure; the local ones are there, of the posterior."""
-        local, numbers = predicted.energies_std, system.numbers
+        local = predicted.energies_std
         assert local is not None
         assert predicted.spilling is not None
         (atoms,) = system.structures
         # not the pairs: predictions of many structures may be kept
-        full: dict[str, Any] = {"find_posterior": partial(self._posterior_std, atoms.copy(), local)}
-        if self.calibration is not None:
-            full["energies_std"] = self.calibration.std("energies", local, numbers)
+        full: dict[str, Any] = {
+            "find_posterior": partial(self._posterior_std, atoms.copy(), local),
+            "energies_std": self.uncertainty.of_energies(local, system.numbers),
+        }
         if not local_only:
-            full |= self._full_std(system, n_threads, predicted.spilling)
+            full |= self.uncertainty.full(system, spilling=predicted.spilling, n_threads=n_threads)
         return replace(predicted, **full)
+
+    def _posterior_std(self, atoms: Atoms, local: FloatArray) -> PosteriorStd:
+        """Standard deviations of the posterior; the local ones are known."""
+        return self.uncertainty.of_posterior(self.system(atoms), local)
 
     def full_std(
         self,
@@ -513,87 +506,12 @@ class FittedModel:
         dict
             ``energy_std``, ``forces_std`` and ``stress_std`` as in `Prediction`.
         """
-        return self._full_std(self.system(atoms, neighbors), n_threads)
-
-    def _full_std(
-        self, system: System, n_threads: int | None, spilling: FloatArray | None = None
-    ) -> dict[str, Any]:
-        (atoms,) = system.structures
-        volume = volume_of(atoms)
-        threads = thread_count(n_threads)
-        if self.calibration is None:
-            found = self.posterior.std(system, virial=volume is not None, n_threads=threads)
-            return {
-                "energy_std": found.energy,
-                "forces_std": found.forces,
-                "stress_std": (
-                    None if found.virial is None or volume is None else found.virial / volume
-                ),
-            }
-        calibration, numbers = self.calibration, system.numbers
-        energies, forces, virials = self.members.evaluate(system, n_threads=threads)
-        if spilling is None:
-            spilling = self.spilling(system, n_threads=threads)
-        excess = calibration.excess(spilling, self.local.prior(system), numbers)
-        by_atom, together = np.ones(len(numbers)), 1.0
-        if calibration.growth is not None:
-            open_ = np.sqrt(np.mean(forces**2, axis=0))
-            by_atom, together = calibration.growth.factors(open_, system)
-
-        def std(kind: str, deviations: FloatArray, grown: Any) -> Any:
-            spread = np.sqrt(np.mean(deviations**2, axis=0))
-            return calibration.std(kind, spread, numbers, excess, volume or np.inf, grown)
-
-        stresses = None if volume is None else np.array([voigt(v) for v in virials]) / volume
-        return {
-            "energy_std": std("energy", energies, together),
-            "forces_std": std("forces", forces, by_atom),
-            "stress_std": None if stresses is None else std("stress", stresses, together),
-        }
-
-    def spilling(self, system: System, *, n_threads: int = 1) -> FloatArray:
-        """Share of the prior variance of local energies that the sparse points do not span.
-
-        Parameters
-        ----------
-        system : System
-        n_threads : int
-
-        Returns
-        -------
-        ndarray of shape (n_atoms,)
-        """
-        return _spilling(self._evaluate(system, gradient=False, novelty=True, n_threads=n_threads))
-
-    def _posterior_std(self, atoms: Atoms, local: FloatArray) -> PosteriorStd:
-        """Standard deviations of the posterior; the local ones are known."""
-        system = self.system(atoms)
-        volume = volume_of(atoms)
-        found = self.posterior.std(system, virial=volume is not None, n_threads=thread_count(None))
-        novel = self._evaluate(system, gradient=False, novelty=True).novelty
-        assert novel is not None
-
-        def parts(kind: str, whole: Any, novelty: Any, scale: float = 1.0) -> dict[str, Any]:
-            names = (f"{kind}_std", f"{kind}_open", f"{kind}_novelty")
-            if whole is None:
-                return dict.fromkeys(names)
-            # both were squared and rooted: what is left of equal ones is rounding
-            left = np.sqrt(np.maximum(np.square(whole) - np.square(novelty), 0.0))
-            return dict(zip(names, (whole * scale, left * scale, novelty * scale), strict=True))
-
-        return PosteriorStd(
-            **parts("energy", found.energy, found.energy_novelty),
-            **parts("forces", found.forces, found.forces_novelty),
-            **parts("stress", found.virial, found.virial_novelty, 1.0 / (volume or np.inf)),
-            **parts("energies", local, np.sqrt(novel)),
-        )
+        return self.uncertainty.full(self.system(atoms, neighbors), n_threads=n_threads)
 
     def local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Standard deviation of local energies; see `KernelPotential.local_std`."""
         std = self.posterior_local_std(atoms, n_threads=n_threads)
-        if self.calibration is None:
-            return std
-        return np.asarray(self.calibration.std("energies", std, atoms.numbers))
+        return self.uncertainty.of_energies(std, atoms.numbers)
 
     def posterior_local_std(self, atoms: Atoms, *, n_threads: int | None = None) -> FloatArray:
         """Standard deviation of local energies in the posterior itself.
@@ -608,11 +526,8 @@ class FittedModel:
         ndarray of shape (n_atoms,)
             [eV].
         """
-        found = self._evaluate(
-            self.system(atoms), gradient=False, variance=True, n_threads=n_threads
-        )
-        assert found.variance is not None
-        return np.sqrt(found.variance)
+        threads = thread_count(n_threads)
+        return self.uncertainty.posterior_energies(self.system(atoms), n_threads=threads)
 
     def variance_gradient(self, atoms: Atoms, weights: FloatArray) -> FloatArray:
         """Gradient of weighted local variances; see `KernelPotential.variance_gradient`."""
@@ -620,8 +535,7 @@ class FittedModel:
         weights = np.asarray(weights, dtype=float)
         if weights.shape != (len(atoms),):
             raise ValueError(f"`weights` must have shape ({len(atoms)},), got {weights.shape}")
-        found = self._evaluate(system, blend=_WeightedVariance(weights))
-        return -system.forces(found.result)
+        return self.uncertainty.variance_gradient(system, weights)
 
     def _check(self, atoms: Atoms, name: str) -> None:
         if not isinstance(atoms, Atoms):
@@ -734,38 +648,11 @@ class FittedModel:
         }
 
 
-@dataclass(frozen=True)
-class _WeightedVariance:
-    """The weighted variance itself in place of the energy."""
-
-    weights: FloatArray
-    gauge_fixed: bool = False
-
-    def irrelevant_below(self, species: int) -> float:
-        return -np.inf
-
-    def __call__(self, atoms: slice, energies: FloatArray, variances: FloatArray) -> Blended:
-        return Blended(variances, np.zeros_like(energies), self.weights[atoms])
-
-    def pull(self, system: System, by_keep: FloatArray, result: Contribution) -> None:
-        """Depends on nothing else."""
-
-
 def _dipole(atoms: Atoms, charges: FloatArray) -> FloatArray | None:
     """Dipole of charges about the center of mass; none of what is periodic [e Å]."""
     if atoms.pbc.any():
         return None
     return charges @ (atoms.positions - atoms.get_center_of_mass())
-
-
-def _spilling(found: LocalEvaluation) -> FloatArray:
-    """Novelty over prior variance, both of which were asked for."""
-    assert found.novelty is not None
-    assert found.prior is not None
-    # a free atom has nothing to be known of in a term of pairs
-    return np.divide(
-        found.novelty, found.prior, out=np.zeros_like(found.novelty), where=found.prior > 0
-    )
 
 
 def _groups(structures: Sequence[Atoms]) -> Iterator[list[Atoms]]:

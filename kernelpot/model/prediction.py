@@ -94,7 +94,7 @@ class Prediction(ComparesArrays):
         Standard deviation of the error against the reference method, of the total energy
         [eV], of each force component [eV/Å] and of each stress component [eV/Å^3] (None
         without a cell of three vectors): :math:`s^2 = a^2 o^2 + c^2`. What the data
-        leave open, o, is the spread of `kernelpot.model.fitted.N_MEMBERS` potentials drawn
+        leave open, o, is the spread of `kernelpot.model.uncertainty.N_MEMBERS` potentials drawn
         from the posterior (which tell it to 18 %); scale and constant part were found on
         structures left out (`kernelpot.model.calibration`). Of whole quadratic forms o counts
         to the power 3/2, and of forces where little is open possibly to one below 1

@@ -25,9 +25,11 @@ import scipy.linalg
 from kernelpot.common.types import FloatArray, IntArray
 from kernelpot.regression import _lapack
 
-# Columns annihilated together, and rows of a triangle merged at a time, for speed only.
+# Columns annihilated together, rows of a triangle merged and columns solved for at a time, for
+# speed only.
 _QR_BLOCK = 64
 _MERGED_ROWS = 256
+_SOLVED_COLUMNS = 256
 
 
 class TriangularFactor:
@@ -167,26 +169,31 @@ class TriangularFactor:
         return scipy.linalg.solve_triangular(self.R, z.T).T
 
     def posterior_factor(self, columns: IntArray) -> FloatArray:
-        """Triangular S with ``S.T @ S`` the posterior covariance of some weights.
+        """S with ``S.T @ S`` the posterior covariance of some weights.
 
         Parameters
         ----------
         columns : ndarray of int
-            The weights wanted (those of one species).
+            The weights wanted (those of one species), ascending.
 
         Returns
         -------
-        ndarray of shape (n_columns, n_columns)
-            Upper triangular; ``|S @ phi|^2`` is the variance the data leave open.
+        ndarray of shape (n, n_columns)
+            Rows of :math:`R^{-1}`, transposed, without leading zeros; ``|S @ phi|^2`` is the
+            variance the data leave open.
         """
         if not len(columns):
             return np.zeros((0, 0))
-        unit = np.zeros((self.n_features, len(columns)), order="F")
-        unit[columns, np.arange(len(columns))] = 1.0
-        # B^T with B the wanted rows of R^-1; the covariance is B B^T
-        rows_t = scipy.linalg.solve_triangular(self.R, unit, trans="T", overwrite_b=True)
-        factor = scipy.linalg.qr(rows_t, mode="r", overwrite_a=True)[0]
-        return np.ascontiguousarray(factor[: rows_t.shape[1]])
+        first = int(columns[0])
+        found = np.zeros((self.n_features - first, len(columns)), order="F")
+        found[columns - first, np.arange(len(columns))] = 1.0
+        for start in range(0, len(columns), _SOLVED_COLUMNS):
+            # forward substitution: nothing above the one
+            some, row = slice(start, start + _SOLVED_COLUMNS), int(columns[start])
+            found[row - first :, some] = scipy.linalg.blas.dtrsm(
+                1.0, self.R[row:, row:], found[row - first :, some], trans_a=1
+            )
+        return found
 
 
 class AbsentFactor(TriangularFactor):

@@ -19,6 +19,46 @@ MAX_BLOCKS = 4
 
 
 @dataclass(frozen=True)
+class SparseBasis:
+    """Sparse points of one species, the most representative first (pivoted Cholesky).
+
+    Attributes
+    ----------
+    order : ndarray of shape (rank,)
+        Sparse points (all blocks of the species, one after the other) in that order.
+    basis : ndarray of shape (n, n)
+        Orthogonal, in the whitened coordinates: what the first m points span are its first m
+        columns.
+    corner : ndarray of shape (n, rank)
+        The points in this basis, upper triangular [eV].
+    """
+
+    order: IntArray
+    basis: FloatArray
+    corner: FloatArray
+
+    @classmethod
+    def of(cls, whitening: Sequence[FloatArray]) -> SparseBasis:
+        """Order the points of some blocks.
+
+        Parameters
+        ----------
+        whitening : sequence of ndarray of shape (n_sparse, rank) or (n_sparse,)
+            T of each block, or its diagonal; the species' T is block diagonal.
+        """
+        # coordinates of the sparse points in the whitened basis: P P^T = K_MM
+        if all(T.ndim == 1 or not T.size for T in whitening):  # no correlation: in a good order
+            points = np.diag(1.0 / np.concatenate([np.empty(0), *map(np.ravel, whitening)]))
+            return cls(np.arange(len(points)), np.eye(len(points)), points)
+        T = scipy.linalg.block_diag(*(np.diag(T) if T.ndim == 1 else T for T in whitening))
+        P = T / np.einsum("mr,mr->r", T, T)
+        pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
+        order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
+        basis, corner = scipy.linalg.qr(P[order].T)
+        return cls(order, basis, corner)
+
+
+@dataclass(frozen=True)
 class LocalVariance:
     r"""Posterior variance of local energies of one species (DTC).
 
@@ -56,37 +96,30 @@ class LocalVariance:
         vars(self).update(order=state["order"], reduction=reduction)
 
     @classmethod
-    def of(cls, whitening: Sequence[FloatArray], posterior_factor: FloatArray) -> LocalVariance:
+    def of(
+        cls, sparse: SparseBasis | Sequence[FloatArray], posterior_factor: FloatArray
+    ) -> LocalVariance:
         """Build from the whitening of each block and S.
 
         Parameters
         ----------
-        whitening : sequence of ndarray of shape (n_sparse, rank) or (n_sparse,)
-            T of each block, or its diagonal; the species' T is block diagonal.
-        posterior_factor : ndarray of shape (rank, rank)
+        sparse : SparseBasis or sequence of ndarray
+            The species' sparse points, or the whitening that they are ordered by.
+        posterior_factor : ndarray of shape (n, rank)
             S of `TriangularFactor.posterior_factor`.
+
+        Raises
+        ------
+        FloatingPointError
+            If a variance exceeds the prior beyond rounding.
         """
         if not posterior_factor.size:  # no sparse points: the prior is all there is
             return cls(np.empty(0, dtype=np.int64), np.zeros((0, 0), order="F"))
-        # coordinates of the sparse points in the whitened basis: P P^T = K_MM
-        if all(T.ndim == 1 for T in whitening):  # no correlation: they come in a good order
-            order = np.arange(len(posterior_factor))
-            basis, corner = np.eye(len(order)), np.diag(1.0 / np.concatenate(whitening))
-        else:
-            T = scipy.linalg.block_diag(*(np.diag(T) if T.ndim == 1 else T for T in whitening))
-            P = T / np.einsum("mr,mr->r", T, T)
-            pivots, rank = scipy.linalg.lapack.dpstrf(P @ P.T, lower=1)[1:3]
-            order = pivots[: min(rank, P.shape[1])].astype(np.int64) - 1
-            basis, corner = scipy.linalg.qr(P[order].T)
-        # (1 - S^T S) in that basis as F^T F, F lower triangular
-        shrink, vectors = scipy.linalg.eigh(posterior_factor.T @ posterior_factor)
-        if shrink[-1] > 1.0 + SHRINK_ROUNDING:
-            raise FloatingPointError(
-                f"a posterior variance exceeds its prior by a factor of {shrink[-1]:.6g}"
-            )
-        half = np.sqrt(np.maximum(1.0 - shrink, 0.0))[:, None] * (vectors.T @ basis)
-        F = scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1]
+        known = sparse if isinstance(sparse, SparseBasis) else SparseBasis.of(sparse)
+        order, corner = known.order, known.corner
         n = len(order)
+        # (1 - S^T S) in that basis as F^T F, F lower triangular
+        F = _shrinkage_factor(_left_open(posterior_factor @ known.basis))
         G = scipy.linalg.solve_triangular(corner[:n], F[:n, :n].T, overwrite_b=True).T
         return cls(order, np.asfortranarray(np.tril(G)))
 
@@ -174,3 +207,31 @@ class LocalVariance:
     def _blocks(self) -> dict[int, FloatArray]:
         """Leading blocks by their size."""
         return {}
+
+
+def _left_open(S: FloatArray) -> FloatArray:
+    """``1 - S.T @ S``; there may be no room for more such matrices than it needs."""
+    found = S.T @ S
+    np.negative(found, out=found)
+    found[np.diag_indices_from(found)] += 1.0
+    return found
+
+
+def _shrinkage_factor(shrinkage: FloatArray) -> FloatArray:
+    """Lower triangular F with ``F.T @ F`` that matrix.
+
+    Raises
+    ------
+    FloatingPointError
+        If it is negative beyond rounding.
+    """
+    try:
+        return np.asarray(scipy.linalg.cholesky(shrinkage[::-1, ::-1])[::-1, ::-1])
+    except np.linalg.LinAlgError:  # directions of which the data say nothing: zero to rounding
+        shrink, vectors = scipy.linalg.eigh(shrinkage)
+    if shrink[0] < -SHRINK_ROUNDING:
+        raise FloatingPointError(
+            f"a posterior variance exceeds its prior by a factor of {1.0 - shrink[0]:.6g}"
+        )
+    half = np.sqrt(np.maximum(shrink, 0.0))[:, None] * vectors.T
+    return np.asarray(scipy.linalg.qr(half[:, ::-1], mode="r")[0][::-1, ::-1])

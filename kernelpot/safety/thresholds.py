@@ -205,7 +205,9 @@ def learn_safety_net(
     SafetyNet
     """
     species = local.species
-    left_out = _of_species(structures, left_out_std(known, local.design, structures), species)
+    left_out = _of_species(
+        structures, left_out_std(known, local.design, structures, n_threads=n_threads), species
+    )
     held_out = _of_species(unseen, [_std(local, a, n_threads) for a in unseen], species)
     is_enough = np.array([len(stds) >= ENOUGH_ATOMS for stds in held_out])
     of_few = min(QUANTILE, 1.0 - ODD_STRUCTURES / len(structures))

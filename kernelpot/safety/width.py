@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ase import Atoms
 from ase.geometry import get_distances
 
+from kernelpot.common.parallel import map_in_order
 from kernelpot.common.types import FloatArray
 from kernelpot.data.system import System
 from kernelpot.gp.local import LocalModel
@@ -111,27 +112,30 @@ def _ways_out(
     number: int,
     n_threads: int,
 ) -> list[_Path]:
-    """Paths of some atoms of a species."""
+    """Paths of some atoms of a species, each in a thread."""
     rng = np.random.default_rng(number)
     holders = [s for s in structures if len(s) > 1 and number in s.numbers]
     size = max((len(atoms) for atoms in holders), default=1)
     n_paths = min(int(np.clip(ATOMS // size, MIN_MOVED_ATOMS, MOVED_ATOMS)), len(holders))
-    paths = []
+    moved = []
     for k in np.linspace(0, len(holders) - 1, n_paths).astype(int):
         atoms = holders[k].copy()
         atoms.calc = None
-        atom = int(rng.choice(np.flatnonzero(atoms.numbers == number)))
+        moved.append((atoms, int(rng.choice(np.flatnonzero(atoms.numbers == number)))))
+
+    def way_out(start: tuple[Atoms, int]) -> _Path:
+        atoms, atom = start
         direction = _away_from_nearest(atoms, atom)
         stds = []
         for _ in range(round(DISTANCE / STEP)):
             system = System.of([atoms], local.r_cut)
-            stds.append(gate_std(local, system, n_threads=n_threads))
+            stds.append(gate_std(local, system))
             atoms.positions[atom] += STEP * direction
             if _collides(net, atoms, atom):
                 break
-        z_index = System.of([atoms], local.r_cut).z_index(species)
-        paths.append(_Path(z_index, np.array(stds)))
-    return paths
+        return _Path(system.z_index(species), np.array(stds))
+
+    return list(map_in_order(way_out, moved, min(n_threads, max(1, n_paths))))
 
 
 def _vectors(atoms: Atoms, atom: int) -> tuple[FloatArray, FloatArray]:

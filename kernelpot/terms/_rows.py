@@ -5,7 +5,6 @@ environment, ``m`` sparse point.
 """
 
 import numba
-import numpy as np
 
 from kernelpot.common._numba import OPTIONS
 
@@ -32,29 +31,69 @@ def accumulate(
     grows by it, that on the neighbor shrinks; virial rows (xx yy zz yz xz xy) are
     ``-r_a d_b``.
     """
-    n_points = along_points_pcm.shape[2]
-    gradient = np.empty((3, n_points))
     with_virial = virial_rows.shape[0] > 0
     for p in range(along_points_pcm.shape[0]):
         e = center_p[p]
-        i, j = 3 * atom_p[p], 3 * neighbor_p[p]
-        for c in range(3):
-            self_c = along_self_pc[p, c]
-            for m in range(n_points):
-                d = slopes_em[e, m] * (along_points_pcm[p, c, m] - own_em[e, m] * self_c)
-                gradient[c, m] = d
-                force_rows[i + c, m] += d
-                force_rows[j + c, m] -= d
-        if with_virial:
-            v = 6 * structure_p[p]
-            x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
-            for m in range(n_points):
-                virial_rows[v, m] -= x * gradient[0, m]
-                virial_rows[v + 1, m] -= y * gradient[1, m]
-                virial_rows[v + 2, m] -= z * gradient[2, m]
-                virial_rows[v + 3, m] -= y * gradient[2, m]
-                virial_rows[v + 4, m] -= x * gradient[2, m]
-                virial_rows[v + 5, m] -= x * gradient[1, m]
+        i, j, v = 3 * atom_p[p], 3 * neighbor_p[p], 6 * structure_p[p]
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        self_x, self_y, self_z = along_self_pc[p, 0], along_self_pc[p, 1], along_self_pc[p, 2]
+        along_cm, own_m, slope_m = along_points_pcm[p], own_em[e], slopes_em[e]
+        for m in range(along_points_pcm.shape[2]):
+            d_x = slope_m[m] * (along_cm[0, m] - own_m[m] * self_x)
+            d_y = slope_m[m] * (along_cm[1, m] - own_m[m] * self_y)
+            d_z = slope_m[m] * (along_cm[2, m] - own_m[m] * self_z)
+            force_rows[i, m] += d_x
+            force_rows[i + 1, m] += d_y
+            force_rows[i + 2, m] += d_z
+            force_rows[j, m] -= d_x
+            force_rows[j + 1, m] -= d_y
+            force_rows[j + 2, m] -= d_z
+            if with_virial:
+                virial_rows[v, m] -= x * d_x
+                virial_rows[v + 1, m] -= y * d_y
+                virial_rows[v + 2, m] -= z * d_z
+                virial_rows[v + 3, m] -= y * d_z
+                virial_rows[v + 4, m] -= x * d_z
+                virial_rows[v + 5, m] -= x * d_y
+
+
+@numba.njit(**OPTIONS)
+def gather(jacobian_pcf, group_p, member_p, displacement_pc, moved_gcf, strained_ekf):
+    """Add up what belongs together in the Jacobians of pairs.
+
+    ``moved_gcf`` receives their sums over groups of pairs, and ``strained_ekf``, unless it is
+    empty, those of displacement times Jacobian over environments (xx yy zz yz xz xy).
+    """
+    for p in range(jacobian_pcf.shape[0]):
+        g, e = group_p[p], member_p[p]
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        for f in range(jacobian_pcf.shape[2]):
+            d_x, d_y, d_z = jacobian_pcf[p, 0, f], jacobian_pcf[p, 1, f], jacobian_pcf[p, 2, f]
+            moved_gcf[g, 0, f] += d_x
+            moved_gcf[g, 1, f] += d_y
+            moved_gcf[g, 2, f] += d_z
+            if len(strained_ekf):
+                strained_ekf[e, 0, f] += x * d_x
+                strained_ekf[e, 1, f] += y * d_y
+                strained_ekf[e, 2, f] += z * d_z
+                strained_ekf[e, 3, f] += y * d_z
+                strained_ekf[e, 4, f] += x * d_z
+                strained_ekf[e, 5, f] += x * d_y
+
+
+@numba.njit(**OPTIONS)
+def accumulate_virials(
+    along_points_ekm, along_self_ek, row_e, structure_e, own_em, slopes_em, virial_rows
+):
+    """Add to virial rows what strain makes of some environments; as `accumulate`."""
+    for e in range(along_points_ekm.shape[0]):
+        row, v = row_e[e], 6 * structure_e[e]
+        for k in range(6):
+            along_self = along_self_ek[e, k]
+            for m in range(along_points_ekm.shape[2]):
+                virial_rows[v + k, m] -= slopes_em[row, m] * (
+                    along_points_ekm[e, k, m] - own_em[row, m] * along_self
+                )
 
 
 @numba.njit(**OPTIONS)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 from ase import Atoms
 
-from kernelpot.common.types import Array, FloatArray, IntArray
+from kernelpot.common.types import Array, FloatArray
 from kernelpot.data.system import System
 from kernelpot.terms import _acsf
-from kernelpot.terms.base import Environments, Key
+from kernelpot.terms.base import Environments
+from kernelpot.terms.of_atoms import OfAtoms
 from kernelpot.terms.over_pairs import OverPairs, PairJacobian
 from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
@@ -281,7 +281,7 @@ class ACSFTerm(TermBase):
 
 
 @dataclass(frozen=True)
-class SymmetryFunctions(OverPairs):
+class SymmetryFunctions(OfAtoms, OverPairs):
     """Scaled symmetry functions of every atom; a `Descriptor`.
 
     Parameters
@@ -316,29 +316,6 @@ class SymmetryFunctions(OverPairs):
         n, p = len(self.species), self.parameters
         radial, angular = 1 + len(p["g2"]) + len(p["g3"]), len(p["g4"]) + len(p["g5"])
         return n * radial + n * (n + 1) // 2 * angular
-
-    @cached_property
-    def keys(self) -> Sequence[Key]:
-        """Species."""
-        return [(z,) for z in self.species]
-
-    @property
-    def has_centers(self) -> bool:
-        """Environments are those of atoms."""
-        return True
-
-    @property
-    def one_per_atom(self) -> bool:
-        """One each."""
-        return True
-
-    def center_species(self, key: Key) -> Sequence[int]:
-        """The species itself."""
-        return key
-
-    def count(self, system: System) -> IntArray:
-        """Number of atoms of each species."""
-        return np.bincount(system.z_index(self.species), minlength=len(self.species))
 
     def _expand(self, system: System, atoms: slice, jacobian: FloatArray) -> FloatArray:
         pairs, p = system.pairs, self.parameters

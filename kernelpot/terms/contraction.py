@@ -43,7 +43,7 @@ from ase import Atoms
 from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray, SingleArray
 from kernelpot.data.system import System
 from kernelpot.terms import _contraction
-from kernelpot.terms.power_spectrum import SOAP, PairBatch
+from kernelpot.terms.power_spectrum import N_KNOTS, SOAP, PairBatch, add_members
 
 if TYPE_CHECKING:
     from kernelpot.terms.soap import SOAPTerm
@@ -123,10 +123,12 @@ def learn_contraction(
     """
     n_l, size = soap.term.l_max + 1, len(soap.species) * soap.term.n_max
     moments = np.zeros((len(soap.species), n_l, size, size))
+    counts_r = np.zeros((len(soap.species), len(soap.species), N_KNOTS))
     bound = {int(z) for atoms in structures if len(atoms) > 1 for z in atoms.numbers}
     for atoms in structures:
         if len(atoms) > 1 or int(atoms.numbers[0]) not in bound:
-            _add_moments(moments, soap, atoms)
+            _add_moments(moments, counts_r, soap, atoms)
+    _add_gradient_moments(moments, counts_r, soap)
     values, vectors = np.linalg.eigh(moments)
     values, vectors = values[:, :, ::-1], vectors[:, :, :, ::-1]
     totals = values.sum(axis=(1, 2))
@@ -151,8 +153,18 @@ def learn_contraction(
     )
 
 
-def _add_moments(moments: FloatArray, soap: SOAP, atoms: Atoms) -> None:
-    """Add C_l of the environments of a structure, shape (n_species, l_max + 1, n, n)."""
+def _add_moments(moments: FloatArray, counts_r: FloatArray, soap: SOAP, atoms: Atoms) -> None:
+    """Add a structure: to C_l of its densities, and to the distances of its pairs.
+
+    Parameters
+    ----------
+    moments : ndarray of shape (n_species, l_max + 1, n, n)
+    counts_r : ndarray of shape (n_species, n_species, N_KNOTS)
+        Of centers and neighbors: pairs at the knots of the radial functions, as `_add_distances`
+        counts them.
+    soap : SOAP
+    atoms : ase.Atoms
+    """
     term = soap.term
     system = System.of([atoms], float(term.r_cut))
     kinds = system.z_index(soap.species)
@@ -176,45 +188,55 @@ def _add_moments(moments: FloatArray, soap: SOAP, atoms: Atoms) -> None:
                 -1, c.shape[2]
             )
             moments[key, l] += rows.T @ rows
-    _add_gradient_moments(moments, soap, system, kinds, batch.weights, trace)
+    _add_distances(counts_r, system, kinds, batch.weights, trace, float(term.r_cut))
 
 
-def _add_gradient_moments(
-    moments: FloatArray,
-    soap: SOAP,
+def _add_distances(
+    counts_r: FloatArray,
     system: System,
     kinds: IntArray,
     weights: FloatArray,
     trace: FloatArray,
+    r_cut: float,
 ) -> None:
+    """Count each pair, by the square of its weight over t, at the two knots beside its distance.
+
+    Shared between these in proportion to nearness, so that sums of smooth functions over the pairs
+    are kept to the square of the spacing (of a five-hundredth of a width: to some 1e-6).
+    """
+    near = np.flatnonzero(system.distances < r_cut)
+    center, neighbor = system.pairs.centers[near], system.pairs.neighbors[near]
+    at = system.distances[near] * ((N_KNOTS - 1) / r_cut)
+    knot = np.minimum(at.astype(np.int64), N_KNOTS - 2)
+    upper = at - knot
+    counted = weights[near] ** 2 / trace[center]
+    row = (kinds[center] * len(counts_r) + kinds[neighbor]) * N_KNOTS + knot
+    flat = counts_r.reshape(-1)
+    flat += np.bincount(row, counted * (1.0 - upper), len(flat))
+    flat += np.bincount(row + 1, counted * upper, len(flat))
+
+
+def _add_gradient_moments(moments: FloatArray, counts_r: FloatArray, soap: SOAP) -> None:
     r"""Add what displacements of neighbors make of the densities.
 
     Summed over m and directions that is
     :math:`(2l + 1) / 4\pi \, (R_n' R_{n'}' + l (l + 1) R_n R_{n'} / r^2)` of a neighbor at r.
     """
     n_max = soap.term.n_max
-    near = np.flatnonzero(system.distances < soap.term.r_cut)
-    r = system.distances[near]
-    center, neighbor = system.pairs.centers[near], system.pairs.neighbors[near]
-    of_channel = {
-        (key, a): np.flatnonzero((kinds[center] == key) & (kinds[neighbor] == a))
-        for key in np.unique(kinds)
-        for a in np.unique(kinds)
-    }
+    r = np.linspace(0.0, float(soap.term.r_cut), N_KNOTS)
     value, slope = soap.radial(r)  # of R / r^l
     for l, scale in enumerate(soap.scale_l):
-        radial = value[:, l] * (r**l)[:, None]
-        d_radial = slope[:, l] * (r**l)[:, None]
+        along, across = slope[:, l] * (r**l)[:, None], np.zeros_like(value[:, l])
         if l:
-            d_radial += value[:, l] * (l * r ** (l - 1))[:, None]
+            over_r = value[:, l] * (r ** (l - 1))[:, None]
+            along += l * over_r
+            across = np.sqrt(l * (l + 1)) * over_r
         factor = GRADIENT_WEIGHT * scale * (2 * l + 1) / (4 * np.pi)
-        factor = np.sqrt(factor / trace[center]) * weights[near]
-        along = d_radial * factor[:, None]
-        across = radial * (factor * np.sqrt(l * (l + 1)) / r)[:, None]
-        for (key, a), own in of_channel.items():
-            block = along[own].T @ along[own] + across[own].T @ across[own]
-            rows = slice(a * n_max, (a + 1) * n_max)
-            moments[key, l, rows, rows] += block
+        for key, of_key in enumerate(counts_r):
+            for a, counted in enumerate(of_key):
+                rows = slice(a * n_max, (a + 1) * n_max)
+                for part in (along, across):
+                    moments[key, l, rows, rows] += factor * part.T @ (part * counted[:, None])
 
 
 @dataclass(frozen=True)
@@ -442,20 +464,24 @@ class ContractedSOAP:
         channels: tuple[int, ...] | None = None,
     ) -> None:
         """`pair_gradients` of several scalars; see `SOAP.members_gradients`."""
-        if self.soap.degrees is None:
-            for m in range(cotangents.shape[2]):
-                own = np.zeros(gradients.shape[:2])
-                cotangent = cotangents[:, :, m].astype(float)
-                self.pair_gradients(batch, start, stop, density, cotangent, own)
-                gradients[:, :, m] += own
+
+        def add(first: int, last: int) -> None:
+            _contraction.members_gradients_vector(
+                batch.first, batch.displacements, batch.channels, batch.weights, first, last,
+                float(self.term.r_cut), self.soap.radial_table, self.soap.size, self.soap.degrees,
+                density.coefficients, density.contracted, density.kept, density.whole,
+                density.rest, density.key, cotangents, density.present, self._vectors,
+                self._single_vectors, *self._weights, self._size_k, gradients,
+            )  # fmt: skip
+
+        kind = (self.soap.size, self.soap.degrees, self._size_k)
+        if self.soap.degrees is not None and add_members(kind, add, start, stop):
             return
-        _contraction.members_gradients_vector(
-            batch.first, batch.displacements, batch.channels, batch.weights, start, stop,
-            float(self.term.r_cut), self.soap.radial_table, self.soap.size, self.soap.degrees,
-            density.coefficients, density.contracted, density.kept, density.whole, density.rest,
-            density.key, cotangents, density.present, self._vectors, self._single_vectors,
-            *self._weights, self._size_k, gradients,
-        )  # fmt: skip
+        for m in range(cotangents.shape[2]):
+            own = np.zeros(gradients.shape[:2])
+            cotangent = cotangents[:, :, m].astype(float)
+            self.pair_gradients(batch, start, stop, density, cotangent, own)
+            gradients[:, :, m] += own
 
     def jacobian(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -13,7 +12,8 @@ from ase import Atoms
 
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.system import System
-from kernelpot.terms.base import Environments, Key
+from kernelpot.terms.base import Environments
+from kernelpot.terms.of_atoms import OfAtoms
 from kernelpot.terms.over_pairs import OverPairs, PairJacobian
 from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
@@ -256,7 +256,7 @@ class CustomTerm(TermBase):
 
 
 @dataclass(frozen=True, eq=False)
-class CustomDescriptor(OverPairs):
+class CustomDescriptor(OfAtoms, OverPairs):
     """Scaled features of every atom by a class of one's own; a `Descriptor`.
 
     Parameters
@@ -287,29 +287,6 @@ class CustomDescriptor(OverPairs):
     def n_features(self) -> int:
         """Features that the class says it has."""
         return int(self.inner.n_features)
-
-    @cached_property
-    def keys(self) -> Sequence[Key]:
-        """Species."""
-        return [(z,) for z in self.species]
-
-    @property
-    def has_centers(self) -> bool:
-        """Environments are those of atoms."""
-        return True
-
-    @property
-    def one_per_atom(self) -> bool:
-        """One each."""
-        return True
-
-    def center_species(self, key: Key) -> Sequence[int]:
-        """The species itself."""
-        return key
-
-    def count(self, system: System) -> IntArray:
-        """Number of atoms of each species."""
-        return np.bincount(system.z_index(self.species), minlength=len(self.species))
 
     def _neighbors(self, system: System, atom: int) -> tuple[IntArray, int, IntArray, FloatArray]:
         """Pairs of an atom within the cutoff, and the arguments of the class."""

@@ -12,9 +12,10 @@ from ase import Atoms
 
 from kernelpot.common.types import Array, FloatArray, IntArray
 from kernelpot.data.system import Contribution, System
-from kernelpot.terms.base import Environments, Key, RowGradient
+from kernelpot.terms.base import Environments, RowGradient
 from kernelpot.terms.by_rows import RowTangents
 from kernelpot.terms.charges import check_periodicity
+from kernelpot.terms.of_atoms import OfAtoms
 from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
     Range,
@@ -250,7 +251,7 @@ class _Centers:
 
 
 @dataclass(frozen=True, eq=False)
-class PotentialInvariants:
+class PotentialInvariants(OfAtoms):
     """Scaled invariants of the potential around every atom; a `Descriptor`.
 
     Parameters
@@ -269,8 +270,6 @@ class PotentialInvariants:
     scale: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
 
     r_cut: ClassVar[float] = 0.0
-    has_centers: ClassVar[bool] = True
-    one_per_atom: ClassVar[bool] = True
     long_ranged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -296,19 +295,6 @@ class PotentialInvariants:
     def n_features(self) -> int:
         """Invariants of an atom."""
         return self.groups[-1].stop
-
-    @cached_property
-    def keys(self) -> Sequence[Key]:
-        """Species."""
-        return [(z,) for z in self.species]
-
-    def center_species(self, key: Key) -> Sequence[int]:
-        """The species itself."""
-        return key
-
-    def count(self, system: System) -> IntArray:
-        """Number of atoms of each species."""
-        return np.bincount(system.z_index(self.species), minlength=len(self.species))
 
     # ---- projections ---------------------------------------------------------------
 

@@ -55,23 +55,48 @@ def add_pair_rows(
         As in `Descriptor.add_rows`.
     """
     at = gradient.at if columns is None else gradient.at[:, columns]
-    along_self = np.einsum("pcf,pf->pc", jacobian, at[rows], optimize=True)
-    flat = jacobian.reshape(-1, jacobian.shape[2])
-    along_points = (flat @ points_t).reshape(len(pairs), 3, -1)
-    centers = system.pairs.centers[pairs]
+    owners, neighbors = system.pairs.centers[pairs], system.pairs.neighbors[pairs]
+    # those of an environment and an atom, its images included, move it together
+    of_atom = (rows * system.n_atoms + owners) * system.n_atoms + neighbors
+    _, first, group = np.unique(of_atom, return_index=True, return_inverse=True)
+    strained, of_first, member = np.unique(rows, return_index=True, return_inverse=True)
+    n, n_strained = 3 * len(first), 6 * len(strained) * (len(virial_rows) > 0)
+    if n + n_strained >= 3 * len(pairs):  # nothing to be gained
+        first = np.arange(len(pairs))
+        moved, of_strain, virials = jacobian, jacobian[:0], virial_rows
+        stacked = jacobian.reshape(-1, jacobian.shape[2])
+    else:
+        stacked = np.zeros((n + n_strained, jacobian.shape[2]))
+        moved = stacked[:n].reshape(len(first), 3, -1)
+        of_strain = stacked[n:].reshape(-1, 6, stacked.shape[1])
+        displacements = system.displacements[pairs]
+        _rows.gather(jacobian, group, member, displacements, moved, of_strain)
+        virials = virial_rows[:0]
+    along_points = stacked @ points_t
+    along_self = np.einsum("pcf,pf->pc", moved, at[rows[first]], optimize=True)
     _rows.accumulate(
-        along_points,
+        along_points[: 3 * len(first)].reshape(len(first), 3, -1),
         along_self,
-        rows,
-        centers,
-        system.pairs.neighbors[pairs],
-        system.structure_of[centers],
-        system.displacements[pairs],
+        rows[first],
+        owners[first],
+        neighbors[first],
+        system.structure_of[owners[first]],
+        system.displacements[pairs[first]],
         gradient.own,
         gradient.slope,
         force_rows,
-        virial_rows,
+        virials,
     )
+    if len(of_strain):
+        _rows.accumulate_virials(
+            along_points[n:].reshape(len(strained), 6, -1),
+            np.einsum("ekf,ef->ek", of_strain, at[strained], optimize=True),
+            strained,
+            system.structure_of[owners[of_first]],
+            gradient.own,
+            gradient.slope,
+            virial_rows,
+        )
 
 
 class CenterTangents:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -52,35 +52,72 @@ class PairBatch:
 # Why vector code does not compile here; one failure speaks for all sizes.
 _vector_failures: list[str] = []
 _compiling = threading.Lock()
+# The same of the code for several scalars, and what of it compiled.
+_members_failures: list[str] = []
+_members_known: set[Hashable] = set()
 
 
-def _compiles(size: tuple[int, ...], degrees: tuple[int, ...]) -> bool:
-    """Whether vector code of this size compiles (or is cached); a warning if it does not.
+def _compiles(attempt: Callable[[], None], failures: list[str], what: str) -> bool:
+    """Whether vector code compiles (or is cached); a warning if it does not.
 
     The code is generated with llvmlite, whose interface is that of LLVM and changes with it.
     """
+    with _compiling:
+        if failures:
+            return False
+        try:
+            attempt()
+        except Exception as error:  # numba, llvmlite and LLVM have their own
+            failures.append(repr(error))
+            warn_user(
+                f"the vector code of SOAP{what} does not compile with this version of numba or "
+                "llvmlite; plain loops do the same work more slowly. The error was "
+                f"{type(error).__name__}: {str(error)[:500]}",
+                RuntimeWarning,
+            )
+            return False
+    return True
+
+
+def _size_compiles(size: tuple[int, ...], degrees: tuple[int, ...]) -> bool:
+    """Whether vector code of this size compiles; see `_compiles`."""
     n_max, n_l = len(size), len(degrees)
     index, numbers = np.zeros(1, dtype=np.int64), np.zeros(0)
     # no pairs and no centers: the compilation is all that happens
     pairs = (index, np.zeros((0, 3)), index[:0], numbers, 0, 0)
     rows = np.zeros((0, 1, n_l * n_l, n_max))
     table = np.zeros((2, 2, n_l, n_max))
-    with _compiling:
-        if _vector_failures:
+
+    def attempt() -> None:
+        centers = (index[:0], np.zeros((0, n_max)), -1, 1.0)
+        _soap.expand_vector(*pairs, *centers, table, size, degrees, rows)
+        _soap.pair_gradients_vector(*pairs, 1.0, table, size, degrees, rows, np.zeros((0, 3)))
+
+    return _compiles(attempt, _vector_failures, "")
+
+
+def add_members(kind: Hashable, add: Callable[[int, int], None], start: int, stop: int) -> bool:
+    """Call vector code for several scalars, where it compiles.
+
+    Parameters
+    ----------
+    kind : hashable
+        Which code, of which size.
+    add : callable
+        Adds gradients of centers ``start .. stop - 1``.
+    start, stop : int
+
+    Returns
+    -------
+    bool
+        Whether that was done; a warning, once, if not.
+    """
+    if kind not in _members_known:
+        # of no centers the compilation is all that happens
+        if not _compiles(lambda: add(start, start), _members_failures, " for several scalars"):
             return False
-        try:
-            centers = (index[:0], np.zeros((0, n_max)), -1, 1.0)
-            _soap.expand_vector(*pairs, *centers, table, size, degrees, rows)
-            _soap.pair_gradients_vector(*pairs, 1.0, table, size, degrees, rows, np.zeros((0, 3)))
-        except Exception as error:  # numba, llvmlite and LLVM have their own
-            _vector_failures.append(repr(error))
-            warn_user(
-                "the vector code of SOAP does not compile with this version of numba or "
-                "llvmlite; plain loops do the same work more slowly. The error was "
-                f"{type(error).__name__}: {str(error)[:500]}",
-                RuntimeWarning,
-            )
-            return False
+        _members_known.add(kind)
+    add(start, stop)
     return True
 
 
@@ -447,7 +484,7 @@ class SOAP:
         if not self.specialize or getattr(numba.config, "DISABLE_JIT", False):
             return None
         size, degrees = (0,) * int(self.term.n_max), (0,) * (int(self.term.l_max) + 1)
-        return degrees if _compiles(size, degrees) else None
+        return degrees if _size_compiles(size, degrees) else None
 
     @cached_property
     def _species_weight(self) -> FloatArray:
@@ -658,13 +695,32 @@ class SOAP:
         channels : tuple of int, optional
             As there.
         """
-        if self.degrees is None:
-            for m in range(cotangents.shape[2]):
-                own = np.zeros(gradients.shape[:2])
-                cotangent = cotangents[:, :, m].astype(float)
-                self.pair_gradients(batch, start, stop, coefficients, cotangent, own, channels)
-                gradients[:, :, m] += own
+        if self.degrees is not None and add_members(
+            (self.size, self.degrees, self.n_channels == 1),
+            lambda first, last: self._members_vector(
+                batch, first, last, coefficients, cotangents, gradients, channels
+            ),
+            start,
+            stop,
+        ):
             return
+        for m in range(cotangents.shape[2]):
+            own = np.zeros(gradients.shape[:2])
+            cotangent = cotangents[:, :, m].astype(float)
+            self.pair_gradients(batch, start, stop, coefficients, cotangent, own, channels)
+            gradients[:, :, m] += own
+
+    def _members_vector(
+        self,
+        batch: PairBatch,
+        start: int,
+        stop: int,
+        coefficients: FloatArray,
+        cotangents: SingleArray,
+        gradients: SingleArray,
+        channels: tuple[int, ...] | None,
+    ) -> None:
+        """`members_gradients` in vector code."""
         blocks, factor = self._blocks_of(channels)
         geometry = (start, stop, float(self.term.r_cut), self.radial_table, self.size, self.degrees)
         if len(self._blocks[0]) == 1 and self.n_channels == 1:

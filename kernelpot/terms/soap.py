@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,13 +13,14 @@ from ase import Atoms
 from kernelpot.common.types import Array, FloatArray, IntArray, SingleArray
 from kernelpot.data.neighbors import MANY_PAIRS
 from kernelpot.data.system import Contribution, System
-from kernelpot.terms.base import Environments, Key, RowGradient
+from kernelpot.terms.base import Environments, RowGradient
 from kernelpot.terms.contraction import (
     ContractedSOAP,
     Contraction,
     learn_contraction,
 )
 from kernelpot.terms.dot_product import DotProductKernel
+from kernelpot.terms.of_atoms import OfAtoms
 from kernelpot.terms.over_pairs import CenterTangents, add_pair_rows, chunks_of
 from kernelpot.terms.parameters import (
     N_SPARSE_RANGE,
@@ -319,7 +319,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class SOAPDescriptor:
+class SOAPDescriptor(OfAtoms):
     """Power spectra of all atoms; a `kernelpot.terms.base.Descriptor`.
 
     Parameters
@@ -334,11 +334,6 @@ class SOAPDescriptor:
         """Atomic numbers that may occur, ascending."""
         return self.soap.species
 
-    @cached_property
-    def keys(self) -> Sequence[Key]:
-        """The species of the central atom."""
-        return [(z,) for z in self.soap.species]
-
     @property
     def r_cut(self) -> float:
         """Radial cutoff [Å]."""
@@ -348,24 +343,6 @@ class SOAPDescriptor:
     def n_features(self) -> int:
         """Number of features of one environment."""
         return self.soap.n_features
-
-    @property
-    def has_centers(self) -> bool:
-        """Environments belong to atoms."""
-        return True
-
-    @property
-    def one_per_atom(self) -> bool:
-        """Every atom has one environment."""
-        return True
-
-    def center_species(self, key: Key) -> Sequence[int]:
-        """The species that the key names."""
-        return key
-
-    def count(self, system: System) -> IntArray:
-        """Number of atoms of each species."""
-        return np.bincount(system.z_index(self.species), minlength=len(self.species))
 
     def environments(self, system: System, atoms: slice) -> Environments:
         """Environments of a run of atoms."""

@@ -227,12 +227,12 @@ def test_calibrated_standard_deviations_are_those_of_deviations_in_the_columns(p
     bare = replace(model, local=replace(model.local, weights=0 * model.local.weights))
     nothing = bare.predict(atoms)  # but what is beside the columns
     deviations = []
-    for own in model.members.weights:
+    for own in model.uncertainty.members.weights:
         member = replace(model, local=replace(model.local, weights=own)).predict(atoms)
         deviations.append((member.energy - nothing.energy, member.forces - nothing.forces))
     system = model.system(atoms)
     excess = model.calibration.excess(
-        model.spilling(system), model.local.prior(system), atoms.numbers
+        model.uncertainty.spilling(system), model.local.prior(system), atoms.numbers
     )
     growth = model.calibration.growth
     assert growth.power == 0.5

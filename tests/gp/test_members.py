@@ -106,7 +106,7 @@ def test_deviations_have_no_part_of_the_mean(fitted):
     pot = fitted["whole form"]
     model, atoms = pot.model, structures()["crystal"]
     system = model.system(atoms)
-    committee, deviations = pot.sample(3, 5), model.members
+    committee, deviations = pot.sample(3, 5), model.uncertainty.members
     assert not deviations.tails
     local = model.local
     bare = members.Members(model.design, committee._weights - local.weights)

@@ -304,7 +304,7 @@ def test_linear_forms_equal_gram_blocks(rng, monkeypatch):
 
 
 def test_a_negative_variance_is_raised_not_clipped(potential):
-    variances = potential.model.posterior.variances
+    variances = potential.model.uncertainty.posterior.variances
     phi = np.zeros((2, 3))
     phi[1, 0] = 1.001
     with pytest.raises(FloatingPointError, match="negative variance"):

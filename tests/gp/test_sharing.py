@@ -103,7 +103,7 @@ def novelty_of(model, atoms):
 
 def test_the_prior_narrows_what_labels_leave_open(molecules):
     model, _, unseen = molecules
-    labels_alone = posterior_variances(model.design, without_prior(model))
+    (labels_alone,) = posterior_variances(model.design, [without_prior(model)])
     before = type(model.local)(model.design, model.local.weights, labels_alone, labels_alone)
     for frame in unseen:
         novelty = novelty_of(model, frame.atoms)

@@ -11,8 +11,8 @@ import kernelpot as kp
 from kernelpot.datasets import load_silicon
 from kernelpot.model import errors
 from kernelpot.model.calibration import LEVELS, TAILS, Beyond, Calibration, ErrorModel, log_loss
-from kernelpot.model.fitted import N_MEMBERS
 from kernelpot.model.summary import _calibration_lines, uncertainty_table
+from kernelpot.model.uncertainty import N_MEMBERS
 
 
 @pytest.mark.parametrize("tails", [np.inf, 4.0])
@@ -185,7 +185,7 @@ def test_standard_deviations_are_those_of_potentials_drawn(silicon):
     atoms = load_silicon("test")[2].atoms
     model, found = silicon.model, silicon.predict(atoms, return_std=True)
     assert model.calibration.growth is None  # sparse points
-    weights = model.members.weights
+    weights = model.uncertainty.members.weights
     assert len(weights) == N_MEMBERS
     deviations = []
     for own in weights:
@@ -214,7 +214,7 @@ def test_members_spread_as_the_data_leave_open(silicon):
     """Of n potentials the mean square has a relative deviation of the root of 2 / n."""
     ratio = []
     for frame in list(load_silicon("test"))[:12]:
-        _, forces, _ = silicon.model.members.evaluate(silicon.model.system(frame.atoms))
+        _, forces, _ = silicon.model.uncertainty.members.evaluate(silicon.model.system(frame.atoms))
         exact = silicon.predict(frame.atoms, return_std=True).posterior.forces_open
         # others are zero by symmetry
         used = exact > 1e-3 * silicon.model.calibration.model("forces", 14).typical

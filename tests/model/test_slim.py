@@ -76,7 +76,7 @@ def test_a_pickled_calculator_carries_no_factor(potential):
     forces = atoms.get_forces()
     packed = pickle.dumps(atoms.calc)
     whole = sum(m.nbytes for m in (potential.model.factor.matrix, potential.model.known.matrix))
-    kept = potential.model.members.weights.nbytes
+    kept = potential.model.uncertainty.members.weights.nbytes
     assert len(packed) < len(pickle.dumps(potential.model)) - 0.9 * (whole - kept)
     other = pickle.loads(packed)  # noqa: S301
     fresh = structures()["crystal"]

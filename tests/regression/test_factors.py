@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import DotProduct, Exponentiation
 
@@ -180,6 +181,37 @@ def test_variance_with_repeated_points_and_several_terms(problem, rng):
     assert keep.sum() >= 1
     k = np.concatenate([k1, k2], axis=1)[:, variance.order]
     np.testing.assert_allclose(variance(50.0, k[keep]), expected[keep], rtol=1e-7)
+
+
+@pytest.mark.parametrize("most_open", [0.9, 1.0])
+def test_what_is_explained_is_the_dense_formula_where_labels_leave_a_direction_open(
+    problem, most_open, monkeypatch
+):
+    """By Cholesky, and by eigenvectors where a direction is as open as in the prior."""
+    T, factor = fit(*problem)
+    S = factor.posterior_factor(np.arange(0, T.shape[1]))
+    values, vectors = np.linalg.eigh(S.T @ S)
+    values[-1] = most_open
+    S = np.sqrt(values)[:, None] * vectors.T
+    used, eigh = [], scipy.linalg.eigh
+    monkeypatch.setattr(scipy.linalg, "eigh", lambda a: used.append(a) or eigh(a))
+    if most_open == 1.0:  # rounding may be on either side
+        monkeypatch.setattr(scipy.linalg, "cholesky", refuse)
+    variance = LocalVariance.of([T], S)
+    assert len(used) == (most_open == 1.0)
+    dense = (T @ (np.eye(len(S)) - S.T @ S) @ T.T)[np.ix_(variance.order, variance.order)]
+    found = variance.reduction.T @ variance.reduction
+    np.testing.assert_allclose(found, dense, rtol=0, atol=1e-12 * np.abs(dense).max())
+
+
+def refuse(*args):
+    raise np.linalg.LinAlgError("not definite")
+
+
+def test_variances_above_the_prior_are_refused(problem):
+    T, _ = fit(*problem)
+    with pytest.raises(FloatingPointError, match=r"exceeds its prior by a factor of 1\.21"):
+        LocalVariance.of([T], 1.1 * np.eye(T.shape[1]))
 
 
 def test_variance_of_a_group_of_weights_is_its_marginal(problem):

@@ -196,7 +196,11 @@ def test_slopes_of_the_prior_and_spilling_are_those_of_structures_left_out(probl
     squares = {z: [] for z in found}
     for atoms in structures:
         system = model.system(atoms)
-        prior = model.posterior.prior(system, virial=False)[0][1:].reshape(-1, 3).mean(axis=1)
+        prior = (
+            model.uncertainty.posterior.prior(system, virial=False)[0][1:]
+            .reshape(-1, 3)
+            .mean(axis=1)
+        )
         for z, ratio in zip(atoms.numbers, prior / model.local.prior(system), strict=True):
             squares[z].append(ratio)
     for z, own in found.items():

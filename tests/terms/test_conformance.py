@@ -457,7 +457,7 @@ def test_standard_deviations_are_dense_algebra(term, pot, design):
     phi = np.zeros((len(rows), design.layout.size))
     for block in design.blocks:
         phi[:, block.columns] = block.whitened(rows[:, block.sparse])
-    prior, scale = model.posterior.prior(system, virial=True)
+    prior, scale = model.uncertainty.posterior.prior(system, virial=True)
     expected = variance(phi, prior)
     volume = atoms.get_volume() if atoms.pbc.any() else None
     computed = np.concatenate(

@@ -10,8 +10,9 @@ from ase.build import bulk
 import kernelpot as kp
 from kernelpot.data.system import Contribution, System
 from kernelpot.datasets import load_silicon
+from kernelpot.terms import contraction
 from kernelpot.terms.contraction import GRADIENT_WEIGHT, learn_contraction
-from kernelpot.terms.power_spectrum import SOAP
+from kernelpot.terms.power_spectrum import N_KNOTS, SOAP
 from kernelpot.terms.soap import SOAPTerm
 
 SPECIES = (8, 11, 17)
@@ -149,11 +150,14 @@ def test_a_class_without_environments_is_outside_altogether():
 def test_gradient_moments_by_finite_differences():
     """Second moments of derivatives of densities, against displaced neighbors."""
     soap = SOAP(SOAPTerm(r_cut=4.0, n_max=3, l_max=2), (11, 17))
-    from kernelpot.terms import contraction
-
     pair = Atoms("NaCl", [[0, 0, 0], [0.7, 1.1, 1.9]])
-    moments = np.zeros((2, 3, 6, 6))
-    contraction._add_moments(moments, soap, pair)
+    # a distance of the radial tables, which sums over pairs are exact at
+    spacing = 4.0 / (N_KNOTS - 1)
+    length = np.linalg.norm(pair.positions[1])
+    pair.positions[1] *= spacing * round(length / spacing) / length
+    moments, counts_r = np.zeros((2, 3, 6, 6)), np.zeros((2, 2, N_KNOTS))
+    contraction._add_moments(moments, counts_r, soap, pair)
+    contraction._add_gradient_moments(moments, counts_r, soap)
 
     def coefficients(atoms):
         system = System.of([atoms], 4.0)
@@ -180,6 +184,29 @@ def test_gradient_moments_by_finite_differences():
                 channels = rows[:, m].ravel()
                 expected += weight * scale / trace * np.outer(channels, channels)
         np.testing.assert_allclose(moments[0, l], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_distances_of_pairs_are_counted_between_knots():
+    """Sums over pairs against those over counts, for all that is smooth on the spacing."""
+    r_cut, atoms = 4.0, salt(9)
+    system = System.of([atoms], r_cut)
+    kinds, rng = system.z_index(SPECIES), np.random.default_rng(0)
+    weights, trace = rng.uniform(0.5, 2, system.pairs.n_pairs), rng.uniform(0.5, 2, len(atoms))
+    counts_r = np.zeros((3, 3, N_KNOTS))
+    contraction._add_distances(counts_r, system, kinds, weights, trace, r_cut)
+    knots, center = np.linspace(0, r_cut, N_KNOTS), system.pairs.centers
+    near = system.distances < r_cut
+    for key in range(3):
+        for a in range(3):
+            own = near & (kinds[center] == key) & (kinds[system.pairs.neighbors] == a)
+            each = weights[own] ** 2 / trace[center[own]]
+            assert len(each)
+            for of_r, tolerance in (
+                (lambda r: 1 + r, 1e-12),  # linear: exact
+                (lambda r: np.exp(-0.5 * ((r - 2.5) / 0.3) ** 2), 2e-5),  # 1/8 (spacing / width)^2
+            ):
+                expected = each @ of_r(system.distances[own])
+                assert counts_r[key, a] @ of_r(knots) == pytest.approx(expected, rel=tolerance)
 
 
 def test_number_of_channels_is_bounded_and_repeatable():

@@ -14,8 +14,8 @@ from scipy.special import sph_harm_y
 
 from kernelpot import SOAP, SOAPTerm
 from kernelpot.data.neighbors import neighbor_list
-from kernelpot.data.system import species_index
-from kernelpot.terms import _soap, _soap_vector, power_spectrum
+from kernelpot.data.system import Contribution, System, species_index
+from kernelpot.terms import _contraction, _soap, _soap_members, _soap_vector, power_spectrum
 from kernelpot.terms.soap import COMPRESSIONS
 from tests.conftest import rattled_alloy, structures
 
@@ -187,6 +187,33 @@ def test_plain_loops_serve_where_vector_code_does_not_compile(monkeypatch):
         plain = gradients(SOAP(term, SPECIES, specialize=False), atoms)
         for one, other in zip(result, plain, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("contraction", [None, 1e-3])
+def test_plain_loops_serve_where_code_for_several_scalars_does_not_compile(
+    contraction, monkeypatch
+):
+    atoms = rattled_alloy(1, (1, 1, 1))
+    module = _soap_members if contraction is None else _contraction
+    monkeypatch.setattr(module, "members_gradients_vector", refuse)
+    monkeypatch.setattr(power_spectrum, "_members_failures", [])
+    monkeypatch.setattr(power_spectrum, "_members_known", set())
+    term = SOAPTerm(r_cut=4.5, n_max=3, l_max=2, contraction=contraction)
+    descriptor = term.descriptor(SPECIES, term.learned(SPECIES, [atoms])[0])
+    system = System.of([atoms], descriptor.r_cut)
+    found = descriptor.environments(system, slice(0, len(atoms)))
+    shape = (*found.x.shape, 2)
+    by_x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    results = np.zeros((2, system.pairs.n_pairs, 3, 2), dtype=np.float32)
+    with pytest.warns(RuntimeWarning, match="several scalars .* this llvmlite has another"):
+        descriptor.pull_members(system, found, by_x, results[0])
+    descriptor.pull_members(system, found, by_x, results[1])  # no second warning
+    np.testing.assert_array_equal(*results)
+    for m in range(2):
+        out = Contribution.zero(system)
+        descriptor.pull(system, found, by_x[:, :, m].astype(float), None, out)
+        expected = out.gradient.astype(np.float32)
+        np.testing.assert_array_equal(results[0, :, :, m], expected)
 
 
 def test_vector_code_is_compiled_once_for_all_data_of_a_size(monkeypatch):
