@@ -21,7 +21,18 @@ import numpy as np
 from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
-from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pairs
+from kernelpot.terms._soap_vector import (
+    LANES,
+    gather_lanes,
+    gather_pair,
+    harmonics,
+    radial_lanes,
+    scatter_lanes,
+    scatter_pairs,
+)
+
+# Pairs of one channel from which on it pays to treat as many as LANES together.
+FEW = 4
 
 
 def extent(size):
@@ -155,6 +166,91 @@ def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
     return lanes, p
 
 
+@numba.njit(**INLINED)
+def _aligned(n):
+    """An array of n zeros that begins where a cache line does."""
+    room = np.zeros(n + LANES)
+    skipped = (-room.ctypes.data % (8 * LANES)) // 8
+    return room[skipped : skipped + n]
+
+
+@numba.njit(**INLINED)
+def _longest(first, start, stop):
+    """Most pairs that one of some centers has."""
+    longest = 0
+    for i in range(start, stop):
+        longest = max(longest, first[i + 1] - first[i])
+    return longest
+
+
+@numba.njit(**INLINED)
+def _room(longest, n_channels):
+    """Arrays that `_group` works in."""
+    return (
+        np.empty(longest + 1, dtype=np.int64),
+        np.empty(longest + 1),
+        np.zeros((3, n_channels), dtype=np.int64),
+        np.empty(longest, dtype=np.int64),
+        np.empty(longest),
+        np.empty(longest // LANES + n_channels + 1, dtype=np.int64),
+    )
+
+
+@numba.njit(**INLINED)
+def _group(
+    start, stop, displacement_pc, channel_p, r_cut, near, length, places, pair, distance, bounds
+):
+    """Sort the pairs of a center within the cutoff by channel, some together.
+
+    Fills ``pair`` and ``distance``: first groups of up to LANES pairs of one channel, group ``g``
+    from ``bounds[g]`` to ``bounds[g + 1]``, then those that are too few for a group, by channel.
+
+    Returns
+    -------
+    n_groups, n_near : int
+        Number of groups, and of pairs within the cutoff.
+    """
+    grouped, last, rest = places
+    n_channels = last.shape[0]
+    n_near = 0
+    for p in range(start, stop):
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        r = np.sqrt(x * x + y * y + z * z)
+        near[n_near], length[n_near] = p, r  # no branch: it could not be foreseen
+        n_near += r < r_cut
+    rest[:] = 0
+    for k in range(n_near):
+        rest[channel_p[near[k]]] += 1
+    n_groups, filled = 0, 0
+    bounds[0] = 0
+    for channel in range(n_channels):
+        n = rest[channel]
+        if n % LANES < FEW:
+            n -= n % LANES
+        rest[channel] -= n
+        grouped[channel], last[channel] = filled, filled + n
+        while filled < last[channel]:
+            filled = min(filled + LANES, last[channel])
+            n_groups += 1
+            bounds[n_groups] = filled
+    for channel in range(n_channels):
+        rest[channel], filled = filled, filled + rest[channel]
+    for k in range(n_near):
+        channel = channel_p[near[k]]
+        kind = grouped if grouped[channel] < last[channel] else rest
+        pair[kind[channel]], distance[kind[channel]] = near[k], length[k]
+        kind[channel] += 1
+    return n_groups, n_near
+
+
+@numba.njit(**INLINED)
+def _take(begin, end, pair, displacement_pc, xyz):
+    """Collect the displacements of up to LANES pairs."""
+    for k in range(begin, end):
+        for c in range(3):
+            xyz[c, k - begin] = displacement_pc[pair[k], c]
+
+
 @numba.njit(**OPTIONS)
 def expand(
     first,
@@ -244,41 +340,57 @@ def expand_vector(
     n_q = n_l * n_l
     n_knots = table.shape[0]
     per_length = (n_knots - 1) / r_cut
+    n_channels = coefficients.shape[1]
     xyz = np.zeros((3, LANES))
-    values = np.empty((n_q, LANES))
-    distance = np.empty(LANES)
-    pair = np.empty(LANES, dtype=np.int64)
+    values = _aligned(n_q * LANES)
+    knots = np.zeros(LANES, dtype=np.int64)
+    hermite = np.zeros((4, LANES))
+    near, length, places, pair, distance, bounds = _room(_longest(first, start, stop), n_channels)
     coefficients[:] = 0.0
     for i in range(start, stop):
         c = coefficients[i - start]
         for n in range(n_max):
             c[center_channel[i], 0, n] = center_n[i, n]
-        p, last = first[i], first[i + 1]
-        while p < last:
-            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
-            if lanes == 0:
-                break
+        n_groups, n_near = _group(
+            first[i], first[i + 1], displacement_pc, channel_p, r_cut, near, length, places, pair,
+            distance, bounds,
+        )  # fmt: skip
+        for group in range(n_groups):
+            begin, end = bounds[group], bounds[group + 1]
+            _take(begin, end, pair, displacement_pc, xyz)
             harmonics(xyz, values, None, degrees)
-            lane = 0
-            while lane < lanes:
-                one, channel = pair[lane], channel_p[pair[lane]]
-                knot, weights = _weights(distance[lane], weight_p[one], per_length, n_knots)
-                row = ((i - start) * coefficients.shape[1] + channel) * n_q * n_max
-                at = knot * 2 * n_l * n_max
-                if lane + 1 < lanes and channel_p[pair[lane + 1]] == channel:
+            for k in range(begin, end):
+                knot, weights = _weights(distance[k], weight_p[pair[k]], per_length, n_knots)
+                knots[k - begin] = knot * 2 * n_l * n_max
+                for j in range(4):
+                    hermite[j, k - begin] = weights[j]
+            hermite[:, end - begin :] = 0.0  # what is left of others counts for nothing
+            row = ((i - start) * n_channels + channel_p[pair[begin]]) * n_q * n_max
+            scatter_lanes(coefficients, row, values, table, knots, hermite, size, degrees)
+        for begin in range(bounds[n_groups], n_near, LANES):
+            end = min(begin + LANES, n_near)
+            _take(begin, end, pair, displacement_pc, xyz)
+            harmonics(xyz, values, None, degrees)
+            k = begin
+            while k < end:
+                channel = channel_p[pair[k]]
+                knot, weights = _weights(distance[k], weight_p[pair[k]], per_length, n_knots)
+                row = ((i - start) * n_channels + channel) * n_q * n_max
+                at, lane = knot * 2 * n_l * n_max, k - begin
+                if k + 1 < end and channel_p[pair[k + 1]] == channel:
                     knot2, weights2 = _weights(
-                        distance[lane + 1], weight_p[pair[lane + 1]], per_length, n_knots
+                        distance[k + 1], weight_p[pair[k + 1]], per_length, n_knots
                     )
                     scatter_pairs(
                         coefficients, row, values, (lane, lane + 1), table,
                         (at, knot2 * 2 * n_l * n_max), (weights, weights2), size, degrees,
                     )  # fmt: skip
-                    lane += 2
+                    k += 2
                 else:
                     scatter_pairs(
                         coefficients, row, values, (lane,), table, (at,), (weights,), size, degrees
                     )
-                    lane += 1
+                    k += 1
         if sum_channel >= 0:
             for channel in range(sum_channel):
                 for q in range(n_q):
@@ -482,32 +594,59 @@ def pair_gradients_vector(
     n_q = n_l * n_l
     n_knots = table.shape[0]
     per_length = (n_knots - 1) / r_cut
+    n_channels = adjoint.shape[1]
     xyz = np.zeros((3, LANES))
-    values = np.empty((n_q, LANES))
-    gradients = np.empty((3, n_q, LANES))
-    distance = np.empty(LANES)
-    pair = np.empty(LANES, dtype=np.int64)
+    values = _aligned(n_q * LANES)
+    gradients = _aligned(3 * n_q * LANES)
+    knots = np.zeros(LANES, dtype=np.int64)
+    hermite = np.zeros((6, LANES))
+    radial = _aligned(n_l * n_max * LANES)
+    d_radial = _aligned(n_l * n_max * LANES)
+    found = np.empty((4, LANES))
+    near, length, places, pair, distance, bounds = _room(_longest(first, start, stop), n_channels)
     for i in range(start, stop):
-        p, last = first[i], first[i + 1]
-        while p < last:
-            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
-            if lanes == 0:
-                break
+        n_groups, n_near = _group(
+            first[i], first[i + 1], displacement_pc, channel_p, r_cut, near, length, places, pair,
+            distance, bounds,
+        )  # fmt: skip
+        for group in range(n_groups):
+            begin, end = bounds[group], bounds[group + 1]
+            _take(begin, end, pair, displacement_pc, xyz)
             harmonics(xyz, values, gradients, degrees)
-            for lane in range(lanes):
-                k, t = _knot(distance[lane], per_length, n_knots)
+            for k in range(begin, end):
+                knot, t = _knot(distance[k], per_length, n_knots)
                 weights, slopes = _hermite(t), _hermite_slope(t, per_length)
-                q = pair[lane]
-                row = ((i - start) * adjoint.shape[1] + channel_p[q]) * n_q * n_max
-                knot = k * 2 * n_l * n_max
+                knots[k - begin] = knot * 2 * n_l * n_max
+                hermite[0, k - begin], hermite[3, k - begin] = weights[2], slopes[2]
+                hermite[1, k - begin], hermite[4, k - begin] = weights[1], slopes[1]
+                hermite[2, k - begin], hermite[5, k - begin] = weights[3], slopes[3]
+            row = ((i - start) * n_channels + channel_p[pair[begin]]) * n_q * n_max
+            radial_lanes(table, knots, hermite, radial, d_radial, size, degrees)
+            gather_lanes(
+                adjoint, row, values, gradients, radial, d_radial, found, size, degrees
+            )
+            for k in range(begin, end):
+                p, lane = pair[k], k - begin
+                along = found[0, lane] / distance[k]
+                for c in range(3):
+                    gradient_pc[p, c] += weight_p[p] * (found[c + 1, lane] + along * xyz[c, lane])
+        for begin in range(bounds[n_groups], n_near, LANES):
+            end = min(begin + LANES, n_near)
+            _take(begin, end, pair, displacement_pc, xyz)
+            harmonics(xyz, values, gradients, degrees)
+            for k in range(begin, end):
+                p, lane = pair[k], k - begin
+                at, t = _knot(distance[k], per_length, n_knots)
+                weights, slopes = _hermite(t), _hermite_slope(t, per_length)
+                row = ((i - start) * n_channels + channel_p[p]) * n_q * n_max
                 along, gx, gy, gz = gather_pair(
-                    adjoint, row, values, gradients, lane, table, knot, weights, slopes, size,
-                    degrees,
+                    adjoint, row, values, gradients, lane, table, at * 2 * n_l * n_max, weights,
+                    slopes, size, degrees,
                 )  # fmt: skip
-                along /= distance[lane]
-                gradient_pc[q, 0] += weight_p[q] * (gx + along * xyz[0, lane])
-                gradient_pc[q, 1] += weight_p[q] * (gy + along * xyz[1, lane])
-                gradient_pc[q, 2] += weight_p[q] * (gz + along * xyz[2, lane])
+                along /= distance[k]
+                gradient_pc[p, 0] += weight_p[p] * (gx + along * xyz[0, lane])
+                gradient_pc[p, 1] += weight_p[p] * (gy + along * xyz[1, lane])
+                gradient_pc[p, 2] += weight_p[p] * (gz + along * xyz[2, lane])
 
 
 @numba.njit(**OPTIONS)

@@ -71,6 +71,42 @@ class _Vectors:
     def madd(self, a, b, c):
         return self.add(self.mul(a, b), c)
 
+    def columns(self, rows):
+        """Transpose of LANES vectors of this length: as many vectors of LANES elements."""
+        index = ir.IntType(32)
+        if self.length == 1:
+            found = ir.Constant(ir.VectorType(_DOUBLE, LANES), ir.Undefined)
+            for lane, row in enumerate(rows):
+                one = self.builder.extract_element(row, ir.Constant(index, 0))
+                found = self.builder.insert_element(found, one, ir.Constant(index, lane))
+            return [found]
+        columns = []
+        for first in range(0, self.length, LANES):
+            n = min(LANES, self.length - first)
+            # elements beyond the last are of no use: any
+            mask = [first + min(k, n - 1) for k in range(LANES)]
+            block = [self._shuffle(row, row, mask) for row in rows]
+            step = 1
+            while step < LANES:  # swap the blocks off the diagonal, of 1, 2, 4 ... elements
+                low = [k if not k & step else k - step + LANES for k in range(LANES)]
+                high = [k + step if not k & step else k + LANES for k in range(LANES)]
+                swapped = list(block)
+                for k in range(LANES):
+                    if not k & step:
+                        pair = block[k], block[k + step]
+                        swapped[k] = self._shuffle(*pair, low)
+                        swapped[k + step] = self._shuffle(*pair, high)
+                block = swapped
+                step *= 2
+            columns += block[:n]
+        return columns
+
+    def _shuffle(self, a, b, mask):
+        index = ir.IntType(32)
+        return self.builder.shuffle_vector(
+            a, b, ir.Constant(ir.VectorType(index, len(mask)), mask)
+        )
+
     def total(self, a):
         """Sum of the elements."""
         index = ir.IntType(32)
@@ -98,6 +134,18 @@ def _element(builder, base, offset):
 
 def _scalar(builder, base, offset):
     return builder.load(_element(builder, base, offset), typ=_DOUBLE)
+
+
+def _integer(builder, base, place):
+    """Element of an array of int64."""
+    integer = ir.IntType(64)
+    element = builder.gep(base, [ir.Constant(integer, place)], source_etype=integer)
+    return builder.load(element, typ=integer)
+
+
+def _broadcast_at(v, base, place):
+    """A vector of one element of an array."""
+    return v.broadcast(_scalar(v.builder, base, ir.Constant(ir.IntType(64), place)))
 
 
 def prefactor(degree, order):
@@ -228,6 +276,130 @@ def scatter_pairs(typingctx, c, c_start, values, lanes, table, knots, weights, s
 
     return (
         types.none(c, c_start, values, lanes, table, knots, weights, size, degrees),
+        codegen,
+    )
+
+
+@intrinsic
+def scatter_lanes(typingctx, c, c_start, values, table, knots, weights, size, degrees):
+    """`scatter_pairs` of LANES pairs: ``knots`` (LANES,) and ``weights`` (4, LANES) are arrays.
+
+    The coefficients of a degree stay in registers.
+    """
+    n_max, n_l = len(size), len(degrees)
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, n_max)
+        c_data, y_data, t_data, k_data, w_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4, 5)
+        )
+        offsets = [_integer(builder, k_data, lane) for lane in range(LANES)]
+        for l in range(n_l):
+            places = [_offset(builder, arguments[1], q * n_max) for q in range(l * l, (l + 1) ** 2)]
+            totals = [v.load(c_data, place) for place in places]
+            for lane, offset in enumerate(offsets):
+                hermite = [_broadcast_at(v, w_data, k * LANES + lane) for k in range(4)]
+                row = _emit_radial(v, t_data, offset, l, n_l, hermite)
+                totals = [
+                    v.madd(_broadcast_at(v, y_data, (l * l + k) * LANES + lane), row, total)
+                    for k, total in enumerate(totals)
+                ]
+            for total, place in zip(totals, places, strict=True):
+                v.store(total, c_data, place)
+        return context.get_dummy_value()
+
+    return types.none(c, c_start, values, table, knots, weights, size, degrees), codegen
+
+
+@intrinsic
+def radial_lanes(typingctx, table, knots, hermite, radial, d_radial, size, degrees):
+    """Radial functions of LANES pairs and their derivatives, into (l, n, LANES).
+
+    ``knots`` (LANES,) are those below the distances. ``hermite`` (6, LANES): what the difference of
+    the values at both knots is multiplied with, and the slopes at the first and at the second, for
+    the function; then the same for its derivative.
+    """
+    n_max, n_l = len(size), len(degrees)
+
+    def codegen(context, builder, signature, arguments):
+        v, lanes = _Vectors(builder, n_max), _Vectors(builder, LANES)
+        t_data, k_data, h_data, r_data, d_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in range(5)
+        )
+        offsets = [_integer(builder, k_data, lane) for lane in range(LANES)]
+        with cgutils.for_range(builder, ir.Constant(ir.IntType(64), n_l)) as degree:
+            at = builder.mul(degree.index, ir.Constant(ir.IntType(64), n_max))
+            place = builder.mul(at, ir.Constant(ir.IntType(64), LANES))
+            values, slopes = [], []
+            for lane, offset in enumerate(offsets):
+                row = builder.add(offset, at)
+                f0, g0, f1, g1 = (
+                    v.load(t_data, _offset(builder, row, k * n_l * n_max)) for k in range(4)
+                )
+                rise = v.sub(f1, f0)
+                h = [_broadcast_at(v, h_data, k * LANES + lane) for k in range(6)]
+                values.append(v.madd(h[0], rise, v.madd(h[1], g0, v.madd(h[2], g1, f0))))
+                slopes.append(v.madd(h[3], rise, v.madd(h[4], g0, v.mul(h[5], g1))))
+            for data, rows in ((r_data, values), (d_data, slopes)):
+                for n, column in enumerate(v.columns(rows)):
+                    lanes.store(column, data, _offset(builder, place, n * LANES))
+        return context.get_dummy_value()
+
+    return types.none(table, knots, hermite, radial, d_radial, size, degrees), codegen
+
+
+@intrinsic
+def gather_lanes(
+    typingctx, d, d_start, values, gradients, radial, d_radial, out, size, degrees
+):
+    """`gather_pair` of LANES pairs of one channel, into the rows of ``out`` (4, LANES).
+
+    ``radial`` and ``d_radial`` are from `radial_lanes`, the elements of a vector pairs: an adjoint
+    is contracted with radial functions and their derivatives, and only then with harmonics. There
+    are loops where `gather_pair` has copies of their bodies: registers do for each.
+    """
+    n_max, n_l = len(size), len(degrees)
+    n_q = n_l * n_l
+
+    def codegen(context, builder, signature, arguments):
+        integer = ir.IntType(64)
+        v = _Vectors(builder, LANES)
+        d_data, y_data, g_data, r_data, s_data, o_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4, 5, 6)
+        )
+        totals = [cgutils.alloca_once_value(builder, v.constant(0.0)) for _ in range(4)]
+        with cgutils.for_range(builder, ir.Constant(integer, n_l)) as degree:
+            l = degree.index
+            at = builder.mul(l, ir.Constant(integer, n_max * LANES))
+            rows = [
+                [v.load(data, _offset(builder, at, n * LANES)) for n in range(n_max)]
+                for data in (r_data, s_data)
+            ]
+            more = _offset(builder, l, 1)
+            orders = cgutils.for_range(builder, builder.mul(more, more), start=builder.mul(l, l))
+            with orders as order:
+                at = builder.mul(order.index, ir.Constant(integer, n_max))
+                at = builder.add(arguments[1], at)
+                value = slope = None
+                for n, (radial_n, d_radial_n) in enumerate(zip(*rows, strict=True)):
+                    adjoint = v.broadcast(_scalar(builder, d_data, _offset(builder, at, n)))
+                    along, d_along = v.mul(adjoint, radial_n), v.mul(adjoint, d_radial_n)
+                    value = along if value is None else v.add(along, value)
+                    slope = d_along if slope is None else v.add(d_along, slope)
+                at = builder.mul(order.index, ir.Constant(integer, LANES))
+                factors = [v.load(y_data, at)]
+                factors += [
+                    v.load(g_data, _offset(builder, at, axis * n_q * LANES)) for axis in range(3)
+                ]
+                parts = [slope, value, value, value]
+                for factor, part, total in zip(factors, parts, totals, strict=True):
+                    builder.store(v.madd(factor, part, builder.load(total)), total)
+        for row, total in enumerate(totals):
+            v.store(builder.load(total), o_data, row * LANES)
+        return context.get_dummy_value()
+
+    return (
+        types.none(d, d_start, values, gradients, radial, d_radial, out, size, degrees),
         codegen,
     )
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Radial functions are cubic Hermite tables: at this many knots the features differ
 # from the analytic ones by less than 1e-10 relative.
 N_KNOTS = 1501
+# Numbers in a cache line.
+CACHE_LINE = 8
 # Sets of species that are present, of which blocks are kept.
 MAX_PRESENT = 64
 
@@ -47,6 +49,14 @@ class PairBatch:
     weights: FloatArray
     center_channels: IntArray
     center_values: FloatArray
+
+
+def aligned(shape: tuple[int, ...]) -> FloatArray:
+    """Memory for an array that begins where a cache line does: vectors of it then do not cross."""
+    n = math.prod(shape)
+    room = np.empty(n + CACHE_LINE)
+    skipped = -(room.ctypes.data // room.itemsize) % CACHE_LINE
+    return room[skipped : skipped + n].reshape(shape)
 
 
 # Why vector code does not compile here; one failure speaks for all sizes.
@@ -419,7 +429,9 @@ class SOAP:
         """Radial functions and their slopes, (n_knots, 2, l_max + 1, n_max), for the loops."""
         r = np.linspace(0.0, self.term.r_cut, N_KNOTS)
         value, slope = self.radial(r)
-        return np.ascontiguousarray(np.stack([value, slope * r[1]], axis=1))
+        table = aligned((N_KNOTS, 2, *value.shape[1:]))
+        table[:, 0], table[:, 1] = value, slope * r[1]
+        return table
 
     @cached_property
     def _center_value(self) -> FloatArray:
@@ -512,7 +524,7 @@ class SOAP:
         """
         term = self.term
         shape = (stop - start, self.n_channels, (term.l_max + 1) ** 2, int(term.n_max))
-        coefficients = np.empty(shape)
+        coefficients = aligned(shape)
         common = (
             batch.first,
             batch.displacements,
