@@ -346,9 +346,9 @@ def expand_vector(
     knots = np.zeros(LANES, dtype=np.int64)
     hermite = np.zeros((4, LANES))
     near, length, places, pair, distance, bounds = _room(_longest(first, start, stop), n_channels)
-    coefficients[:] = 0.0
     for i in range(start, stop):
         c = coefficients[i - start]
+        c[:] = 0.0
         for n in range(n_max):
             c[center_channel[i], 0, n] = center_n[i, n]
         n_groups, n_near = _group(
@@ -622,9 +622,7 @@ def pair_gradients_vector(
                 hermite[2, k - begin], hermite[5, k - begin] = weights[3], slopes[3]
             row = ((i - start) * n_channels + channel_p[pair[begin]]) * n_q * n_max
             radial_lanes(table, knots, hermite, radial, d_radial, size, degrees)
-            gather_lanes(
-                adjoint, row, values, gradients, radial, d_radial, found, size, degrees
-            )
+            gather_lanes(adjoint, row, values, gradients, radial, d_radial, found, size, degrees)
             for k in range(begin, end):
                 p, lane = pair[k], k - begin
                 along = found[0, lane] / distance[k]

@@ -39,6 +39,12 @@ class _Vectors:
         mask = ir.Constant(ir.VectorType(index, self.length), [0] * self.length)
         return self.builder.shuffle_vector(vector, vector, mask)
 
+    def variable(self, value):
+        """A vector that changes in loops; it becomes a register."""
+        place = cgutils.alloca_once(self.builder, self.type)
+        self.builder.store(self.constant(value), place)
+        return place
+
     def pointer(self, base, offset):
         """Address of a vector that begins at element ``base[offset]``."""
         if isinstance(offset, int):
@@ -103,9 +109,7 @@ class _Vectors:
 
     def _shuffle(self, a, b, mask):
         index = ir.IntType(32)
-        return self.builder.shuffle_vector(
-            a, b, ir.Constant(ir.VectorType(index, len(mask)), mask)
-        )
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(index, len(mask)), mask))
 
     def total(self, a):
         """Sum of the elements."""
@@ -349,9 +353,7 @@ def radial_lanes(typingctx, table, knots, hermite, radial, d_radial, size, degre
 
 
 @intrinsic
-def gather_lanes(
-    typingctx, d, d_start, values, gradients, radial, d_radial, out, size, degrees
-):
+def gather_lanes(typingctx, d, d_start, values, gradients, radial, d_radial, out, size, degrees):
     """`gather_pair` of LANES pairs of one channel, into the rows of ``out`` (4, LANES).
 
     ``radial`` and ``d_radial`` are from `radial_lanes`, the elements of a vector pairs: an adjoint
@@ -367,7 +369,7 @@ def gather_lanes(
         d_data, y_data, g_data, r_data, s_data, o_data = (
             _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4, 5, 6)
         )
-        totals = [cgutils.alloca_once_value(builder, v.constant(0.0)) for _ in range(4)]
+        totals = [v.variable(0.0) for _ in range(4)]
         with cgutils.for_range(builder, ir.Constant(integer, n_l)) as degree:
             l = degree.index
             at = builder.mul(l, ir.Constant(integer, n_max * LANES))
@@ -460,26 +462,103 @@ def gather_pair(
     )
 
 
-@intrinsic
-def add_products(typingctx, out, o_start, factors, f_start, rows, r_start, count, size):
-    """Add ``sum_c factors[c] rows[c]`` to a row of ``out``, all flat from their starts.
+def _parts(builder, n):
+    """Vectors that registers hold, and where they begin: of 8 elements, and what is left over."""
+    parts, start = [], 0
+    while start < n:
+        length = min(LANES, 1 << ((n - start).bit_length() - 1))
+        parts.append((start, _Vectors(builder, length)))
+        start += length
+    return parts
 
-    ``count`` and ``size`` are tuples as long as there are rows, and elements in each.
+
+@intrinsic
+def add_products(
+    typingctx, out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size
+):
+    """Add ``sum_c factors[q, c] rows[c]`` to ``n_q`` rows of ``out``, all flat from their starts.
+
+    ``count`` and ``size`` are tuples as long as there are rows, and elements in each; ``f_step`` is
+    the distance of the factors of one q from those of the next.
     """
     n_rows, n = len(count), len(size)
 
     def codegen(context, builder, signature, arguments):
-        v = _Vectors(builder, n)
         types_ = signature.args
         o_data, f_data, r_data = (
-            _data(context, builder, types_[k], arguments[k]) for k in (0, 2, 4)
+            _data(context, builder, types_[k], arguments[k]) for k in (0, 2, 5)
         )
-        total = v.load(o_data, arguments[1])
-        for c in range(n_rows):
-            factor = v.broadcast(_scalar(builder, f_data, _offset(builder, arguments[3], c)))
-            row = v.load(r_data, _offset(builder, arguments[5], c * n))
-            total = v.madd(factor, row, total)
-        v.store(total, o_data, arguments[1])
+        parts = _parts(builder, n)
+        kept = [
+            [v.load(r_data, _offset(builder, arguments[6], c * n + start)) for start, v in parts]
+            for c in range(n_rows)
+        ]
+        with cgutils.for_range(builder, arguments[7]) as loop:
+            place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
+            place = builder.add(arguments[1], place)
+            source = builder.add(arguments[3], builder.mul(loop.index, arguments[4]))
+            factors = [_scalar(builder, f_data, _offset(builder, source, c)) for c in range(n_rows)]
+            for k, (start, v) in enumerate(parts):
+                at = _offset(builder, place, start)
+                total = v.load(o_data, at)
+                for factor, row in zip(factors, kept, strict=True):
+                    total = v.madd(v.broadcast(factor), row[k], total)
+                v.store(total, o_data, at)
         return context.get_dummy_value()
 
-    return types.none(out, o_start, factors, f_start, rows, r_start, count, size), codegen
+    return (
+        types.none(out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size),
+        codegen,
+    )
+
+
+@intrinsic
+def squares_of(typingctx, rows, r_start, n_q, size):
+    """Sum of squares of ``n_q`` rows, flat from ``r_start``."""
+    n = len(size)
+
+    def codegen(context, builder, signature, arguments):
+        data = _data(context, builder, signature.args[0], arguments[0])
+        totals = [(start, v, v.variable(0.0)) for start, v in _parts(builder, n)]
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
+            place = builder.add(arguments[1], place)
+            for start, v, total in totals:
+                row = v.load(data, _offset(builder, place, start))
+                builder.store(v.madd(row, row, builder.load(total)), total)
+        found = ir.Constant(_DOUBLE, 0.0)
+        for _, v, total in totals:
+            found = builder.fadd(found, v.total(builder.load(total)), flags=_FLAGS)
+        return found
+
+    return types.float64(rows, r_start, n_q, size), codegen
+
+
+@intrinsic
+def gram_of(typingctx, rows, r_start, n_q, out, size):
+    """Fill ``out[j, k] = sum_q rows[q, j] rows[q, k]`` for j <= k, with ``n_q`` rows.
+
+    ``out`` (n, n) and, from ``r_start``, ``rows`` are flat; what is below the diagonal of ``out``
+    is of no meaning.
+    """
+    n = len(size)
+
+    def codegen(context, builder, signature, arguments):
+        r_data, o_data = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
+        totals = [
+            (j, start, v, v.variable(0.0))
+            for start, v in _parts(builder, n)
+            for j in range(start + v.length)
+        ]
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
+            place = builder.add(arguments[1], place)
+            for j, start, v, total in totals:
+                row = v.load(r_data, _offset(builder, place, start))
+                factor = v.broadcast(_scalar(builder, r_data, _offset(builder, place, j)))
+                builder.store(v.madd(factor, row, builder.load(total)), total)
+        for j, start, v, total in totals:
+            v.store(builder.load(total), o_data, j * n + start)
+        return context.get_dummy_value()
+
+    return types.none(rows, r_start, n_q, out, size), codegen

@@ -286,6 +286,8 @@ class SOAP:
         tuple of int
             Ascending.
         """
+        if self._n_densities == 1 and len(batch.center_channels):
+            return (0,)
         counts = np.bincount(batch.channels, minlength=self._n_densities)
         counts[batch.center_channels] += 1
         return tuple(np.flatnonzero(counts).tolist())
