@@ -15,6 +15,7 @@ import numpy as np
 
 from kernelpot.common.types import FloatArray, IntArray, SingleArray
 from kernelpot.data.system import Contribution, System
+from kernelpot.gp import _parts
 from kernelpot.gp.blocks import Block, BoundTerm
 from kernelpot.terms.base import FastMean, Kernel, PullsMembers
 
@@ -78,9 +79,9 @@ class TermRun:
             The part along the environments' own features.
         by_weight : ndarray of shape (n,) or None
         """
-        whole = len(members) == len(self.u)
-        by_u -= own[:, None] * (self.u if whole else self.u[members])
-        self.by_x[members] = by_u / self.norm[members, None]
+        if len(members) == len(self.u):
+            self.by_x = by_u  # in place
+        _parts.to_features(by_u, np.ascontiguousarray(own), self.u, self.norm, members, self.by_x)
         if self.by_weight is not None and by_weight is not None:
             self.by_weight[members] = by_weight
 

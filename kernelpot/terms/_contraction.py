@@ -16,29 +16,28 @@ from kernelpot.terms._soap import (
     _hermite_slope,
     _knot,
     extent,
+    fill_gram,
+    fill_rows,
     solid_harmonics,
     solid_harmonics_gradient,
 )
 from kernelpot.terms._soap_members import members_room, pull_members
-from kernelpot.terms._soap_vector import add_products
+from kernelpot.terms._soap_vector import squares_of
 
 
-def add_row(out, o_start, factors, f_start, rows, r_start, count, size):
-    """Add ``sum_c factors[c] rows[c]`` to a row of ``out``; in vector code for tuples."""
-    o, f, r = out.ravel(), factors.ravel(), rows.ravel()
-    n_rows, n = extent(count), extent(size)
-    for c in range(n_rows):
-        for k in range(n):
-            o[o_start + k] += f[f_start + c] * r[r_start + c * n + k]
+def squares(rows, r_start, n_q, size):
+    """Sum of squares of ``n_q`` rows; in vector code for tuples."""
+    r, total = rows.ravel(), 0.0
+    for k in range(r_start, r_start + n_q * extent(size)):
+        total += r[k] * r[k]
+    return total
 
 
-@overload(add_row, inline="always")
-def _add_row_overload(out, o_start, factors, f_start, rows, r_start, count, size):
+@overload(squares, inline="always")
+def _squares_overload(rows, r_start, n_q, size):
     if isinstance(size, numba.types.BaseTuple):
-        return lambda out, o_start, factors, f_start, rows, r_start, count, size: add_products(
-            out, o_start, factors, f_start, rows, r_start, count, size
-        )
-    return add_row
+        return lambda rows, r_start, n_q, size: squares_of(rows, r_start, n_q, size)
+    return squares
 
 
 @numba.njit(**OPTIONS)
@@ -50,48 +49,41 @@ def contract(coefficients, key, present, vectors, size, size_k, contracted, kept
     """
     n_max, n_k = extent(size), extent(size_k)
     n_l, n_q, n_channels = kept.shape[1], contracted.shape[1], coefficients.shape[1]
-    contracted[:] = 0.0
+    contracted.ravel()[:] = 0.0
     for i in range(coefficients.shape[0]):
         for l in range(n_l):
-            before = 0.0
-            after = 0.0
-            for q in range(l * l, (l + 1) * (l + 1)):
-                at = (i * n_q + q) * n_k
-                for a in present:
-                    add_row(
-                        contracted, at, coefficients, ((i * n_channels + a) * n_q + q) * n_max,
-                        vectors, ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, size, size_k,
-                    )  # fmt: skip
-                    for n in range(n_max):
-                        before += coefficients[i, a, q, n] ** 2
-                for k in range(n_k):
-                    after += contracted[i, q, k] ** 2
-            kept[i, l] = after
-            whole[i, l] = before
+            at, n_m = (i * n_q + l * l) * n_k, 2 * l + 1
+            square = 0.0
+            for a in present:
+                start = ((i * n_channels + a) * n_q + l * l) * n_max
+                fill_rows(
+                    contracted, at, coefficients, start, n_max, vectors,
+                    ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, n_m, size, size_k, 1.0,
+                    contracted,
+                )  # fmt: skip
+                square += squares(coefficients, start, n_m, size)
+            kept[i, l] = squares(contracted, at, n_m, size_k)
+            whole[i, l] = square
 
 
 @numba.njit(**OPTIONS)
 def power_spectrum(contracted, kept, whole, counts, scale_l, weight_l, floor, size_k, features):
     """Fill ``features[i, f]``: products of contracted channels, and what they leave out."""
-    n_k = extent(size_k)
+    n_k, n_q = extent(size_k), contracted.shape[1]
     root2 = np.sqrt(2.0)
     gram = np.zeros((n_k, n_k))
     for i in range(contracted.shape[0]):
         f = 0
         square = 0.0
         for l in range(counts.shape[0]):
-            gram[:] = 0.0
-            for q in range(l * l, (l + 1) * (l + 1)):
-                for j in range(n_k):
-                    left = contracted[i, q, j]
-                    for k in range(n_k):
-                        gram[j, k] += left * contracted[i, q, k]
+            at = (i * n_q + l * l) * n_k
+            fill_gram(contracted, at, at, 2 * l + 1, gram, size_k)
+            factor = root2 * scale_l[l]
             for j in range(counts[l]):
                 features[i, f] = scale_l[l] * gram[j, j]
-                f += 1
                 for k in range(j + 1, counts[l]):
-                    features[i, f] = root2 * scale_l[l] * gram[j, k]
-                    f += 1
+                    features[i, f + k - j] = factor * gram[j, k]
+                f += counts[l] - j
             square += weight_l[l] * (whole[i, l] ** 2 - (1.0 - floor) * kept[i, l] ** 2)
         features[i, f] = np.sqrt(square)
 
@@ -109,36 +101,39 @@ def power_spectrum_adjoint(
     n_l, n_q, n_channels = kept.shape[1], contracted.shape[1], coefficients.shape[1]
     root2 = np.sqrt(2.0)
     gram = np.zeros((n_k, n_k))
-    moved = np.zeros(n_k)
-    adjoint[:] = 0.0
+    moved = np.zeros((2 * n_l - 1) * n_k)
+    if present.shape[0] < n_channels:
+        adjoint.ravel()[:] = 0.0
     for i in range(coefficients.shape[0]):
         by_square = 2.0 * cotangent[i, -1] / rest[i]
         f = 0
         for l in range(n_l):
             gram[:] = 0.0
+            factor = root2 * scale_l[l]
             for j in range(counts[l]):
                 gram[j, j] = 2.0 * scale_l[l] * cotangent[i, f]
-                f += 1
                 for k in range(j + 1, counts[l]):
-                    value = root2 * scale_l[l] * cotangent[i, f]
-                    gram[j, k] = value
-                    gram[k, j] = value
-                    f += 1
+                    gram[j, k] = factor * cotangent[i, f + k - j]
+                f += counts[l] - j
+            for j in range(1, counts[l]):
+                for k in range(j):
+                    gram[j, k] = gram[k, j]
             of_kept = -by_square * weight_l[l] * (1.0 - floor) * kept[i, l]
             of_whole = by_square * weight_l[l] * whole[i, l]
             for j in range(n_k):
                 gram[j, j] += of_kept
-            for q in range(l * l, (l + 1) * (l + 1)):
-                moved[:] = 0.0
-                add_row(moved, 0, contracted, (i * n_q + q) * n_k, gram, 0, size_k, size_k)
-                for a in present:
-                    at = (i * n_channels + a) * n_q + q
-                    for n in range(n_max):
-                        adjoint[i, a, q, n] = of_whole * coefficients[i, a, q, n]
-                    add_row(
-                        adjoint, at * n_max, moved, 0, vectors_t,
-                        ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, size_k, size,
-                    )  # fmt: skip
+            n_m = 2 * l + 1
+            moved[: n_m * n_k] = 0.0
+            fill_rows(
+                moved, 0, contracted, (i * n_q + l * l) * n_k, n_k, gram, 0, n_m, size_k, size_k,
+                1.0, moved,
+            )  # fmt: skip
+            for a in present:
+                fill_rows(
+                    adjoint, ((i * n_channels + a) * n_q + l * l) * n_max, moved, 0, n_k, vectors_t,
+                    ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, n_m, size_k, size,
+                    of_whole, coefficients,
+                )  # fmt: skip
 
 
 @numba.njit(**INLINED)

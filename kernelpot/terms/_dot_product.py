@@ -6,8 +6,23 @@ feature vectors; the kernel is ``delta^2 cosine^zeta``.
 """
 
 import numba
+import numpy as np
 
 from kernelpot.common._numba import INLINED, OPTIONS
+
+
+@numba.njit(**OPTIONS)
+def unit_vectors(features_ef, unit_ef, norm_e):
+    """Fill ``norm_e`` with the lengths of rows, ``unit_ef`` with the rows divided by them."""
+    for e in range(features_ef.shape[0]):
+        features_f, unit_f = features_ef[e], unit_ef[e]
+        square = 0.0
+        for f in range(features_f.shape[0]):
+            square += features_f[f] * features_f[f]
+        norm_e[e] = np.sqrt(square)
+        scale = 1.0 / norm_e[e]
+        for f in range(features_f.shape[0]):
+            unit_f[f] = scale * features_f[f]
 
 
 @numba.njit(**INLINED)
@@ -21,12 +36,33 @@ def _power(base, exponent, integer_exponent):
     return base**exponent
 
 
+@numba.njit(**INLINED)
+def _scaled_powers(cosine_m, exponent, integer_exponent, factor, out_m):
+    """Fill ``out_m = factor * cosine_m**exponent``; small integers in loops that vectorize."""
+    n = cosine_m.shape[0]
+    if integer_exponent == 1:
+        for m in range(n):
+            out_m[m] = factor * cosine_m[m]
+    elif integer_exponent == 2:
+        for m in range(n):
+            out_m[m] = factor * (cosine_m[m] * cosine_m[m])
+    elif integer_exponent == 3:
+        for m in range(n):
+            out_m[m] = factor * (cosine_m[m] * cosine_m[m]) * cosine_m[m]
+    elif integer_exponent == 4:
+        for m in range(n):
+            square = cosine_m[m] * cosine_m[m]
+            out_m[m] = factor * (square * square)
+    else:
+        for m in range(n):
+            out_m[m] = factor * _power(cosine_m[m], exponent, integer_exponent)
+
+
 @numba.njit(**OPTIONS)
 def kernel_values(cosine_em, zeta, integer_zeta, delta2, values_em):
     """Fill ``values_em = delta^2 cosine^zeta``."""
     for e in range(cosine_em.shape[0]):
-        for m in range(cosine_em.shape[1]):
-            values_em[e, m] = delta2 * _power(cosine_em[e, m], zeta, integer_zeta)
+        _scaled_powers(cosine_em[e], zeta, integer_zeta, delta2, values_em[e])
 
 
 @numba.njit(**OPTIONS)
@@ -43,8 +79,7 @@ def kernel_slopes(cosine_em, zeta, integer_zeta, delta2, slopes_em):
     factor = delta2 * zeta
     less_one = integer_zeta - 1 if integer_zeta >= 1 else -1
     for e in range(cosine_em.shape[0]):
-        for m in range(cosine_em.shape[1]):
-            slopes_em[e, m] = factor * _power(cosine_em[e, m], zeta - 1.0, less_one)
+        _scaled_powers(cosine_em[e], zeta - 1.0, less_one, factor, slopes_em[e])
 
 
 @numba.njit(**OPTIONS)
@@ -56,13 +91,15 @@ def weigh_slopes(cosine_em, zeta, integer_zeta, delta2, cotangent_em, projection
     """
     factor = delta2 * zeta
     less_one = integer_zeta - 1 if integer_zeta >= 1 else -1
+    slope_m = np.empty(cosine_em.shape[1])
     for e in range(cosine_em.shape[0]):
+        cosine_m, cotangent_m = cosine_em[e], cotangent_em[e]
+        _scaled_powers(cosine_m, zeta - 1.0, less_one, factor, slope_m)
         total = 0.0
-        for m in range(cosine_em.shape[1]):
-            slope = factor * _power(cosine_em[e, m], zeta - 1.0, less_one)
-            weighted = slope * cotangent_em[e, m]
-            cotangent_em[e, m] = weighted
-            total += weighted * cosine_em[e, m]
+        for m in range(cosine_m.shape[0]):
+            cotangent_m[m] *= slope_m[m]
+        for m in range(cosine_m.shape[0]):
+            total += cotangent_m[m] * cosine_m[m]
         projection_e[e] = total
 
 
@@ -73,11 +110,12 @@ def mean_and_slopes(
     """Mean and its cotangent of the cosine for one weight vector, in one sweep."""
     less_one = integer_zeta - 1 if integer_zeta >= 1 else -1
     for e in range(cosine_em.shape[0]):
+        cosine_m, slopes_m = cosine_em[e], slopes_em[e]
+        _scaled_powers(cosine_m, zeta - 1.0, less_one, zeta * delta2, slopes_m)
         total = 0.0
-        for m in range(cosine_em.shape[1]):
-            cosine = cosine_em[e, m]
-            lower = delta2 * weights_m[m] * _power(cosine, zeta - 1.0, less_one)
-            slopes_em[e, m] = zeta * lower
-            total += lower * cosine
-        mean_e[e] = total
-        projection_e[e] = zeta * total
+        for m in range(cosine_m.shape[0]):
+            slopes_m[m] *= weights_m[m]
+        for m in range(cosine_m.shape[0]):
+            total += slopes_m[m] * cosine_m[m]
+        mean_e[e] = total / zeta
+        projection_e[e] = total

@@ -21,7 +21,21 @@ import numpy as np
 from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
-from kernelpot.terms._soap_vector import LANES, gather_pair, harmonics, scatter_pairs
+from kernelpot.terms._soap_vector import (
+    LANES,
+    gather_lanes,
+    gather_pair,
+    gram_of,
+    harmonics,
+    harmonics_adjoint,
+    products,
+    radial_lanes,
+    scatter_lanes,
+    scatter_pairs,
+)
+
+# Pairs of one channel from which on it pays to treat as many as LANES together.
+FEW = 4
 
 
 def extent(size):
@@ -34,6 +48,59 @@ def _extent_overload(size):
     if isinstance(size, numba.types.BaseTuple):
         return lambda size: len(size)
     return lambda size: size
+
+
+def fill_rows(
+    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+):
+    """Fill ``out[q] = sum_c factors[q, c] rows[c] + scale other[q]``; vector code for tuples."""
+    o, f, r, added = out.ravel(), factors.ravel(), rows.ravel(), other.ravel()
+    n_rows, n = extent(count), extent(size)
+    for at in range(o_start, o_start + n_q * n):
+        o[at] = scale * added[at]
+    for q in range(n_q):
+        for c in range(n_rows):
+            for k in range(n):
+                o[o_start + q * n + k] += f[f_start + q * f_step + c] * r[r_start + c * n + k]
+
+
+@overload(fill_rows, inline="always")
+def _fill_rows_overload(
+    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+):
+    if not isinstance(size, numba.types.BaseTuple):
+        return fill_rows
+
+    def in_vectors(
+        out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+    ):
+        products(
+            out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+        )
+
+    return in_vectors
+
+
+def fill_gram(rows, a_start, b_start, n_q, out, size):
+    """Fill ``out[j, k] = sum_q a[q, j] b[q, k]`` with rows a and b; in vector code for tuples."""
+    r, n = rows.ravel(), extent(size)
+    out[:] = 0.0
+    for q in range(n_q):
+        for j in range(n):
+            left = r[a_start + q * n + j]
+            for k in range(n):
+                out[j, k] += left * r[b_start + q * n + k]
+
+
+@overload(fill_gram, inline="always")
+def _fill_gram_overload(rows, a_start, b_start, n_q, out, size):
+    if not isinstance(size, numba.types.BaseTuple):
+        return fill_gram
+
+    def in_vectors(rows, a_start, b_start, n_q, out, size):
+        gram_of(rows, a_start, b_start, n_q, out, size)
+
+    return in_vectors
 
 
 @numba.njit(**INLINED)
@@ -155,6 +222,91 @@ def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
     return lanes, p
 
 
+@numba.njit(**INLINED)
+def _aligned(n):
+    """An array of n zeros that begins where a cache line does."""
+    room = np.zeros(n + LANES)
+    skipped = (-room.ctypes.data % (8 * LANES)) // 8
+    return room[skipped : skipped + n]
+
+
+@numba.njit(**INLINED)
+def _longest(first, start, stop):
+    """Most pairs that one of some centers has."""
+    longest = 0
+    for i in range(start, stop):
+        longest = max(longest, first[i + 1] - first[i])
+    return longest
+
+
+@numba.njit(**INLINED)
+def _room(longest, n_channels):
+    """Arrays that `_group` works in."""
+    return (
+        np.empty(longest + 1, dtype=np.int64),
+        np.empty(longest + 1),
+        np.zeros((3, n_channels), dtype=np.int64),
+        np.empty(longest, dtype=np.int64),
+        np.empty(longest),
+        np.empty(longest // LANES + n_channels + 1, dtype=np.int64),
+    )
+
+
+@numba.njit(**INLINED)
+def _group(
+    start, stop, displacement_pc, channel_p, r_cut, near, length, places, pair, distance, bounds
+):
+    """Sort the pairs of a center within the cutoff by channel, some together.
+
+    Fills ``pair`` and ``distance``: first groups of up to LANES pairs of one channel, group ``g``
+    from ``bounds[g]`` to ``bounds[g + 1]``, then those that are too few for a group, by channel.
+
+    Returns
+    -------
+    n_groups, n_near : int
+        Number of groups, and of pairs within the cutoff.
+    """
+    grouped, last, rest = places
+    n_channels = last.shape[0]
+    n_near = 0
+    for p in range(start, stop):
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        r = np.sqrt(x * x + y * y + z * z)
+        near[n_near], length[n_near] = p, r  # no branch: it could not be foreseen
+        n_near += r < r_cut
+    rest[:] = 0
+    for k in range(n_near):
+        rest[channel_p[near[k]]] += 1
+    n_groups, filled = 0, 0
+    bounds[0] = 0
+    for channel in range(n_channels):
+        n = rest[channel]
+        if n % LANES < FEW:
+            n -= n % LANES
+        rest[channel] -= n
+        grouped[channel], last[channel] = filled, filled + n
+        while filled < last[channel]:
+            filled = min(filled + LANES, last[channel])
+            n_groups += 1
+            bounds[n_groups] = filled
+    for channel in range(n_channels):
+        rest[channel], filled = filled, filled + rest[channel]
+    for k in range(n_near):
+        channel = channel_p[near[k]]
+        kind = grouped if grouped[channel] < last[channel] else rest
+        pair[kind[channel]], distance[kind[channel]] = near[k], length[k]
+        kind[channel] += 1
+    return n_groups, n_near
+
+
+@numba.njit(**INLINED)
+def _take(begin, end, pair, displacement_pc, xyz):
+    """Collect the displacements of up to LANES pairs."""
+    for k in range(begin, end):
+        for c in range(3):
+            xyz[c, k - begin] = displacement_pc[pair[k], c]
+
+
 @numba.njit(**OPTIONS)
 def expand(
     first,
@@ -244,41 +396,57 @@ def expand_vector(
     n_q = n_l * n_l
     n_knots = table.shape[0]
     per_length = (n_knots - 1) / r_cut
+    n_channels = coefficients.shape[1]
     xyz = np.zeros((3, LANES))
-    values = np.empty((n_q, LANES))
-    distance = np.empty(LANES)
-    pair = np.empty(LANES, dtype=np.int64)
-    coefficients[:] = 0.0
+    values = _aligned(n_q * LANES)
+    knots = np.zeros(LANES, dtype=np.int64)
+    hermite = np.zeros((4, LANES))
+    near, length, places, pair, distance, bounds = _room(_longest(first, start, stop), n_channels)
     for i in range(start, stop):
         c = coefficients[i - start]
+        c[:] = 0.0
         for n in range(n_max):
             c[center_channel[i], 0, n] = center_n[i, n]
-        p, last = first[i], first[i + 1]
-        while p < last:
-            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
-            if lanes == 0:
-                break
+        n_groups, n_near = _group(
+            first[i], first[i + 1], displacement_pc, channel_p, r_cut, near, length, places, pair,
+            distance, bounds,
+        )  # fmt: skip
+        for group in range(n_groups):
+            begin, end = bounds[group], bounds[group + 1]
+            _take(begin, end, pair, displacement_pc, xyz)
             harmonics(xyz, values, None, degrees)
-            lane = 0
-            while lane < lanes:
-                one, channel = pair[lane], channel_p[pair[lane]]
-                knot, weights = _weights(distance[lane], weight_p[one], per_length, n_knots)
-                row = ((i - start) * coefficients.shape[1] + channel) * n_q * n_max
-                at = knot * 2 * n_l * n_max
-                if lane + 1 < lanes and channel_p[pair[lane + 1]] == channel:
+            for k in range(begin, end):
+                knot, weights = _weights(distance[k], weight_p[pair[k]], per_length, n_knots)
+                knots[k - begin] = knot * 2 * n_l * n_max
+                for j in range(4):
+                    hermite[j, k - begin] = weights[j]
+            hermite[:, end - begin :] = 0.0  # what is left of others counts for nothing
+            row = ((i - start) * n_channels + channel_p[pair[begin]]) * n_q * n_max
+            scatter_lanes(coefficients, row, values, table, knots, hermite, size, degrees)
+        for begin in range(bounds[n_groups], n_near, LANES):
+            end = min(begin + LANES, n_near)
+            _take(begin, end, pair, displacement_pc, xyz)
+            harmonics(xyz, values, None, degrees)
+            k = begin
+            while k < end:
+                channel = channel_p[pair[k]]
+                knot, weights = _weights(distance[k], weight_p[pair[k]], per_length, n_knots)
+                row = ((i - start) * n_channels + channel) * n_q * n_max
+                at, lane = knot * 2 * n_l * n_max, k - begin
+                if k + 1 < end and channel_p[pair[k + 1]] == channel:
                     knot2, weights2 = _weights(
-                        distance[lane + 1], weight_p[pair[lane + 1]], per_length, n_knots
+                        distance[k + 1], weight_p[pair[k + 1]], per_length, n_knots
                     )
                     scatter_pairs(
                         coefficients, row, values, (lane, lane + 1), table,
                         (at, knot2 * 2 * n_l * n_max), (weights, weights2), size, degrees,
                     )  # fmt: skip
-                    lane += 2
+                    k += 2
                 else:
                     scatter_pairs(
                         coefficients, row, values, (lane,), table, (at,), (weights,), size, degrees
                     )
-                    lane += 1
+                    k += 1
         if sum_channel >= 0:
             for channel in range(sum_channel):
                 for q in range(n_q):
@@ -295,21 +463,17 @@ def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
     ``block_factor`` multiplies a block (the off-diagonal entries if a = b).
     """
     n_max = extent(size)
-    n_l = scale_l.shape[0]
+    n_l, n_channels = scale_l.shape[0], coefficients.shape[1]
     gram = np.zeros((n_max, n_max))
     for i in range(coefficients.shape[0]):
         for b in range(blocks.shape[0]):
-            c_a = coefficients[i, blocks[b, 0]]
-            c_b = coefficients[i, blocks[b, 1]]
             symmetric = blocks[b, 0] == blocks[b, 1]
+            a_start = (i * n_channels + blocks[b, 0]) * n_l * n_l * n_max
+            b_start = (i * n_channels + blocks[b, 1]) * n_l * n_l * n_max
             f = blocks[b, 2]
             for l in range(n_l):
-                gram[:] = 0.0
-                for q in range(l * l, (l + 1) * (l + 1)):
-                    for n in range(n_max):
-                        left = c_a[q, n]
-                        for k in range(n_max):
-                            gram[n, k] += left * c_b[q, k]
+                at = l * l * n_max
+                fill_gram(coefficients, a_start + at, b_start + at, 2 * l + 1, gram, size)
                 scale = scale_l[l]
                 factor = scale * block_factor[b]
                 for n in range(n_max):
@@ -325,64 +489,56 @@ def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
                             f += 1
 
 
-@numba.njit(**INLINED)
-def _adjoint_of(c, cotangent_f, blocks, block_factor, scale_l, size, sum_channel, gram, adjoint):
-    """Fill ``adjoint = d(cotangent . features)/d coefficients`` of one center."""
-    n_max = extent(size)
-    n_l = scale_l.shape[0]
-    adjoint[:] = 0.0
-    for b in range(blocks.shape[0]):
-        a_channel, b_channel = blocks[b, 0], blocks[b, 1]
-        symmetric = a_channel == b_channel
-        c_a = c[a_channel]
-        c_b = c[b_channel]
-        d_a = adjoint[a_channel]
-        d_b = adjoint[b_channel]
-        f = blocks[b, 2]
-        for l in range(n_l):
-            scale = scale_l[l]
-            factor = scale * block_factor[b]
-            for n in range(n_max):
-                if symmetric:
-                    gram[n, n] = 2.0 * scale * cotangent_f[f]
-                    f += 1
-                    for k in range(n + 1, n_max):
-                        gram[n, k] = factor * cotangent_f[f]
-                        gram[k, n] = gram[n, k]
-                        f += 1
-                else:
-                    for k in range(n_max):
-                        gram[n, k] = factor * cotangent_f[f]
-                        f += 1
-            for q in range(l * l, (l + 1) * (l + 1)):
-                for n in range(n_max):
-                    value = c_a[q, n]
-                    for k in range(n_max):
-                        d_b[q, k] += gram[n, k] * value
-                if not symmetric:
-                    for n in range(n_max):
-                        total = 0.0
-                        for k in range(n_max):
-                            total += gram[n, k] * c_b[q, k]
-                        d_a[q, n] += total
-    if sum_channel >= 0:
-        for channel in range(sum_channel):
-            for q in range(n_l * n_l):
-                for n in range(n_max):
-                    adjoint[channel, q, n] += adjoint[sum_channel, q, n]
-
-
 @numba.njit(**OPTIONS)
 def power_spectrum_adjoint(
     coefficients, cotangent, blocks, block_factor, scale_l, size, sum_channel, adjoint
 ):
     """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape)."""
-    gram = np.zeros((extent(size), extent(size)))
+    n_max = extent(size)
+    n_l, n_channels = scale_l.shape[0], coefficients.shape[1]
+    n_q = n_l * n_l
+    gram, gram_t = np.zeros((n_max, n_max)), np.zeros((n_max, n_max))
     for i in range(coefficients.shape[0]):
-        _adjoint_of(
-            coefficients[i], cotangent[i], blocks, block_factor, scale_l, size, sum_channel, gram,
-            adjoint[i],
-        )  # fmt: skip
+        adjoint[i] = 0.0
+        for b in range(blocks.shape[0]):
+            symmetric = blocks[b, 0] == blocks[b, 1]
+            a_start = (i * n_channels + blocks[b, 0]) * n_q * n_max
+            b_start = (i * n_channels + blocks[b, 1]) * n_q * n_max
+            f = blocks[b, 2]
+            for l in range(n_l):
+                scale = scale_l[l]
+                factor = scale * block_factor[b]
+                for n in range(n_max):
+                    if symmetric:
+                        gram[n, n] = 2.0 * scale * cotangent[i, f]
+                        for k in range(n + 1, n_max):
+                            gram[n, k] = factor * cotangent[i, f + k - n]
+                        f += n_max - n
+                    else:
+                        for k in range(n_max):
+                            gram[n, k] = factor * cotangent[i, f + k]
+                        f += n_max
+                if symmetric:
+                    for n in range(1, n_max):
+                        for k in range(n):
+                            gram[n, k] = gram[k, n]
+                at, n_m = l * l * n_max, 2 * l + 1
+                fill_rows(
+                    adjoint, b_start + at, coefficients, a_start + at, n_max, gram, 0, n_m, size,
+                    size, 1.0, adjoint,
+                )  # fmt: skip
+                if not symmetric:
+                    for n in range(n_max):
+                        for k in range(n_max):
+                            gram_t[k, n] = gram[n, k]
+                    fill_rows(
+                        adjoint, a_start + at, coefficients, b_start + at, n_max, gram_t, 0, n_m,
+                        size, size, 1.0, adjoint,
+                    )  # fmt: skip
+        for channel in range(max(sum_channel, 0)):
+            for q in range(n_q):
+                for n in range(n_max):
+                    adjoint[i, channel, q, n] += adjoint[i, sum_channel, q, n]
 
 
 @numba.njit(**OPTIONS)
@@ -482,32 +638,59 @@ def pair_gradients_vector(
     n_q = n_l * n_l
     n_knots = table.shape[0]
     per_length = (n_knots - 1) / r_cut
+    n_channels = adjoint.shape[1]
     xyz = np.zeros((3, LANES))
-    values = np.empty((n_q, LANES))
-    gradients = np.empty((3, n_q, LANES))
-    distance = np.empty(LANES)
-    pair = np.empty(LANES, dtype=np.int64)
+    values = _aligned(n_q * LANES)
+    gradients = _aligned(3 * n_q * LANES)
+    knots = np.zeros(LANES, dtype=np.int64)
+    hermite = np.zeros((6, LANES))
+    radial = _aligned(n_l * n_max * LANES)
+    d_radial = _aligned(n_l * n_max * LANES)
+    along_q = _aligned(n_q * LANES)
+    slopes_q = _aligned(n_q * LANES)
+    found = np.empty((4, LANES))
+    near, length, places, pair, distance, bounds = _room(_longest(first, start, stop), n_channels)
     for i in range(start, stop):
-        p, last = first[i], first[i + 1]
-        while p < last:
-            lanes, p = _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair)
-            if lanes == 0:
-                break
-            harmonics(xyz, values, gradients, degrees)
-            for lane in range(lanes):
-                k, t = _knot(distance[lane], per_length, n_knots)
+        n_groups, n_near = _group(
+            first[i], first[i + 1], displacement_pc, channel_p, r_cut, near, length, places, pair,
+            distance, bounds,
+        )  # fmt: skip
+        for group in range(n_groups):
+            begin, end = bounds[group], bounds[group + 1]
+            _take(begin, end, pair, displacement_pc, xyz)
+            for k in range(begin, end):
+                knot, t = _knot(distance[k], per_length, n_knots)
                 weights, slopes = _hermite(t), _hermite_slope(t, per_length)
-                q = pair[lane]
-                row = ((i - start) * adjoint.shape[1] + channel_p[q]) * n_q * n_max
-                knot = k * 2 * n_l * n_max
+                knots[k - begin] = knot * 2 * n_l * n_max
+                hermite[0, k - begin], hermite[3, k - begin] = weights[2], slopes[2]
+                hermite[1, k - begin], hermite[4, k - begin] = weights[1], slopes[1]
+                hermite[2, k - begin], hermite[5, k - begin] = weights[3], slopes[3]
+            row = ((i - start) * n_channels + channel_p[pair[begin]]) * n_q * n_max
+            radial_lanes(table, knots, hermite, radial, d_radial, size, degrees)
+            gather_lanes(adjoint, row, radial, d_radial, along_q, slopes_q, size, degrees)
+            harmonics_adjoint(xyz, along_q, slopes_q, found, degrees)
+            for k in range(begin, end):
+                p, lane = pair[k], k - begin
+                along = found[0, lane] / distance[k]
+                for c in range(3):
+                    gradient_pc[p, c] += weight_p[p] * (found[c + 1, lane] + along * xyz[c, lane])
+        for begin in range(bounds[n_groups], n_near, LANES):
+            end = min(begin + LANES, n_near)
+            _take(begin, end, pair, displacement_pc, xyz)
+            harmonics(xyz, values, gradients, degrees)
+            for k in range(begin, end):
+                p, lane = pair[k], k - begin
+                at, t = _knot(distance[k], per_length, n_knots)
+                weights, slopes = _hermite(t), _hermite_slope(t, per_length)
+                row = ((i - start) * n_channels + channel_p[p]) * n_q * n_max
                 along, gx, gy, gz = gather_pair(
-                    adjoint, row, values, gradients, lane, table, knot, weights, slopes, size,
-                    degrees,
+                    adjoint, row, values, gradients, lane, table, at * 2 * n_l * n_max, weights,
+                    slopes, size, degrees,
                 )  # fmt: skip
-                along /= distance[lane]
-                gradient_pc[q, 0] += weight_p[q] * (gx + along * xyz[0, lane])
-                gradient_pc[q, 1] += weight_p[q] * (gy + along * xyz[1, lane])
-                gradient_pc[q, 2] += weight_p[q] * (gz + along * xyz[2, lane])
+                along /= distance[k]
+                gradient_pc[p, 0] += weight_p[p] * (gx + along * xyz[0, lane])
+                gradient_pc[p, 1] += weight_p[p] * (gy + along * xyz[1, lane])
+                gradient_pc[p, 2] += weight_p[p] * (gz + along * xyz[2, lane])
 
 
 @numba.njit(**OPTIONS)

@@ -39,6 +39,12 @@ class _Vectors:
         mask = ir.Constant(ir.VectorType(index, self.length), [0] * self.length)
         return self.builder.shuffle_vector(vector, vector, mask)
 
+    def variable(self, value):
+        """A vector that changes in loops; it becomes a register."""
+        place = cgutils.alloca_once(self.builder, self.type)
+        self.builder.store(value, place)
+        return place
+
     def pointer(self, base, offset):
         """Address of a vector that begins at element ``base[offset]``."""
         if isinstance(offset, int):
@@ -71,10 +77,48 @@ class _Vectors:
     def madd(self, a, b, c):
         return self.add(self.mul(a, b), c)
 
+    def columns(self, rows):
+        """Transpose of LANES vectors of this length: as many vectors of LANES elements."""
+        index = ir.IntType(32)
+        if self.length == 1:
+            found = ir.Constant(ir.VectorType(_DOUBLE, LANES), ir.Undefined)
+            for lane, row in enumerate(rows):
+                one = self.builder.extract_element(row, ir.Constant(index, 0))
+                found = self.builder.insert_element(found, one, ir.Constant(index, lane))
+            return [found]
+        columns = []
+        for first in range(0, self.length, LANES):
+            n = min(LANES, self.length - first)
+            # elements beyond the last are of no use: any
+            mask = [first + min(k, n - 1) for k in range(LANES)]
+            block = [self._shuffle(row, row, mask) for row in rows]
+            step = 1
+            while step < LANES:  # swap the blocks off the diagonal, of 1, 2, 4 ... elements
+                low = [k if not k & step else k - step + LANES for k in range(LANES)]
+                high = [k + step if not k & step else k + LANES for k in range(LANES)]
+                swapped = list(block)
+                for k in range(LANES):
+                    if not k & step:
+                        pair = block[k], block[k + step]
+                        swapped[k] = self._shuffle(*pair, low)
+                        swapped[k + step] = self._shuffle(*pair, high)
+                block = swapped
+                step *= 2
+            columns += block[:n]
+        return columns
+
+    def _shuffle(self, a, b, mask):
+        index = ir.IntType(32)
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(index, len(mask)), mask))
+
     def total(self, a):
         """Sum of the elements."""
-        index = ir.IntType(32)
-        parts = [self.builder.extract_element(a, ir.Constant(index, k)) for k in range(self.length)]
+        index, length = ir.IntType(32), self.length
+        while length > 2 and length % 2 == 0:  # both halves of the vector
+            length //= 2
+            low, high = list(range(length)), list(range(length, 2 * length))
+            a = self.builder.fadd(self._shuffle(a, a, low), self._shuffle(a, a, high), flags=_FLAGS)
+        parts = [self.builder.extract_element(a, ir.Constant(index, k)) for k in range(length)]
         while len(parts) > 1:
             pairs = [
                 self.builder.fadd(x, y, flags=_FLAGS)
@@ -100,6 +144,18 @@ def _scalar(builder, base, offset):
     return builder.load(_element(builder, base, offset), typ=_DOUBLE)
 
 
+def _integer(builder, base, place):
+    """Element of an array of int64."""
+    integer = ir.IntType(64)
+    element = builder.gep(base, [ir.Constant(integer, place)], source_etype=integer)
+    return builder.load(element, typ=integer)
+
+
+def _broadcast_at(v, base, place):
+    """A vector of one element of an array."""
+    return v.broadcast(_scalar(v.builder, base, ir.Constant(ir.IntType(64), place)))
+
+
 def prefactor(degree, order):
     """Normalization of real solid harmonics."""
     ratio = math.factorial(degree - order) / math.factorial(degree + order)
@@ -107,8 +163,17 @@ def prefactor(degree, order):
     return norm * (math.sqrt(2.0) if order else 1.0)
 
 
-def _emit_harmonics(v, xyz, values, gradients, l_max):
-    """Values (and gradients) of all harmonics of LANES pairs; recursions as in `_soap`."""
+def _emit_recursions(v, xyz, l_max):
+    """What harmonics of LANES pairs are made of, as in `_soap`.
+
+    Returns
+    -------
+    x, y : vector
+    cos, sin : list of vector
+        Real and imaginary parts of (x + i y)^m.
+    legendre : dict of (l, m) to vector
+        Modified associated Legendre polynomials.
+    """
     x, y, z = (v.load(xyz, axis * LANES) for axis in range(3))
     r2 = v.madd(x, x, v.madd(y, y, v.mul(z, z)))
     cos, sin = [v.constant(1.0)], [v.constant(0.0)]
@@ -128,6 +193,12 @@ def _emit_harmonics(v, xyz, values, gradients, l_max):
                 v.mul(v.scaled(z, (2 * l - 1) / (l - m)), legendre[l - 1, m]),
                 v.mul(v.scaled(r2, (l + m - 1) / (l - m)), legendre[l - 2, m]),
             )
+    return x, y, cos, sin, legendre
+
+
+def _emit_harmonics(v, xyz, values, gradients, l_max):
+    """Values (and gradients) of all harmonics of LANES pairs."""
+    x, y, cos, sin, legendre = _emit_recursions(v, xyz, l_max)
     n_q = (l_max + 1) ** 2
     for l in range(l_max + 1):
         for m in range(l + 1):
@@ -233,6 +304,168 @@ def scatter_pairs(typingctx, c, c_start, values, lanes, table, knots, weights, s
 
 
 @intrinsic
+def scatter_lanes(typingctx, c, c_start, values, table, knots, weights, size, degrees):
+    """`scatter_pairs` of LANES pairs: ``knots`` (LANES,) and ``weights`` (4, LANES) are arrays.
+
+    The coefficients of a degree stay in registers.
+    """
+    n_max, n_l = len(size), len(degrees)
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, n_max)
+        c_data, y_data, t_data, k_data, w_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4, 5)
+        )
+        offsets = [_integer(builder, k_data, lane) for lane in range(LANES)]
+        for l in range(n_l):
+            places = [_offset(builder, arguments[1], q * n_max) for q in range(l * l, (l + 1) ** 2)]
+            totals = [v.load(c_data, place) for place in places]
+            for lane, offset in enumerate(offsets):
+                hermite = [_broadcast_at(v, w_data, k * LANES + lane) for k in range(4)]
+                row = _emit_radial(v, t_data, offset, l, n_l, hermite)
+                totals = [
+                    v.madd(_broadcast_at(v, y_data, (l * l + k) * LANES + lane), row, total)
+                    for k, total in enumerate(totals)
+                ]
+            for total, place in zip(totals, places, strict=True):
+                v.store(total, c_data, place)
+        return context.get_dummy_value()
+
+    return types.none(c, c_start, values, table, knots, weights, size, degrees), codegen
+
+
+@intrinsic
+def radial_lanes(typingctx, table, knots, hermite, radial, d_radial, size, degrees):
+    """Radial functions of LANES pairs and their derivatives, into (l, n, LANES).
+
+    ``knots`` (LANES,) are those below the distances. ``hermite`` (6, LANES): what the difference of
+    the values at both knots is multiplied with, and the slopes at the first and at the second, for
+    the function; then the same for its derivative.
+    """
+    n_max, n_l = len(size), len(degrees)
+
+    def codegen(context, builder, signature, arguments):
+        v, lanes = _Vectors(builder, n_max), _Vectors(builder, LANES)
+        t_data, k_data, h_data, r_data, d_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in range(5)
+        )
+        offsets = [_integer(builder, k_data, lane) for lane in range(LANES)]
+        with cgutils.for_range(builder, ir.Constant(ir.IntType(64), n_l)) as degree:
+            at = builder.mul(degree.index, ir.Constant(ir.IntType(64), n_max))
+            place = builder.mul(at, ir.Constant(ir.IntType(64), LANES))
+            values, slopes = [], []
+            for lane, offset in enumerate(offsets):
+                row = builder.add(offset, at)
+                f0, g0, f1, g1 = (
+                    v.load(t_data, _offset(builder, row, k * n_l * n_max)) for k in range(4)
+                )
+                rise = v.sub(f1, f0)
+                h = [_broadcast_at(v, h_data, k * LANES + lane) for k in range(6)]
+                values.append(v.madd(h[0], rise, v.madd(h[1], g0, v.madd(h[2], g1, f0))))
+                slopes.append(v.madd(h[3], rise, v.madd(h[4], g0, v.mul(h[5], g1))))
+            for data, rows in ((r_data, values), (d_data, slopes)):
+                for n, column in enumerate(v.columns(rows)):
+                    lanes.store(column, data, _offset(builder, place, n * LANES))
+        return context.get_dummy_value()
+
+    return types.none(table, knots, hermite, radial, d_radial, size, degrees), codegen
+
+
+@intrinsic
+def gather_lanes(typingctx, d, d_start, radial, d_radial, along, slopes, size, degrees):
+    """Contract an adjoint ``d`` with radial functions of LANES pairs, and with their derivatives.
+
+    ``radial`` and ``d_radial`` are from `radial_lanes`; fills ``along`` and ``slopes`` (q, LANES).
+    There are loops where `gather_pair` has copies of their bodies: registers do for each.
+    """
+    n_max, n_l = len(size), len(degrees)
+
+    def codegen(context, builder, signature, arguments):
+        integer = ir.IntType(64)
+        v = _Vectors(builder, LANES)
+        d_data, r_data, s_data, a_data, b_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4, 5)
+        )
+        with cgutils.for_range(builder, ir.Constant(integer, n_l)) as degree:
+            l = degree.index
+            at = builder.mul(l, ir.Constant(integer, n_max * LANES))
+            rows = [
+                [v.load(data, _offset(builder, at, n * LANES)) for n in range(n_max)]
+                for data in (r_data, s_data)
+            ]
+            more = _offset(builder, l, 1)
+            orders = cgutils.for_range(builder, builder.mul(more, more), start=builder.mul(l, l))
+            with orders as order:
+                at = builder.mul(order.index, ir.Constant(integer, n_max))
+                at = builder.add(arguments[1], at)
+                value = slope = None
+                for n, (radial_n, d_radial_n) in enumerate(zip(*rows, strict=True)):
+                    adjoint = v.broadcast(_scalar(builder, d_data, _offset(builder, at, n)))
+                    part, d_part = v.mul(adjoint, radial_n), v.mul(adjoint, d_radial_n)
+                    value = part if value is None else v.add(part, value)
+                    slope = d_part if slope is None else v.add(d_part, slope)
+                at = builder.mul(order.index, ir.Constant(integer, LANES))
+                v.store(value, a_data, at)
+                v.store(slope, b_data, at)
+        return context.get_dummy_value()
+
+    return types.none(d, d_start, radial, d_radial, along, slopes, size, degrees), codegen
+
+
+@intrinsic
+def harmonics_adjoint(typingctx, xyz, along, slopes, out, degrees):
+    """Sums over q with harmonics of LANES pairs, and with their gradients.
+
+    Fills the rows of ``out`` (4, LANES): ``sum_q slopes_q Y_q``, and ``sum_q along_q`` times the
+    gradient of ``Y_q``. Degrees are summed first, order by order: no gradient is formed.
+    """
+    l_max = len(degrees) - 1
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, LANES)
+        xyz, a_data, b_data, o_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in range(4)
+        )
+        x, y, cos, sin, legendre = _emit_recursions(v, xyz, l_max)
+        zero = v.constant(0.0)
+        totals = [zero] * 4
+        for m in range(l_max + 1):
+            # of cos m phi and sin m phi: by value, by slope, across z, along z
+            sums = [[zero] * 4, [zero] * 4]
+            for l in range(m, l_max + 1):
+                norm = prefactor(l, m)
+                value = v.scaled(legendre[l, m], norm)
+                across = v.scaled(legendre[l - 1, m + 1], -norm) if m + 1 <= l - 1 else None
+                upward = v.scaled(legendre[l - 1, m], norm * (l + m)) if m <= l - 1 else None
+                for own, sign in zip(sums, (1, -1) if m else (1,), strict=False):
+                    at = (l * l + l + sign * m) * LANES
+                    a, b = v.load(a_data, at), v.load(b_data, at)
+                    own[0], own[1] = v.madd(a, value, own[0]), v.madd(b, value, own[1])
+                    if across is not None:
+                        own[2] = v.madd(a, across, own[2])
+                    if upward is not None:
+                        own[3] = v.madd(a, upward, own[3])
+            (value, slope, across, upward), others = sums
+            if m == 0:  # cos is one, sin zero
+                totals = [slope, v.mul(x, across), v.mul(y, across), upward]
+                continue
+            across = v.madd(across, cos[m], v.mul(others[2], sin[m]))
+            up, down = v.scaled(value, m), v.scaled(others[0], m)
+            more = [
+                v.madd(slope, cos[m], v.mul(others[1], sin[m])),
+                v.madd(x, across, v.madd(up, cos[m - 1], v.mul(down, sin[m - 1]))),
+                v.madd(y, across, v.sub(v.mul(down, cos[m - 1]), v.mul(up, sin[m - 1]))),
+                v.madd(upward, cos[m], v.mul(others[3], sin[m])),
+            ]
+            totals = [v.add(total, part) for total, part in zip(totals, more, strict=True)]
+        for row, total in enumerate(totals):
+            v.store(total, o_data, row * LANES)
+        return context.get_dummy_value()
+
+    return types.none(xyz, along, slopes, out, degrees), codegen
+
+
+@intrinsic
 def gather_pair(
     typingctx, d, d_start, values, gradients, lane, table, knot, weights, slopes, size, degrees
 ):
@@ -288,26 +521,107 @@ def gather_pair(
     )
 
 
-@intrinsic
-def add_products(typingctx, out, o_start, factors, f_start, rows, r_start, count, size):
-    """Add ``sum_c factors[c] rows[c]`` to a row of ``out``, all flat from their starts.
+def _parts(builder, n):
+    """Vectors that registers hold, and where they begin: of 8 elements, and what is left over."""
+    parts, start = [], 0
+    while start < n:
+        length = min(LANES, 1 << ((n - start).bit_length() - 1))
+        parts.append((start, _Vectors(builder, length)))
+        start += length
+    return parts
 
-    ``count`` and ``size`` are tuples as long as there are rows, and elements in each.
+
+@intrinsic
+def products(
+    typingctx, out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+):
+    """Fill ``n_q`` rows: ``out[q] = sum_c factors[q, c] rows[c] + scale other[q]``.
+
+    All are flat from their starts, ``other`` from that of ``out`` (which it may be). ``count``
+    and ``size`` are tuples as long as there are rows, and elements in each; ``f_step`` is the
+    distance of the factors of one q from those of the next.
     """
     n_rows, n = len(count), len(size)
 
     def codegen(context, builder, signature, arguments):
-        v = _Vectors(builder, n)
         types_ = signature.args
-        o_data, f_data, r_data = (
-            _data(context, builder, types_[k], arguments[k]) for k in (0, 2, 4)
+        o_data, f_data, r_data, added = (
+            _data(context, builder, types_[k], arguments[k]) for k in (0, 2, 5, 11)
         )
-        total = v.load(o_data, arguments[1])
-        for c in range(n_rows):
-            factor = v.broadcast(_scalar(builder, f_data, _offset(builder, arguments[3], c)))
-            row = v.load(r_data, _offset(builder, arguments[5], c * n))
-            total = v.madd(factor, row, total)
-        v.store(total, o_data, arguments[1])
+        parts = _parts(builder, n)
+        kept = [
+            [v.load(r_data, _offset(builder, arguments[6], c * n + start)) for start, v in parts]
+            for c in range(n_rows)
+        ]
+        scales = [v.broadcast(arguments[10]) for _, v in parts]
+        with cgutils.for_range(builder, arguments[7]) as loop:
+            place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
+            place = builder.add(arguments[1], place)
+            source = builder.add(arguments[3], builder.mul(loop.index, arguments[4]))
+            factors = [_scalar(builder, f_data, _offset(builder, source, c)) for c in range(n_rows)]
+            for k, (start, v) in enumerate(parts):
+                at = _offset(builder, place, start)
+                total = v.mul(scales[k], v.load(added, at))
+                for factor, row in zip(factors, kept, strict=True):
+                    total = v.madd(v.broadcast(factor), row[k], total)
+                v.store(total, o_data, at)
         return context.get_dummy_value()
 
-    return types.none(out, o_start, factors, f_start, rows, r_start, count, size), codegen
+    return (
+        types.none(
+            out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, types.float64,
+            other,
+        ),
+        codegen,
+    )  # fmt: skip
+
+
+@intrinsic
+def squares_of(typingctx, rows, r_start, n_q, size):
+    """Sum of squares of ``n_q`` rows, flat from ``r_start``."""
+    n = len(size)
+
+    def codegen(context, builder, signature, arguments):
+        data = _data(context, builder, signature.args[0], arguments[0])
+        totals = [(start, v, v.variable(v.constant(0.0))) for start, v in _parts(builder, n)]
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
+            place = builder.add(arguments[1], place)
+            for start, v, total in totals:
+                row = v.load(data, _offset(builder, place, start))
+                builder.store(v.madd(row, row, builder.load(total)), total)
+        found = ir.Constant(_DOUBLE, 0.0)
+        for _, v, total in totals:
+            found = builder.fadd(found, v.total(builder.load(total)), flags=_FLAGS)
+        return found
+
+    return types.float64(rows, r_start, n_q, size), codegen
+
+
+@intrinsic
+def gram_of(typingctx, rows, a_start, b_start, n_q, out, size):
+    """Fill ``out[j, k] = sum_q a[q, j] b[q, k]``, with ``n_q`` rows a and b of ``rows``.
+
+    All are flat: ``a_start`` and ``b_start`` are where these begin.
+    """
+    n = len(size)
+
+    def codegen(context, builder, signature, arguments):
+        r_data, o_data = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 4))
+        parts = _parts(builder, n)
+        totals = [[v.variable(v.constant(0.0)) for _, v in parts] for _ in range(n)]
+        with cgutils.for_range(builder, arguments[3]) as loop:
+            place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
+            left, right = (builder.add(arguments[k], place) for k in (1, 2))
+            rows = [v.load(r_data, _offset(builder, right, start)) for start, v in parts]
+            for j, own in enumerate(totals):
+                factor = _scalar(builder, r_data, _offset(builder, left, j))
+                for (_, v), row, total in zip(parts, rows, own, strict=True):
+                    more = v.madd(v.broadcast(factor), row, builder.load(total))
+                    builder.store(more, total)
+        for j, own in enumerate(totals):
+            for (start, v), total in zip(parts, own, strict=True):
+                v.store(builder.load(total), o_data, j * n + start)
+        return context.get_dummy_value()
+
+    return types.none(rows, a_start, b_start, n_q, out, size), codegen

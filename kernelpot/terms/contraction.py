@@ -43,7 +43,7 @@ from ase import Atoms
 from kernelpot.common.types import Array, BoolArray, FloatArray, IntArray, SingleArray
 from kernelpot.data.system import System
 from kernelpot.terms import _contraction
-from kernelpot.terms.power_spectrum import N_KNOTS, SOAP, PairBatch, add_members
+from kernelpot.terms.power_spectrum import N_KNOTS, SOAP, PairBatch, add_members, aligned
 
 if TYPE_CHECKING:
     from kernelpot.terms.soap import SOAPTerm
@@ -406,7 +406,7 @@ class ContractedSOAP:
         n, n_l = stop - start, self.term.l_max + 1
         key = np.ascontiguousarray(batch.center_channels[start:stop])
         present = np.array(self.soap.present_channels(batch), dtype=np.int64)
-        contracted = np.empty((n, n_l**2, self._vectors.shape[-1]))
+        contracted = aligned((n, n_l**2, self._vectors.shape[-1]))
         kept, whole = np.empty((2, n, n_l))
         _contraction.contract(
             coefficients, key, present, self._vectors, self.soap.size, self._size_k, contracted,
@@ -445,7 +445,7 @@ class ContractedSOAP:
         channels: tuple[int, ...] | None = None,
     ) -> None:
         """Add the gradient of ``sum(cotangent * features)``; see `SOAP.pair_gradients`."""
-        adjoint = np.empty_like(density.coefficients)
+        adjoint = aligned(density.coefficients.shape)
         _contraction.power_spectrum_adjoint(
             density.coefficients, density.contracted, density.kept, density.whole, density.rest,
             density.key, cotangent, density.present, self._vectors_t, *self._weights,

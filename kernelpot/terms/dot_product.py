@@ -26,8 +26,10 @@ def normalize(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     unit : ndarray of shape (n_env, n_features)
     norm : ndarray of shape (n_env,)
     """
-    norm = np.sqrt(np.einsum("ef,ef->e", features, features))
-    return features / norm[:, None], norm
+    features = np.ascontiguousarray(features, dtype=float)
+    unit, norm = np.empty_like(features), np.empty(len(features))
+    _dot_product.unit_vectors(features, unit, norm)
+    return unit, norm
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Radial functions are cubic Hermite tables: at this many knots the features differ
 # from the analytic ones by less than 1e-10 relative.
 N_KNOTS = 1501
+# Numbers in a cache line, and in arrays that are worth it to begin with one.
+CACHE_LINE, LARGE = 8, 20_000
 # Sets of species that are present, of which blocks are kept.
 MAX_PRESENT = 64
 
@@ -47,6 +49,16 @@ class PairBatch:
     weights: FloatArray
     center_channels: IntArray
     center_values: FloatArray
+
+
+def aligned(shape: tuple[int, ...]) -> FloatArray:
+    """Memory for an array that begins where a cache line does: vectors of it then do not cross."""
+    n = math.prod(shape)
+    if n < LARGE:  # it costs more than it saves
+        return np.empty(shape)
+    room = np.empty(n + CACHE_LINE)
+    skipped = -(room.ctypes.data // room.itemsize) % CACHE_LINE
+    return room[skipped : skipped + n].reshape(shape)
 
 
 # Why vector code does not compile here; one failure speaks for all sizes.
@@ -313,6 +325,8 @@ class SOAP:
         tuple of int
             Ascending.
         """
+        if self._n_densities == 1 and len(batch.center_channels):
+            return (0,)
         counts = np.bincount(batch.channels, minlength=self._n_densities)
         counts[batch.center_channels] += 1
         return tuple(np.flatnonzero(counts).tolist())
@@ -456,7 +470,9 @@ class SOAP:
         """Radial functions and their slopes, (n_knots, 2, l_max + 1, n_max), for the loops."""
         r = np.linspace(0.0, self.term.r_cut, N_KNOTS)
         value, slope = self.radial(r)
-        return np.ascontiguousarray(np.stack([value, slope * r[1]], axis=1))
+        table = aligned((N_KNOTS, 2, *value.shape[1:]))
+        table[:, 0], table[:, 1] = value, slope * r[1]
+        return table
 
     @cached_property
     def _center_value(self) -> FloatArray:
@@ -549,7 +565,7 @@ class SOAP:
         """
         term = self.term
         shape = (stop - start, self.n_channels, (term.l_max + 1) ** 2, int(term.n_max))
-        coefficients = np.empty(shape)
+        coefficients = aligned(shape)
         common = (
             batch.first,
             batch.displacements,
@@ -589,6 +605,7 @@ class SOAP:
         blocks, factor = self._blocks_of(channels)
         room = np.empty if len(blocks) == len(self._blocks[0]) else np.zeros
         features = room((len(coefficients), self.n_features))
+        coefficients = np.ascontiguousarray(coefficients)
         _soap.power_spectrum(coefficients, blocks, factor, self.scale_l, self.size, features)
         return features
 
@@ -620,6 +637,7 @@ class SOAP:
             As for `features`.
         """
         blocks, factor = self._blocks_of(channels)
+        coefficients = np.ascontiguousarray(coefficients)
         adjoint = np.empty_like(coefficients)
         _soap.power_spectrum_adjoint(
             coefficients,
