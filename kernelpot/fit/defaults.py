@@ -126,7 +126,12 @@ def sigmas(data: Dataset) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def terms(
-    data: Dataset, e0: AtomicEnergies, *, n_sparse: int | None = None, preset: str = "default"
+    data: Dataset,
+    e0: AtomicEnergies,
+    *,
+    n_sparse: int | None = None,
+    preset: str = "default",
+    basis: str | None = None,
 ) -> tuple[list[Term], list[str]]:
     """Terms scaled to the material: for molecules a whole quadratic form, else SOAP terms.
 
@@ -138,6 +143,8 @@ def terms(
         Sparse points (monomials) per term; None leaves it to the preset.
     preset : str
         How many features a whole form has.
+    basis : {"sparse", "form"}, optional
+        One or the other, whatever the material.
 
     Returns
     -------
@@ -148,7 +155,7 @@ def terms(
     e0_spread = energy_scale(data, e0)
     delta = round(max(1.0, e0_spread), 3)
     chosen: list[Term] = []
-    if is_of_molecules(data):
+    if basis == "form" or (basis is None and is_of_molecules(data)):
         chosen.append(
             PolynomialSOAP(
                 r_cut=round(max(MOLECULE_CUTOFF * length, MINIMUM_CUTOFF), 3),
@@ -160,7 +167,9 @@ def terms(
                 **asdict(DETAIL[preset]),
             )
         )
-        notes = ["molecules (nothing is periodic): one whole quadratic form"]
+        notes = []
+        if is_of_molecules(data):
+            notes = ["molecules (nothing is periodic): one whole quadratic form"]
     else:
         shapes = ELEMENT if len(data.species) == 1 else COMPOUND
         cutoffs = [shape.cutoff * length for shape in shapes]

@@ -196,7 +196,7 @@ def _first_allowed(
             break
         found = exactly(x)
         if limits.allow(found.errors):
-            return found if _worthwhile(before.errors, found.errors, config_types) else before
+            return found if is_worthwhile(before.errors, found.errors, config_types) else before
     return before
 
 
@@ -244,8 +244,20 @@ def _bound_note(free: Free, x: FloatArray) -> list[str]:
     ]
 
 
-def _worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) -> bool:
-    """Whether errors fell by enough, and beyond doubt."""
+def is_worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) -> bool:
+    """Whether errors fell by enough, and beyond doubt.
+
+    Parameters
+    ----------
+    before, after : Errors
+        Of the same structures.
+    config_types : sequence of str
+        Of these.
+
+    Returns
+    -------
+    bool
+    """
     score = Score(config_types)
     gain = score.influence(before) - score.influence(after)
     error = float(gain.std()) / np.sqrt(len(gain))

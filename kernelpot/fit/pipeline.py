@@ -19,6 +19,7 @@ from kernelpot.common.types import Group, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import Labels
+from kernelpot.fit.basis import FORM, SPARSE, Basis, is_form_better, is_open
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
 from kernelpot.fit.full_mean import Keeper, WholeForms, WholeMean
@@ -34,7 +35,7 @@ from kernelpot.fit.noise import (
 )
 from kernelpot.fit.plan import Plan, expected_seconds, plan_memory
 from kernelpot.fit.problem import Problem, prepare
-from kernelpot.fit.progress import Overall
+from kernelpot.fit.progress import Overall, never_back, nth_of
 from kernelpot.fit.settings import Settings
 from kernelpot.fit.solution import record, solve
 from kernelpot.fit.sparse_points import MAX_CANDIDATE_BYTES
@@ -42,6 +43,7 @@ from kernelpot.fit.state import State
 from kernelpot.gp.quadratic import Forms
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import GroupedFactor
+from kernelpot.regression.leave_one_out import LeftOut, leave_one_out
 from kernelpot.regression.rows import StructureRows
 
 if TYPE_CHECKING:
@@ -99,7 +101,75 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
         the message names the remedy.
     """
     started = time.perf_counter()
-    problem = prepare(data, settings, n_threads=thread_count(options.n_threads))
+    if is_open(data, settings, options.optimize):
+        reached = _better_basis(data, settings, options)
+    else:
+        reached = _mean(data, settings, options)
+    model = _finished(reached, options)
+    training = replace(model.training, wall_seconds=time.perf_counter() - started)
+    for saver in reached.savers:
+        saver.remove()
+    return replace(model, training=training.stamped())
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """A fit that has its mean: what later stages need."""
+
+    problem: Problem
+    plan: Plan
+    progress: Progress | None
+    state: State
+    grouped: GroupedFactor
+    tuned: Tuned
+    left_out: Sequence[StructureRows]
+    whole: WholeMean | None
+    savers: Sequence[Checkpoint]
+    notes: Sequence[str] = ()
+
+    def errors(self) -> dict[int, LeftOut]:
+        """Of structures left out, by frame."""
+        if self.whole is not None:
+            residuals = self.whole.residuals or {}
+            return {
+                rows.index: LeftOut(rows, residuals[rows.index], rows.unit, None, True)
+                for rows in self.left_out
+                if rows.index in residuals
+            }
+        sigma, scale = self.tuned.noise.sigma, self.tuned.scale(self.state.design)
+        factor = self.grouped.posterior(sigma, scale)
+        found = leave_one_out(self.left_out, factor, sigma, scale, n_threads=self.plan.n_threads)
+        return {left.rows.index: left for left in found}
+
+
+def _better_basis(data: Dataset, settings: Settings, options: Options) -> _Reached:
+    """Fit both bases of compounds, and let structures left out decide."""
+    both = [options, options]
+    if options.progress is not None:
+        forward = never_back(options.progress)
+        both = [replace(options, progress=nth_of(forward, k, 2)) for k in range(2)]
+    if options.checkpoint is not None:
+        own = f"{os.fspath(options.checkpoint)}.{FORM}"
+        both[1] = replace(both[1], checkpoint=own)
+    sparse = _mean(data, settings, both[0], SPARSE)
+    form = _mean(data, settings, both[1], FORM)
+    types = [frame.config_type for frame in sparse.problem.frames]
+    better, compared = is_form_better(sparse.errors(), form.errors(), types)
+    chosen, verdict = sparse, "terms with sparse points, as a whole quadratic form is not better"
+    if better:
+        chosen, verdict = form, "a whole quadratic form, better than terms with sparse points"
+    return replace(
+        chosen,
+        savers=[*sparse.savers, *form.savers],
+        notes=[f"{verdict} ({compared})"],
+    )
+
+
+def _mean(
+    data: Dataset, settings: Settings, options: Options, basis: Basis | None = None
+) -> _Reached:
+    """All stages up to the mean."""
+    problem = prepare(data, settings, basis=basis, n_threads=thread_count(options.n_threads))
     searched = is_searched(options.optimize, problem, settings)
     plan = plan_memory(
         problem,
@@ -154,25 +224,28 @@ def fit(data: Dataset, settings: Settings, options: Options) -> FittedModel:
     whole = _whole_mean(
         problem, state, grouped, tuned, left_out, free, plan, options, saver, progress
     )
-    notes = [*state.notes, *(() if whole is None else whole.notes)]
-    model = solve(problem, state, grouped, tuned, n_threads=n_threads, whole=whole)
+    savers = [] if saver is None else [saver]
+    return _Reached(problem, plan, progress, state, grouped, tuned, left_out, whole, savers)
+
+
+def _finished(reached: _Reached, options: Options) -> FittedModel:
+    """A model of the solution, calibrated, with the record of its training."""
+    problem, state, tuned, whole = reached.problem, reached.state, reached.tuned, reached.whole
+    n_threads, progress = reached.plan.n_threads, reached.progress
+    notes = [*reached.notes, *state.notes, *(() if whole is None else whole.notes)]
+    model = solve(problem, state, reached.grouped, tuned, n_threads=n_threads, whole=whole)
     if options.calibrate:
         model = calibrated(
             model,
             problem,
-            left_out,
+            reached.left_out,
             tuned.scale(state.design),
             residuals=None if whole is None else whole.residuals,
             n_threads=n_threads,
             progress=progress,
         )
-    training = record(model, problem, tuned, notes, n_threads=n_threads, progress=progress).noting(
-        f"the fit {plan}"
-    )
-    training = replace(training, wall_seconds=time.perf_counter() - started)
-    if saver is not None:
-        saver.remove()
-    return replace(model, training=training.stamped())
+    training = record(model, problem, tuned, notes, n_threads=n_threads, progress=progress)
+    return replace(model, training=training.noting(f"the fit {reached.plan}"))
 
 
 def _whole_mean(

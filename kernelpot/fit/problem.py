@@ -82,8 +82,22 @@ class Problem:
         return len(self.terms) - len(self.constants)
 
 
-def prepare(data: Dataset, settings: Settings, *, n_threads: int = 1) -> Problem:
+def prepare(
+    data: Dataset, settings: Settings, *, basis: str | None = None, n_threads: int = 1
+) -> Problem:
     """Choose e0, terms, noise and baseline; cheap, so that every refusal comes first.
+
+    Parameters
+    ----------
+    data : Dataset
+    settings : Settings
+    basis : {"sparse", "form"}, optional
+        Of default terms; by default that of the material.
+    n_threads : int
+
+    Returns
+    -------
+    Problem
 
     Raises
     ------
@@ -95,7 +109,7 @@ def prepare(data: Dataset, settings: Settings, *, n_threads: int = 1) -> Problem
     noise, noise_notes = _choose_noise(settings, dataset)
     e0 = atomic_energies(dataset, _given_e0(settings.e0))
     if settings.baseline is None:
-        terms, _ = _choose_terms(settings, dataset, e0)
+        terms, _ = _choose_terms(settings, dataset, e0, basis)
         explained, baseline_notes = choose_baseline(
             dataset, species, e0, terms, noise, seed=settings.seed, n_threads=n_threads
         )
@@ -104,7 +118,7 @@ def prepare(data: Dataset, settings: Settings, *, n_threads: int = 1) -> Problem
     reference = explained.reference
     e0 = reference.e0
     # the scale of the kernels: of what the baseline leaves
-    terms, notes = _choose_terms(settings, explained.without_terms(), e0)
+    terms, notes = _choose_terms(settings, explained.without_terms(), e0, basis)
     charged, own_charges = None, settings.charges
     if own_charges is not None:
         own_charges = own_charges.suited(defaults.length_scale(dataset)[0])
@@ -123,7 +137,7 @@ def prepare(data: Dataset, settings: Settings, *, n_threads: int = 1) -> Problem
     if own_charges is not None and charged is not None and charged.constants is not None:
         explained = explained.beside(charged.energies(own_charges, dataset))
         e0 = explained.reference.e0
-        terms, _ = _choose_terms(settings, explained.without_terms(), e0)
+        terms, _ = _choose_terms(settings, explained.without_terms(), e0, basis)
         explained = explained.beside(None)
         constants[len(terms)] = charged.constants
         terms = [*terms, own_charges]
@@ -192,7 +206,7 @@ def atomic_number(element: object) -> int | None:
 
 
 def _choose_terms(
-    settings: Settings, data: Dataset, e0: AtomicEnergies
+    settings: Settings, data: Dataset, e0: AtomicEnergies, basis: str | None
 ) -> tuple[list[Term], list[str]]:
     if settings.preset not in defaults.N_SPARSE:
         raise ValueError(
@@ -201,7 +215,9 @@ def _choose_terms(
     if settings.terms is None:
         if settings.sparse_points is not None:
             raise ValueError("`sparse_points` needs explicit `terms`")
-        chosen, notes = defaults.terms(data, e0, n_sparse=settings.n_sparse, preset=settings.preset)
+        chosen, notes = defaults.terms(
+            data, e0, n_sparse=settings.n_sparse, preset=settings.preset, basis=basis
+        )
         return [*chosen], notes
     terms = list(settings.terms)
     if not terms:

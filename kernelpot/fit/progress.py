@@ -48,3 +48,15 @@ def nth_of(progress: Progress, index: int, n: int) -> Progress:
         progress(stage, index + (done / total if total else 1.0), n)
 
     return report
+
+
+def never_back(progress: Progress) -> Progress:
+    """Progress that stays where it was while a stage reports less than was reported before."""
+    farthest = 0.0
+
+    def report(stage: str, done: float, total: float) -> None:
+        nonlocal farthest
+        farthest = max(farthest, done / total if total else 1.0)
+        progress(stage, farthest * total, total)
+
+    return report
