@@ -55,31 +55,23 @@ def add_pair_rows(
         As in `Descriptor.add_rows`.
     """
     at = gradient.at if columns is None else gradient.at[:, columns]
-    owners, neighbors = system.pairs.centers[pairs], system.pairs.neighbors[pairs]
-    # those of an environment and an atom, its images included, move it together
-    of_atom = (rows * system.n_atoms + owners) * system.n_atoms + neighbors
-    _, first, group = np.unique(of_atom, return_index=True, return_inverse=True)
-    strained, of_first, member = np.unique(rows, return_index=True, return_inverse=True)
-    n, n_strained = 3 * len(first), 6 * len(strained) * (len(virial_rows) > 0)
-    if n + n_strained >= 3 * len(pairs):  # nothing to be gained
-        first = np.arange(len(pairs))
-        moved, of_strain, virials = jacobian, jacobian[:0], virial_rows
+    together = _images_together(system, pairs, rows, jacobian, len(virial_rows) > 0)
+    if together is None:
+        first, strained, virials = np.arange(len(pairs)), pairs[:0], virial_rows
         stacked = jacobian.reshape(-1, jacobian.shape[2])
     else:
-        stacked = np.zeros((n + n_strained, jacobian.shape[2]))
-        moved = stacked[:n].reshape(len(first), 3, -1)
-        of_strain = stacked[n:].reshape(-1, 6, stacked.shape[1])
-        displacements = system.displacements[pairs]
-        _rows.gather(jacobian, group, member, displacements, moved, of_strain)
+        first, strained, stacked = together
         virials = virial_rows[:0]
+    n = 3 * len(first)
     along_points = stacked @ points_t
-    along_self = np.einsum("pcf,pf->pc", moved, at[rows[first]], optimize=True)
+    moved = stacked[:n].reshape(len(first), 3, -1)
+    owners = system.pairs.centers[pairs]
     _rows.accumulate(
-        along_points[: 3 * len(first)].reshape(len(first), 3, -1),
-        along_self,
+        along_points[:n].reshape(len(first), 3, -1),
+        np.einsum("pcf,pf->pc", moved, at[rows[first]], optimize=True),
         rows[first],
         owners[first],
-        neighbors[first],
+        system.pairs.neighbors[pairs[first]],
         system.structure_of[owners[first]],
         system.displacements[pairs[first]],
         gradient.own,
@@ -87,16 +79,50 @@ def add_pair_rows(
         force_rows,
         virials,
     )
-    if len(of_strain):
+    if len(strained):
+        by_strain = stacked[n:].reshape(len(strained), 6, -1)
         _rows.accumulate_virials(
             along_points[n:].reshape(len(strained), 6, -1),
-            np.einsum("ekf,ef->ek", of_strain, at[strained], optimize=True),
-            strained,
-            system.structure_of[owners[of_first]],
+            np.einsum("ekf,ef->ek", by_strain, at[rows[strained]], optimize=True),
+            rows[strained],
+            system.structure_of[owners[strained]],
             gradient.own,
             gradient.slope,
             virial_rows,
         )
+
+
+def _images_together(
+    system: System, pairs: IntArray, rows: IntArray, jacobian: FloatArray, strain: bool
+) -> tuple[IntArray, IntArray, FloatArray] | None:
+    """Derivatives of environments by atoms, all images of which move at once, and by strain.
+
+    Returns
+    -------
+    first : ndarray of shape (n_moved,)
+        One of the pairs of each environment and atom.
+    strained : ndarray of shape (n_strained,)
+        One of the pairs of each environment; none without `strain`.
+    stacked : ndarray of shape (3 n_moved + 6 n_strained, n_features)
+        Derivatives by each of these atoms, then displacements times derivatives
+        (xx yy zz yz xz xy) of each of these environments.
+
+    None where that is no less than the derivatives by all pairs.
+    """
+    n_atoms = system.n_atoms
+    of_atom = rows * n_atoms + system.pairs.centers[pairs]
+    of_atom = of_atom * n_atoms + system.pairs.neighbors[pairs]
+    _, first, group = np.unique(of_atom, return_index=True, return_inverse=True)
+    _, strained, member = np.unique(rows, return_index=True, return_inverse=True)
+    strained = strained if strain else strained[:0]
+    n, n_strained, n_features = 3 * len(first), 6 * len(strained), jacobian.shape[2]
+    if n + n_strained >= 3 * len(pairs):
+        return None
+    stacked = np.zeros((n + n_strained, n_features))
+    moved = stacked[:n].reshape(len(first), 3, n_features)
+    by_strain = stacked[n:].reshape(len(strained), 6, n_features)
+    _rows.gather(jacobian, group, member, system.displacements[pairs], moved, by_strain)
+    return first, strained, stacked
 
 
 class CenterTangents:
