@@ -109,7 +109,7 @@ class SmallPass:
         self._descriptor, self._kernel = descriptor, kernel
         self._compiled = compiled
         self._forms = {
-            species: found.mean.matrix
+            species: descriptor.form_of(found.mean.matrix)
             for species, found in compiled.items()
             if isinstance(found.mean, LeadingQuadratic)
         }

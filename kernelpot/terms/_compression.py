@@ -6,8 +6,11 @@ feature, ``k`` feature that directions have a part of.
 
 import numba
 import numpy as np
+from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
+from kernelpot.terms._compression_vector import rows_dot, rows_times
+from kernelpot.terms._soap_vector import LANES
 
 
 @numba.njit(**OPTIONS)
@@ -44,91 +47,94 @@ def scatter_members(along_ekm, factor_em, x_ef, row_e, column_k, out_efm):
                 out_efm[row, f, m] += along_ekm[e, k, m]
 
 
-@numba.njit(**INLINED)
-def _times_map(rows_ek, map_kd, out_ed):
-    """Add ``rows @ map``, two rows and eight features at a time: the map is what is read most."""
-    n, n_columns, n_directions = rows_ek.shape[0], map_kd.shape[0], map_kd.shape[1]
-    main = n_columns - n_columns % 8
-    for k in range(0, main, 8):
-        for e in range(0, n - 1, 2):
-            x0, x1, x2, x3 = rows_ek[e, k], rows_ek[e, k + 1], rows_ek[e, k + 2], rows_ek[e, k + 3]
-            x4, x5 = rows_ek[e, k + 4], rows_ek[e, k + 5]
-            x6, x7 = rows_ek[e, k + 6], rows_ek[e, k + 7]
-            y0, y1 = rows_ek[e + 1, k], rows_ek[e + 1, k + 1]
-            y2, y3 = rows_ek[e + 1, k + 2], rows_ek[e + 1, k + 3]
-            y4, y5 = rows_ek[e + 1, k + 4], rows_ek[e + 1, k + 5]
-            y6, y7 = rows_ek[e + 1, k + 6], rows_ek[e + 1, k + 7]
-            for d in range(n_directions):
-                v0, v1, v2, v3 = map_kd[k, d], map_kd[k + 1, d], map_kd[k + 2, d], map_kd[k + 3, d]
-                v4, v5 = map_kd[k + 4, d], map_kd[k + 5, d]
-                v6, v7 = map_kd[k + 6, d], map_kd[k + 7, d]
-                out_ed[e, d] += (
-                    x0 * v0 + x1 * v1 + x2 * v2 + x3 * v3 + x4 * v4 + x5 * v5 + x6 * v6 + x7 * v7
-                )
-                out_ed[e + 1, d] += (
-                    y0 * v0 + y1 * v1 + y2 * v2 + y3 * v3 + y4 * v4 + y5 * v5 + y6 * v6 + y7 * v7
-                )
-        if n % 2:
-            e = n - 1
-            x0, x1, x2, x3 = rows_ek[e, k], rows_ek[e, k + 1], rows_ek[e, k + 2], rows_ek[e, k + 3]
-            x4, x5 = rows_ek[e, k + 4], rows_ek[e, k + 5]
-            x6, x7 = rows_ek[e, k + 6], rows_ek[e, k + 7]
-            for d in range(n_directions):
-                out_ed[e, d] += (
-                    x0 * map_kd[k, d]
-                    + x1 * map_kd[k + 1, d]
-                    + x2 * map_kd[k + 2, d]
-                    + x3 * map_kd[k + 3, d]
-                    + x4 * map_kd[k + 4, d]
-                    + x5 * map_kd[k + 5, d]
-                    + x6 * map_kd[k + 6, d]
-                    + x7 * map_kd[k + 7, d]
-                )
-    for k in range(main, n_columns):
-        for e in range(n):
-            for d in range(n_directions):
-                out_ed[e, d] += rows_ek[e, k] * map_kd[k, d]
+def times_map(rows, matrix, out, lanes):
+    """Fill ``out = rows @ matrix``; in vector code where ``lanes`` is a tuple."""
+    for e in range(rows.shape[0]):
+        for d in range(matrix.shape[1]):
+            out[e, d] = 0.0
+        for k in range(matrix.shape[0]):
+            for d in range(matrix.shape[1]):
+                out[e, d] += rows[e, k] * matrix[k, d]
 
 
 @numba.njit(**INLINED)
-def _map_times(along_ed, map_kd, out_ek):
-    """Fill with ``along @ map.T``, two rows and four features at a time."""
-    n, n_columns, n_directions = along_ed.shape[0], map_kd.shape[0], map_kd.shape[1]
-    main = n_columns - n_columns % 4
-    for k in range(0, main, 4):
-        for e in range(0, n - 1, 2):
-            s0 = s1 = s2 = s3 = 0.0
-            t0 = t1 = t2 = t3 = 0.0
-            for d in range(n_directions):
-                x, y = along_ed[e, d], along_ed[e + 1, d]
-                v0, v1, v2, v3 = map_kd[k, d], map_kd[k + 1, d], map_kd[k + 2, d], map_kd[k + 3, d]
-                s0 += x * v0
-                s1 += x * v1
-                s2 += x * v2
-                s3 += x * v3
-                t0 += y * v0
-                t1 += y * v1
-                t2 += y * v2
-                t3 += y * v3
-            out_ek[e, k], out_ek[e, k + 1], out_ek[e, k + 2], out_ek[e, k + 3] = s0, s1, s2, s3
-            e += 1
-            out_ek[e, k], out_ek[e, k + 1], out_ek[e, k + 2], out_ek[e, k + 3] = t0, t1, t2, t3
-        if n % 2:
-            e = n - 1
-            s0 = s1 = s2 = s3 = 0.0
-            for d in range(n_directions):
-                x = along_ed[e, d]
-                s0 += x * map_kd[k, d]
-                s1 += x * map_kd[k + 1, d]
-                s2 += x * map_kd[k + 2, d]
-                s3 += x * map_kd[k + 3, d]
-            out_ek[e, k], out_ek[e, k + 1], out_ek[e, k + 2], out_ek[e, k + 3] = s0, s1, s2, s3
-    for k in range(main, n_columns):
-        for e in range(n):
+def _times_map_vector(rows, matrix, out):
+    """Some rows at a time, and as many columns as registers hold their sums: all of k at once."""
+    n, n_k, n_d = rows.shape[0], matrix.shape[0], matrix.shape[1]
+    one, two, four = (0,), (0, 0), (0, 0, 0, 0)
+    e = 0
+    while e < n:
+        d = 0
+        some = 4 if n - e >= 4 else (2 if n - e >= 2 else 1)
+        while d < n_d:
+            wide = n_d - d >= 4 * LANES
+            if some == 4:
+                if wide:
+                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (four, four))
+                else:
+                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (four, one))
+            elif some == 2:
+                if wide:
+                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (two, four))
+                else:
+                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (two, one))
+            elif wide:
+                rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (one, four))
+            else:
+                rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (one, one))
+            d += 4 * LANES if wide else LANES
+        e += some
+
+
+@overload(times_map, inline="always")
+def _times_map_overload(rows, matrix, out, lanes):
+    if isinstance(lanes, numba.types.BaseTuple):
+        return lambda rows, matrix, out, lanes: _times_map_vector(rows, matrix, out)
+    return times_map
+
+
+def map_times(along, matrix, out, lanes):
+    """Fill ``out = along @ matrix.T``; in vector code where ``lanes`` is a tuple."""
+    for k in range(matrix.shape[0]):
+        for e in range(along.shape[0]):
             total = 0.0
-            for d in range(n_directions):
-                total += along_ed[e, d] * map_kd[k, d]
-            out_ek[e, k] = total
+            for d in range(matrix.shape[1]):
+                total += along[e, d] * matrix[k, d]
+            out[e, k] = total
+
+
+@numba.njit(**INLINED)
+def _map_times_vector(along, matrix, out):
+    """Four rows of the matrix at a time with some of the others."""
+    n, n_k, n_d = along.shape[0], matrix.shape[0], matrix.shape[1]
+    one, two, four = (0,), (0, 0), (0, 0, 0, 0)
+    n_vectors = n_d // LANES
+    main = n_k - n_k % 4
+    for k in range(0, main, 4):
+        e = 0
+        while e < n:
+            at, to = e * n_d, e * n_k + k
+            if n - e >= 4:
+                rows_dot(along, at, matrix, k * n_d, n_d, n_vectors, out, to, n_k, (four, four))
+                e += 4
+            elif n - e >= 2:
+                rows_dot(along, at, matrix, k * n_d, n_d, n_vectors, out, to, n_k, (two, four))
+                e += 2
+            else:
+                rows_dot(along, at, matrix, k * n_d, n_d, n_vectors, out, to, n_k, (one, four))
+                e += 1
+    for k in range(main, n_k):
+        for e in range(n):
+            rows_dot(
+                along, e * n_d, matrix, k * n_d, n_d, n_vectors, out, e * n_k + k, n_k, (one, one)
+            )
+
+
+@overload(map_times, inline="always")
+def _map_times_overload(along, matrix, out, lanes):
+    if isinstance(lanes, numba.types.BaseTuple):
+        return lambda along, matrix, out, lanes: _map_times_vector(along, matrix, out)
+    return map_times
 
 
 @numba.njit(**OPTIONS)
@@ -140,6 +146,7 @@ def quadratic(
     share_d,
     gain,
     form_dd,
+    lanes,
     energy_e,
     u_ed,
     by_inner_ef,
@@ -150,17 +157,18 @@ def quadratic(
     lies outside of it, normalization, the form ``form_dd`` in leading features, and all of that
     backwards (`CompressedDescriptor`, `LeadingQuadratic`). The map is read from memory once and is
     still in the cache on the way back; matrix products of a few rows would copy it first.
-    ``gain`` is the factor of the squared length in what lies outside.
+    ``gain`` is the factor of the squared length in what lies outside. The rows of map and form may
+    have zeros at their end, so that vectors are full, where ``lanes`` is a tuple.
     """
-    n, n_columns, n_directions = len(row_e), len(column_k), map_kd.shape[1]
+    n, n_columns, n_directions = len(row_e), len(column_k), len(share_d)
     n_leading = form_dd.shape[0]
     rows = np.empty((n, n_columns))
-    along = np.zeros((n, n_directions))
+    along = np.empty((n, map_kd.shape[1]))
     for e in range(n):
         for k in range(n_columns):
             rows[e, k] = inner_ef[row_e[e], column_k[k]]
-    _times_map(rows, map_kd, along)
-    leading, half = np.empty((n, n_leading)), np.zeros((n, n_leading))
+    times_map(rows, map_kd, along, lanes)
+    leading, half = np.empty((n, n_leading)), np.empty((n, form_dd.shape[1]))
     length, rest = np.empty(n), np.empty(n)
     for e in range(n):
         i = row_e[e]
@@ -178,7 +186,7 @@ def quadratic(
         u_ed[i, n_directions] = rest[e] / length[e]
         for d in range(n_leading):
             leading[e, d] = u_ed[i, d]
-    _times_map(leading, form_dd, half)
+    times_map(leading, form_dd, half, lanes)
     for e in range(n):
         i = row_e[e]
         energy = 0.0
@@ -194,7 +202,7 @@ def quadratic(
             along[e, d] = slope / length[e] - by_left * share_d[d] * along[e, d]
         for f in range(inner_ef.shape[1]):
             by_inner_ef[i, f] = gain * by_left * inner_ef[i, f]
-    _map_times(along, map_kd, rows)
+    map_times(along, map_kd, rows, lanes)
     for e in range(n):
         for k in range(n_columns):
             by_inner_ef[row_e[e], column_k[k]] += rows[e, k]

@@ -40,9 +40,12 @@ from ase import Atoms
 from kernelpot.common.types import Array, FloatArray, IntArray, SingleArray
 from kernelpot.data.system import Contribution, System
 from kernelpot.terms import _compression
+from kernelpot.terms._soap_vector import LANES
 from kernelpot.terms.base import Environments, Key, RowGradient, key_name
+from kernelpot.terms.contraction import ContractedSOAP
 from kernelpot.terms.over_pairs import CenterTangents, add_pair_rows
 from kernelpot.terms.polynomial import MonomialGradient
+from kernelpot.terms.power_spectrum import aligned
 from kernelpot.terms.second_moment import SecondMoment, second_moment
 from kernelpot.terms.soap import SOAPDescriptor
 
@@ -206,6 +209,15 @@ def gains_of(scales: FloatArray, whitening: float, mean_weight: float) -> FloatA
         gains[used] = (scales[used] / scales[0]) ** -whitening
         gains[0] = mean_weight
     return gains
+
+
+def full_vectors(matrix: FloatArray) -> FloatArray:
+    """A matrix with zeros at the end of its rows, so that these are of whole vectors."""
+    rows, columns = matrix.shape
+    found = aligned((rows, columns + -columns % LANES))
+    found[:, :columns] = matrix
+    found[:, columns:] = 0.0
+    return found
 
 
 def _rows_of(x: FloatArray, rows: IntArray) -> FloatArray:
@@ -422,6 +434,42 @@ class CompressedDescriptor:
             _compression.scatter(along @ matrix.T, factor, inner.x, own, columns, by_inner)
         return by_inner
 
+    @property
+    def _vector(self) -> bool:
+        """Whether there is vector code."""
+        soap = self.inner.soap
+        return (soap.soap if isinstance(soap, ContractedSOAP) else soap).degrees is not None
+
+    def form_of(self, matrix: FloatArray) -> FloatArray:
+        """A matrix as `quadratic` takes it: rows as long as suits the processor.
+
+        Parameters
+        ----------
+        matrix : ndarray of shape (n, n)
+
+        Returns
+        -------
+        ndarray of shape (n, at least n)
+        """
+        return full_vectors(matrix) if self._vector else np.ascontiguousarray(matrix)
+
+    def _small_map_of(self, key: int, channels: tuple[int, ...]) -> tuple[IntArray, FloatArray]:
+        """`_map_of` as `quadratic` takes it."""
+        columns, matrix = self._map_of(key, channels)
+        if not self._vector or matrix.shape[1] % LANES == 0:
+            return columns, matrix
+        known = self._full_maps
+        if (key, channels) not in known:
+            if len(known) >= MAX_MAPS:
+                known.clear()
+            known[key, channels] = full_vectors(matrix)
+        return columns, known[key, channels]
+
+    @cached_property
+    def _full_maps(self) -> dict[tuple[int, tuple[int, ...]], FloatArray]:
+        """What `_small_map_of` has made."""
+        return {}
+
     def quadratic(
         self, inner: Environments, forms: Mapping[int, FloatArray]
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -434,8 +482,8 @@ class CompressedDescriptor:
         ----------
         inner : Environments
             Of the inner descriptor.
-        forms : mapping of int to ndarray of shape (n, n)
-            Of each key there is, the symmetric matrix in its leading features [eV].
+        forms : mapping of int to ndarray
+            Of each key there is, the symmetric matrix in its leading features [eV], from `form_of`.
 
         Returns
         -------
@@ -449,8 +497,9 @@ class CompressedDescriptor:
         n = len(inner)
         energies, u = np.empty(n), np.empty((n, self.n_features))
         by_inner = np.empty_like(inner.x)
+        lanes = (0,) * LANES if self._vector else LANES
         for k, form in forms.items():
-            columns, matrix = self._map_of(k, inner.state.channels)
+            columns, matrix = self._small_map_of(k, inner.state.channels)
             _compression.quadratic(
                 inner.x,
                 np.flatnonzero(inner.key == k),
@@ -459,6 +508,7 @@ class CompressedDescriptor:
                 self._shares[k],
                 self._gains[k, -1] ** 2 * (1.0 + FLOOR),
                 form,
+                lanes,
                 energies,
                 u,
                 by_inner,

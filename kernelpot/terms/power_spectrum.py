@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 # Radial functions are cubic Hermite tables: at this many knots the features differ
 # from the analytic ones by less than 1e-10 relative.
 N_KNOTS = 1501
-# Numbers in a cache line.
-CACHE_LINE = 8
+# Numbers in a cache line, and in arrays that are worth it to begin with one.
+CACHE_LINE, LARGE = 8, 20_000
 # Sets of species that are present, of which blocks are kept.
 MAX_PRESENT = 64
 
@@ -54,6 +54,8 @@ class PairBatch:
 def aligned(shape: tuple[int, ...]) -> FloatArray:
     """Memory for an array that begins where a cache line does: vectors of it then do not cross."""
     n = math.prod(shape)
+    if n < LARGE:  # it costs more than it saves
+        return np.empty(shape)
     room = np.empty(n + CACHE_LINE)
     skipped = -(room.ctypes.data // room.itemsize) % CACHE_LINE
     return room[skipped : skipped + n].reshape(shape)

@@ -126,7 +126,8 @@ def test_one_pass_is_its_steps(potentials, n, rng):
     for key in (0, 1):
         matrix = rng.normal(size=(19 + key, 19 + key))
         forms[key] = matrix + matrix.T
-    energies, u, by_inner = descriptor.quadratic(found.state, forms)
+    padded = {key: descriptor.form_of(form) for key, form in forms.items()}
+    energies, u, by_inner = descriptor.quadratic(found.state, padded)
     unit, norm = kernel.embed(found.x)
     np.testing.assert_allclose(u, unit, atol=1e-14)
     by_x = np.empty_like(unit)
