@@ -9,7 +9,7 @@ import numpy as np
 from numba.extending import overload
 
 from kernelpot.common._numba import INLINED, OPTIONS
-from kernelpot.terms._compression_vector import rows_dot, rows_times
+from kernelpot.terms._compression_vector import add_rows_times, rows_dot
 from kernelpot.terms._soap_vector import LANES
 
 
@@ -59,31 +59,29 @@ def times_map(rows, matrix, out, lanes):
 
 @numba.njit(**INLINED)
 def _times_map_vector(rows, matrix, out):
-    """Some rows at a time, and as many columns as registers hold their sums: all of k at once."""
-    n, n_k, n_d = rows.shape[0], matrix.shape[0], matrix.shape[1]
-    one, two, four = (0,), (0, 0), (0, 0, 0, 0)
-    e = 0
-    while e < n:
-        d = 0
-        some = 4 if n - e >= 4 else (2 if n - e >= 2 else 1)
-        while d < n_d:
-            wide = n_d - d >= 4 * LANES
-            if some == 4:
-                if wide:
-                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (four, four))
-                else:
-                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (four, one))
-            elif some == 2:
-                if wide:
-                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (two, four))
-                else:
-                    rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (two, one))
-            elif wide:
-                rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (one, four))
-            else:
-                rows_times(rows, e * n_k, n_k, matrix, d, n_d, n_k, out, e * n_d + d, (one, one))
-            d += 4 * LANES if wide else LANES
-        e += some
+    """Eight rows of the matrix at a time with two others: it is read in order."""
+    n, n_k, step = rows.shape[0], matrix.shape[0], matrix.shape[1]
+    one, two, eight = (0,), (0, 0), (0, 0, 0, 0, 0, 0, 0, 0)
+    n_vectors = step // LANES
+    main = n_k - n_k % 8
+    out[:] = 0.0
+    for k in range(0, main, 8):
+        for e in range(0, n - 1, 2):
+            add_rows_times(
+                rows, e * n_k + k, n_k, matrix, k * step, step, n_vectors, out, e * step,
+                (two, eight),
+            )  # fmt: skip
+        if n % 2:
+            e = n - 1
+            add_rows_times(
+                rows, e * n_k + k, n_k, matrix, k * step, step, n_vectors, out, e * step,
+                (one, eight),
+            )  # fmt: skip
+    for k in range(main, n_k):
+        for e in range(n):
+            add_rows_times(
+                rows, e * n_k + k, n_k, matrix, k * step, step, n_vectors, out, e * step, (one, one)
+            )
 
 
 @overload(times_map, inline="always")

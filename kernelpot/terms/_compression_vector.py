@@ -26,36 +26,40 @@ def _starts(builder, start, step, n):
 
 
 @intrinsic
-def rows_times(typingctx, rows, r_start, r_step, matrix, m_start, m_step, n, out, o_start, rank):
-    """Fill ``out[e, d] = sum_k rows[e, k] matrix[k, d]`` for some e and some d, all of n k.
+def add_rows_times(typingctx, rows, r_start, r_step, matrix, m_start, step, n, out, o_start, rank):
+    """Add ``sum_k rows[e, k] matrix[k, d]`` to ``out[e, d]``: some e and k, n vectors of all d.
 
-    Arrays are flat from their starts, steps are from row to row. ``rank`` is a tuple of two tuples,
-    as long as there are rows e and vectors of LANES elements d; ``out`` has the step of ``matrix``.
+    Arrays are flat from their starts. ``rank`` is a tuple of two tuples, as long as there are
+    rows e and k; ``r_step`` is from row to row of ``rows``, ``step`` that of ``matrix`` and of
+    ``out``.
     """
-    n_rows, n_vectors = len(rank[0]), len(rank[1])
+    n_rows, n_k = len(rank[0]), len(rank[1])
 
     def codegen(context, builder, signature, arguments):
         v = _Vectors(builder, LANES)
         r_data, m_data, o_data = (
             _data(context, builder, signature.args[k], arguments[k]) for k in (0, 3, 7)
         )
-        _, r_start, r_step, _, m_start, m_step, n, _, o_start, _ = arguments
-        totals = [[v.variable(0.0) for _ in range(n_vectors)] for _ in range(n_rows)]
-        starts = _starts(builder, r_start, r_step, n_rows)
+        _, r_start, r_step, _, m_start, step, n, _, o_start, _ = arguments
+        factors = [
+            [v.broadcast(_scalar(builder, r_data, _offset(builder, start, k))) for k in range(n_k)]
+            for start in _starts(builder, r_start, r_step, n_rows)
+        ]
+        m_starts = _starts(builder, m_start, step, n_k)
+        o_starts = _starts(builder, o_start, step, n_rows)
         with cgutils.for_range(builder, n) as loop:
-            place = builder.add(m_start, builder.mul(loop.index, m_step))
-            vectors = [v.load(m_data, _offset(builder, place, j * LANES)) for j in range(n_vectors)]
-            for start, own in zip(starts, totals, strict=True):
-                factor = v.broadcast(_scalar(builder, r_data, builder.add(start, loop.index)))
-                for vector, total in zip(vectors, own, strict=True):
-                    builder.store(v.madd(factor, vector, builder.load(total)), total)
-        for start, own in zip(_starts(builder, o_start, m_step, n_rows), totals, strict=True):
-            for j, total in enumerate(own):
-                v.store(builder.load(total), o_data, _offset(builder, start, j * LANES))
+            at = builder.mul(loop.index, ir.Constant(_INTEGER, LANES))
+            vectors = [v.load(m_data, builder.add(start, at)) for start in m_starts]
+            for start, own in zip(o_starts, factors, strict=True):
+                place = builder.add(start, at)
+                total = v.load(o_data, place)
+                for factor, vector in zip(own, vectors, strict=True):
+                    total = v.madd(factor, vector, total)
+                v.store(total, o_data, place)
         return context.get_dummy_value()
 
     return (
-        types.none(rows, r_start, r_step, matrix, m_start, m_step, n, out, o_start, rank),
+        types.none(rows, r_start, r_step, matrix, m_start, step, n, out, o_start, rank),
         codegen,
     )
 
@@ -64,8 +68,8 @@ def rows_times(typingctx, rows, r_start, r_step, matrix, m_start, m_step, n, out
 def rows_dot(typingctx, rows, r_start, matrix, m_start, step, n, out, o_start, o_step, rank):
     """Fill ``out[e, k] = sum_d rows[e, d] matrix[k, d]`` for some e and k, n vectors of all d.
 
-    Arrays are flat from their starts. ``rank`` is a tuple of two tuples, as long as there are rows e
-    and k; ``step`` is that of ``rows`` and ``matrix``.
+    Arrays are flat from their starts. ``rank`` is a tuple of two tuples, as long as there are
+    rows e and k; ``step`` is that of ``rows`` and ``matrix``.
     """
     n_rows, n_columns = len(rank[0]), len(rank[1])
 

@@ -20,26 +20,38 @@ from kernelpot.terms._soap import (
     solid_harmonics_gradient,
 )
 from kernelpot.terms._soap_members import members_room, pull_members
-from kernelpot.terms._soap_vector import add_products, gram_of, squares_of
+from kernelpot.terms._soap_vector import gram_of, products, squares_of
 
 
-def add_rows(out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size):
-    """Add ``sum_c factors[q, c] rows[c]`` to ``n_q`` rows of ``out``; in vector code for tuples."""
-    o, f, r = out.ravel(), factors.ravel(), rows.ravel()
+def fill_rows(
+    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+):
+    """Fill ``out[q] = sum_c factors[q, c] rows[c] + scale other[q]``; vector code for tuples."""
+    o, f, r, added = out.ravel(), factors.ravel(), rows.ravel(), other.ravel()
     n_rows, n = extent(count), extent(size)
+    for at in range(o_start, o_start + n_q * n):
+        o[at] = scale * added[at]
     for q in range(n_q):
         for c in range(n_rows):
             for k in range(n):
                 o[o_start + q * n + k] += f[f_start + q * f_step + c] * r[r_start + c * n + k]
 
 
-@overload(add_rows, inline="always")
-def _add_rows_overload(out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size):
-    if isinstance(size, numba.types.BaseTuple):
-        return lambda out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size: (
-            add_products(out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size)
+@overload(fill_rows, inline="always")
+def _fill_rows_overload(
+    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+):
+    if not isinstance(size, numba.types.BaseTuple):
+        return fill_rows
+
+    def in_vectors(
+        out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+    ):
+        products(
+            out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
         )
-    return add_rows
+
+    return in_vectors
 
 
 def fill_gram(rows, r_start, n_q, out, size):
@@ -91,9 +103,10 @@ def contract(coefficients, key, present, vectors, size, size_k, contracted, kept
             square = 0.0
             for a in present:
                 start = ((i * n_channels + a) * n_q + l * l) * n_max
-                add_rows(
+                fill_rows(
                     contracted, at, coefficients, start, n_max, vectors,
-                    ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, n_m, size, size_k,
+                    ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, n_m, size, size_k, 1.0,
+                    contracted,
                 )  # fmt: skip
                 square += squares(coefficients, start, n_m, size)
             kept[i, l] = squares(contracted, at, n_m, size_k)
@@ -135,9 +148,8 @@ def power_spectrum_adjoint(
     root2 = np.sqrt(2.0)
     gram = np.zeros((n_k, n_k))
     moved = np.zeros((2 * n_l - 1) * n_k)
-    of_c, of_adjoint = coefficients.ravel(), adjoint.ravel()
     if present.shape[0] < n_channels:
-        of_adjoint[:] = 0.0
+        adjoint.ravel()[:] = 0.0
     for i in range(coefficients.shape[0]):
         by_square = 2.0 * cotangent[i, -1] / rest[i]
         f = 0
@@ -158,17 +170,15 @@ def power_spectrum_adjoint(
                 gram[j, j] += of_kept
             n_m = 2 * l + 1
             moved[: n_m * n_k] = 0.0
-            add_rows(
-                moved, 0, contracted, (i * n_q + l * l) * n_k, n_k, gram, 0, n_m, size_k, size_k
-            )
+            fill_rows(
+                moved, 0, contracted, (i * n_q + l * l) * n_k, n_k, gram, 0, n_m, size_k, size_k,
+                1.0, moved,
+            )  # fmt: skip
             for a in present:
-                at = ((i * n_channels + a) * n_q + l * l) * n_max
-                rows, source = of_adjoint[at : at + n_m * n_max], of_c[at : at + n_m * n_max]
-                for k in range(n_m * n_max):
-                    rows[k] = of_whole * source[k]
-                add_rows(
-                    adjoint, at, moved, 0, n_k, vectors_t,
+                fill_rows(
+                    adjoint, ((i * n_channels + a) * n_q + l * l) * n_max, moved, 0, n_k, vectors_t,
                     ((key[i] * n_l + l) * n_channels + a) * n_max * n_k, n_m, size_k, size,
+                    of_whole, coefficients,
                 )  # fmt: skip
 
 

@@ -113,8 +113,12 @@ class _Vectors:
 
     def total(self, a):
         """Sum of the elements."""
-        index = ir.IntType(32)
-        parts = [self.builder.extract_element(a, ir.Constant(index, k)) for k in range(self.length)]
+        index, length = ir.IntType(32), self.length
+        while length > 2 and length % 2 == 0:  # both halves of the vector
+            length //= 2
+            low, high = list(range(length)), list(range(length, 2 * length))
+            a = self.builder.fadd(self._shuffle(a, a, low), self._shuffle(a, a, high), flags=_FLAGS)
+        parts = [self.builder.extract_element(a, ir.Constant(index, k)) for k in range(length)]
         while len(parts) > 1:
             pairs = [
                 self.builder.fadd(x, y, flags=_FLAGS)
@@ -473,26 +477,28 @@ def _parts(builder, n):
 
 
 @intrinsic
-def add_products(
-    typingctx, out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size
+def products(
+    typingctx, out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
 ):
-    """Add ``sum_c factors[q, c] rows[c]`` to ``n_q`` rows of ``out``, all flat from their starts.
+    """Fill ``n_q`` rows: ``out[q] = sum_c factors[q, c] rows[c] + scale other[q]``.
 
-    ``count`` and ``size`` are tuples as long as there are rows, and elements in each; ``f_step`` is
-    the distance of the factors of one q from those of the next.
+    All are flat from their starts, ``other`` from that of ``out`` (which it may be). ``count``
+    and ``size`` are tuples as long as there are rows, and elements in each; ``f_step`` is the
+    distance of the factors of one q from those of the next.
     """
     n_rows, n = len(count), len(size)
 
     def codegen(context, builder, signature, arguments):
         types_ = signature.args
-        o_data, f_data, r_data = (
-            _data(context, builder, types_[k], arguments[k]) for k in (0, 2, 5)
+        o_data, f_data, r_data, added = (
+            _data(context, builder, types_[k], arguments[k]) for k in (0, 2, 5, 11)
         )
         parts = _parts(builder, n)
         kept = [
             [v.load(r_data, _offset(builder, arguments[6], c * n + start)) for start, v in parts]
             for c in range(n_rows)
         ]
+        scales = [v.broadcast(arguments[10]) for _, v in parts]
         with cgutils.for_range(builder, arguments[7]) as loop:
             place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
             place = builder.add(arguments[1], place)
@@ -500,16 +506,19 @@ def add_products(
             factors = [_scalar(builder, f_data, _offset(builder, source, c)) for c in range(n_rows)]
             for k, (start, v) in enumerate(parts):
                 at = _offset(builder, place, start)
-                total = v.load(o_data, at)
+                total = v.mul(scales[k], v.load(added, at))
                 for factor, row in zip(factors, kept, strict=True):
                     total = v.madd(v.broadcast(factor), row[k], total)
                 v.store(total, o_data, at)
         return context.get_dummy_value()
 
     return (
-        types.none(out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size),
+        types.none(
+            out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, types.float64,
+            other,
+        ),
         codegen,
-    )
+    )  # fmt: skip
 
 
 @intrinsic

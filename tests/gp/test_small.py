@@ -2,6 +2,7 @@
 
 import copy
 
+import numba
 import numpy as np
 import pytest
 from ase import Atoms
@@ -10,6 +11,9 @@ import kernelpot as kp
 from kernelpot.data.system import System
 from kernelpot.gp import _quadratic, local
 from kernelpot.gp.small import SMALL
+from kernelpot.terms import _compression
+from kernelpot.terms._soap_vector import LANES
+from kernelpot.terms.compression import CompressedDescriptor
 from kernelpot.terms.polynomial import LeadingQuadratic
 from kernelpot.testing import numerical_forces
 from tests.conftest import structures
@@ -114,9 +118,12 @@ def test_the_short_way_is_not_in_files(potentials):
     assert "_small" not in model.local.__getstate__()
 
 
+@pytest.mark.parametrize("vector", [True, False])
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_one_pass_is_its_steps(potentials, n, rng):
+def test_one_pass_is_its_steps(potentials, n, vector, rng, monkeypatch):
     """Loops against matrix products, for odd and even numbers of environments."""
+    if not vector:
+        monkeypatch.setattr(CompressedDescriptor, "_vector", False)
     (term,) = potentials["whole form"].model.local.terms
     descriptor, kernel = term.descriptor, term.kernel
     atoms = Atoms(f"Cu{n}Al", rng.normal(size=(n + 1, 3)) + 2.3 * np.arange(n + 1)[:, None])
@@ -138,6 +145,23 @@ def test_one_pass_is_its_steps(potentials, n, rng):
         by_x[own] = (by_u - along[:, None] * unit[own]) / norm[own, None]
     expected = descriptor._by_inner(found, by_x)
     np.testing.assert_allclose(by_inner, expected, atol=1e-11 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("lanes", [LANES, (0,) * LANES], ids=["plain", "vector"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_products_of_few_rows_are_numpys(n, lanes, rng):
+    """Numbers of rows that are no multiples of what is done together."""
+
+    @numba.njit
+    def products(rows, matrix, along, back):
+        _compression.times_map(rows, matrix, along, lanes)
+        _compression.map_times(along, matrix, back, lanes)
+
+    rows, matrix = rng.normal(size=(n, 27)), rng.normal(size=(27, 3 * LANES))
+    along, back = np.full((n, 3 * LANES), np.nan), np.full((n, 27), np.nan)
+    products(rows, matrix, along, back)
+    np.testing.assert_allclose(along, rows @ matrix, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(back, rows @ matrix @ matrix.T, rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("enough", [0.0, 0.6, 2.0])

@@ -10,6 +10,7 @@ from ase.build import bulk
 import kernelpot as kp
 from kernelpot.data.system import Contribution, System
 from kernelpot.datasets import load_silicon
+from kernelpot.terms import _contraction
 from kernelpot.terms.contraction import GRADIENT_WEIGHT, learn_contraction
 from kernelpot.terms.power_spectrum import SOAP
 from kernelpot.terms.soap import SOAPTerm
@@ -70,6 +71,70 @@ def test_derivatives_by_finite_differences(specialize):
             total.append((environments(descriptor, moved)[1].x * by_x).sum())
         slope = (total[0] - total[1]) / (2 * step)
         assert forces[atom, axis] == pytest.approx(-slope, abs=1e-6)
+
+
+@pytest.mark.parametrize("specialize", [True, False])
+def test_loops_are_numpys(specialize, rng):
+    """More channels than a vector has elements, fewer of some degrees, one that is absent."""
+    n, n_l, n_channels, n_max, n_k = 3, 3, 3, 5, 11
+    counts = np.array([11, 8, 3])
+    size, size_k = ((0,) * n_max, (0,) * n_k) if specialize else (n_max, n_k)
+    degree = np.repeat(np.arange(n_l), 2 * np.arange(n_l) + 1)
+    c = rng.normal(size=(n, n_channels, n_l**2, n_max))
+    c[:, 1] = 0.0
+    key, present = np.array([2, 0, 2]), np.array([0, 2])
+    vectors = rng.normal(size=(3, n_l, n_channels, n_max, n_k))
+    for l, count in enumerate(counts):
+        vectors[:, l, :, :, count:] = 0.0
+    scale_l, weight_l, floor = rng.uniform(0.5, 2.0, n_l), rng.uniform(30.0, 40.0, n_l), 1e-3
+    whole = np.array([[np.square(one[:, degree == l]).sum() for l in range(n_l)] for one in c])
+    expected = np.einsum("iaqn,iqank->iqk", c, vectors[key][:, degree])
+    contracted, kept, total = np.full_like(expected, np.nan), *np.empty((2, n, n_l))
+    _contraction.contract(c, key, present, vectors, size, size_k, contracted, kept, total)
+    np.testing.assert_allclose(contracted, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(total, whole, rtol=1e-13)
+    of_degree = [np.square(expected[:, degree == l]).sum(axis=(1, 2)) for l in range(n_l)]
+    np.testing.assert_allclose(kept, np.transpose(of_degree), rtol=1e-12)
+    kept *= 1e-3  # of random vectors, which are not orthonormal: the squares stay positive
+
+    def features(contracted, whole, kept):
+        found = []
+        for l, count in enumerate(counts):
+            row, column = np.triu_indices(count)
+            gram = np.einsum("iqj,iqk->ijk", *[contracted[:, degree == l]] * 2)
+            found.append(
+                scale_l[l] * gram[:, row, column] * np.where(row == column, 1.0, np.sqrt(2.0))
+            )
+        rest = np.sqrt((weight_l * (whole**2 - (1.0 - floor) * kept**2)).sum(axis=1))
+        return np.concatenate([*found, rest[:, None]], axis=1)
+
+    x = np.empty((n, int((counts * (counts + 1) // 2).sum()) + 1))
+    weights = counts, scale_l, weight_l, floor
+    _contraction.power_spectrum(contracted, kept, whole, *weights, size_k, x)
+    np.testing.assert_allclose(x, features(expected, whole, kept), rtol=1e-12, atol=1e-12)
+    cotangent, adjoint = rng.normal(size=x.shape), np.full_like(c, np.nan)
+    vectors_t = np.ascontiguousarray(np.swapaxes(vectors, 3, 4))
+    _contraction.power_spectrum_adjoint(
+        c, contracted, kept, whole, np.ascontiguousarray(x[:, -1]), key, cotangent, present,
+        vectors_t, *weights, size, size_k, adjoint,
+    )  # fmt: skip
+    # the derivative by densities, with kept a number of its own that moves 1e-3 times as much
+    by_contracted = np.zeros_like(expected)
+    step = 1e-6
+    for q in range(n_l**2):
+        for k in range(n_k):
+            sides = []
+            for sign in (1, -1):
+                moved, moved_kept = expected.copy(), kept.copy()
+                moved[:, q, k] += sign * step
+                moved_kept[:, degree[q]] += 2.0 * sign * step * expected[:, q, k]
+                sides.append((cotangent * features(moved, whole, moved_kept)).sum(axis=1))
+            by_contracted[:, q, k] = (sides[0] - sides[1]) / (2.0 * step)
+    by_whole = 2.0 * cotangent[:, -1:] * weight_l * whole / x[:, -1:]
+    by_c = np.einsum("iqk,iqank->iaqn", by_contracted, vectors[key][:, degree])
+    by_c += by_whole[:, degree][:, None, :, None] * c
+    by_c[:, 1] = 0.0
+    np.testing.assert_allclose(adjoint, by_c, rtol=0, atol=1e-7 * np.abs(by_c).max())
 
 
 @pytest.mark.parametrize("specialize", [True, False])

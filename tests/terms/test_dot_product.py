@@ -10,6 +10,7 @@ KERNELS = [
     DotProductKernel(2, 1.0),
     DotProductKernel(3, 0.5),
     DotProductKernel(4, 2.0),
+    DotProductKernel(6, 1.1),
     DotProductKernel(2.5, 1.3),
 ]
 
@@ -70,6 +71,20 @@ class TestEveryKernel:
             sides = [kernel(normalize(p + s * step)[0], q) @ weights for s in (1, -1)]
             numerical = (sides[0] - sides[1]) / 2e-6
             assert gradient[0, f] == pytest.approx(numerical[0], rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["rows", "every other column", "integers"])
+def test_unit_vectors_are_numpys(kind, rng):
+    features = rng.normal(size=(5, 13))
+    if kind == "every other column":
+        features = features[:, ::2]
+    elif kind == "integers":
+        features = rng.integers(1, 9, size=(5, 13))
+    before = features.copy()
+    unit, norm = normalize(features)
+    np.testing.assert_allclose(norm, np.linalg.norm(features, axis=1), rtol=1e-14)
+    np.testing.assert_allclose(unit, features / norm[:, None], rtol=1e-14)
+    np.testing.assert_array_equal(features, before)
 
 
 def test_a_non_integer_exponent_treats_negative_overlap_as_none():

@@ -102,6 +102,64 @@ def test_vector_code_is_the_plain_loops(n_max, l_max, rng):
         np.testing.assert_allclose(vector, plain, rtol=1e-11, atol=1e-12 * np.abs(plain).max())
 
 
+def cluster(n_neighbors, numbers, rng):
+    """An atom with neighbors of some species, and one of them beyond the cutoff."""
+    positions = rng.normal(size=(n_neighbors + 2, 3))
+    positions *= rng.uniform(1.0, 2.5, size=(len(positions), 1)) / np.linalg.norm(
+        positions, axis=1, keepdims=True
+    )
+    positions[0], positions[-1] = 0.0, (9.0, 0.0, 0.0)
+    return Atoms(rng.choice(numbers, len(positions)), positions)
+
+
+# more radial functions than there are elements in a vector, as many, and fewer
+@pytest.mark.parametrize(("n_max", "l_max"), [(9, 1), (8, 4), (3, 2)])
+@pytest.mark.parametrize("n_species", [1, 3])
+def test_pairs_that_are_treated_together_are_treated_as_each_alone(n_species, n_max, l_max, rng):
+    """Whatever their number: full groups, others, and pairs that are too few for one."""
+    species = (8, *SPECIES)[-n_species:]
+    of = SOAPTerm(r_cut=5.1, n_max=n_max, l_max=l_max)
+    plain, vector = (SOAP(of, species, specialize=yes) for yes in (False, True))
+    for n_neighbors in (1, 3, 4, 5, 8, 11, 12, 20, 31):
+        atoms = cluster(n_neighbors, species, rng)
+        pairs, batch = prepare(plain, atoms)
+        found = []
+        for soap in (plain, vector):
+            coefficients, gradient = (
+                soap.expansion(batch, 0, len(atoms)),
+                np.ones_like(batch.displacements),
+            )
+            adjoint = np.random.default_rng(n_neighbors).normal(size=coefficients.shape)
+            soap.pull(batch, 0, len(atoms), adjoint, gradient)
+            found.append((coefficients, gradient))
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-11, atol=1e-12 * np.abs(one).max())
+
+
+def test_groups_of_pairs(rng):
+    """Each pair within the cutoff once; groups of one channel, none of too few."""
+    n_channels, r_cut = 4, 3.0
+    for n in (0, 1, 7, 40, 90):
+        displacements = rng.uniform(-3.0, 3.0, size=(n + 2, 3))
+        if n > 1:
+            displacements[2] = np.nan
+        channels = rng.choice(n_channels, p=(0.1, 0.2, 0.2, 0.5), size=n + 2)
+        room = _soap._room(n, n_channels)
+        n_groups, n_near = _soap._group(1, n + 1, displacements, channels, r_cut, *room)
+        pair, distance, bounds = room[3:]
+        lengths = np.linalg.norm(displacements, axis=1)
+        near = 1 + np.flatnonzero(lengths[1 : n + 1] < r_cut)
+        np.testing.assert_array_equal(np.sort(pair[:n_near]), near)
+        np.testing.assert_allclose(distance[:n_near], lengths[pair[:n_near]], rtol=1e-14)
+        for group in range(n_groups):
+            members = pair[bounds[group] : bounds[group + 1]]
+            assert len(set(channels[members])) == 1
+            assert _soap.FEW <= len(members) <= _soap_vector.LANES
+        left = channels[pair[bounds[n_groups] : n_near]]
+        assert np.all(np.diff(left) >= 0)
+        assert np.bincount(left, minlength=1).max() < _soap.FEW
+
+
 def moved_as_each_alone(soap, atoms, n_members, rng):
     """Compare derivatives of several scalars with those of each, in double precision."""
     pairs, batch = prepare(soap, atoms)
