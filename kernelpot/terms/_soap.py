@@ -26,6 +26,7 @@ from kernelpot.terms._soap_vector import (
     gather_lanes,
     gather_pair,
     harmonics,
+    harmonics_adjoint,
     radial_lanes,
     scatter_lanes,
     scatter_pairs,
@@ -602,6 +603,8 @@ def pair_gradients_vector(
     hermite = np.zeros((6, LANES))
     radial = _aligned(n_l * n_max * LANES)
     d_radial = _aligned(n_l * n_max * LANES)
+    along_q = _aligned(n_q * LANES)
+    slopes_q = _aligned(n_q * LANES)
     found = np.empty((4, LANES))
     near, length, places, pair, distance, bounds = _room(_longest(first, start, stop), n_channels)
     for i in range(start, stop):
@@ -612,7 +615,6 @@ def pair_gradients_vector(
         for group in range(n_groups):
             begin, end = bounds[group], bounds[group + 1]
             _take(begin, end, pair, displacement_pc, xyz)
-            harmonics(xyz, values, gradients, degrees)
             for k in range(begin, end):
                 knot, t = _knot(distance[k], per_length, n_knots)
                 weights, slopes = _hermite(t), _hermite_slope(t, per_length)
@@ -622,7 +624,8 @@ def pair_gradients_vector(
                 hermite[2, k - begin], hermite[5, k - begin] = weights[3], slopes[3]
             row = ((i - start) * n_channels + channel_p[pair[begin]]) * n_q * n_max
             radial_lanes(table, knots, hermite, radial, d_radial, size, degrees)
-            gather_lanes(adjoint, row, values, gradients, radial, d_radial, found, size, degrees)
+            gather_lanes(adjoint, row, radial, d_radial, along_q, slopes_q, size, degrees)
+            harmonics_adjoint(xyz, along_q, slopes_q, found, degrees)
             for k in range(begin, end):
                 p, lane = pair[k], k - begin
                 along = found[0, lane] / distance[k]

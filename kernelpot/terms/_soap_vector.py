@@ -163,8 +163,17 @@ def prefactor(degree, order):
     return norm * (math.sqrt(2.0) if order else 1.0)
 
 
-def _emit_harmonics(v, xyz, values, gradients, l_max):
-    """Values (and gradients) of all harmonics of LANES pairs; recursions as in `_soap`."""
+def _emit_recursions(v, xyz, l_max):
+    """What harmonics of LANES pairs are made of, as in `_soap`.
+
+    Returns
+    -------
+    x, y : vector
+    cos, sin : list of vector
+        Real and imaginary parts of (x + i y)^m.
+    legendre : dict of (l, m) to vector
+        Modified associated Legendre polynomials.
+    """
     x, y, z = (v.load(xyz, axis * LANES) for axis in range(3))
     r2 = v.madd(x, x, v.madd(y, y, v.mul(z, z)))
     cos, sin = [v.constant(1.0)], [v.constant(0.0)]
@@ -184,6 +193,12 @@ def _emit_harmonics(v, xyz, values, gradients, l_max):
                 v.mul(v.scaled(z, (2 * l - 1) / (l - m)), legendre[l - 1, m]),
                 v.mul(v.scaled(r2, (l + m - 1) / (l - m)), legendre[l - 2, m]),
             )
+    return x, y, cos, sin, legendre
+
+
+def _emit_harmonics(v, xyz, values, gradients, l_max):
+    """Values (and gradients) of all harmonics of LANES pairs."""
+    x, y, cos, sin, legendre = _emit_recursions(v, xyz, l_max)
     n_q = (l_max + 1) ** 2
     for l in range(l_max + 1):
         for m in range(l + 1):
@@ -357,23 +372,20 @@ def radial_lanes(typingctx, table, knots, hermite, radial, d_radial, size, degre
 
 
 @intrinsic
-def gather_lanes(typingctx, d, d_start, values, gradients, radial, d_radial, out, size, degrees):
-    """`gather_pair` of LANES pairs of one channel, into the rows of ``out`` (4, LANES).
+def gather_lanes(typingctx, d, d_start, radial, d_radial, along, slopes, size, degrees):
+    """Contract an adjoint ``d`` with radial functions of LANES pairs, and with their derivatives.
 
-    ``radial`` and ``d_radial`` are from `radial_lanes`, the elements of a vector pairs: an adjoint
-    is contracted with radial functions and their derivatives, and only then with harmonics. There
-    are loops where `gather_pair` has copies of their bodies: registers do for each.
+    ``radial`` and ``d_radial`` are from `radial_lanes`; fills ``along`` and ``slopes`` (q, LANES).
+    There are loops where `gather_pair` has copies of their bodies: registers do for each.
     """
     n_max, n_l = len(size), len(degrees)
-    n_q = n_l * n_l
 
     def codegen(context, builder, signature, arguments):
         integer = ir.IntType(64)
         v = _Vectors(builder, LANES)
-        d_data, y_data, g_data, r_data, s_data, o_data = (
-            _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4, 5, 6)
+        d_data, r_data, s_data, a_data, b_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3, 4, 5)
         )
-        totals = [v.variable(0.0) for _ in range(4)]
         with cgutils.for_range(builder, ir.Constant(integer, n_l)) as degree:
             l = degree.index
             at = builder.mul(l, ir.Constant(integer, n_max * LANES))
@@ -389,25 +401,68 @@ def gather_lanes(typingctx, d, d_start, values, gradients, radial, d_radial, out
                 value = slope = None
                 for n, (radial_n, d_radial_n) in enumerate(zip(*rows, strict=True)):
                     adjoint = v.broadcast(_scalar(builder, d_data, _offset(builder, at, n)))
-                    along, d_along = v.mul(adjoint, radial_n), v.mul(adjoint, d_radial_n)
-                    value = along if value is None else v.add(along, value)
-                    slope = d_along if slope is None else v.add(d_along, slope)
+                    part, d_part = v.mul(adjoint, radial_n), v.mul(adjoint, d_radial_n)
+                    value = part if value is None else v.add(part, value)
+                    slope = d_part if slope is None else v.add(d_part, slope)
                 at = builder.mul(order.index, ir.Constant(integer, LANES))
-                factors = [v.load(y_data, at)]
-                factors += [
-                    v.load(g_data, _offset(builder, at, axis * n_q * LANES)) for axis in range(3)
-                ]
-                parts = [slope, value, value, value]
-                for factor, part, total in zip(factors, parts, totals, strict=True):
-                    builder.store(v.madd(factor, part, builder.load(total)), total)
-        for row, total in enumerate(totals):
-            v.store(builder.load(total), o_data, row * LANES)
+                v.store(value, a_data, at)
+                v.store(slope, b_data, at)
         return context.get_dummy_value()
 
-    return (
-        types.none(d, d_start, values, gradients, radial, d_radial, out, size, degrees),
-        codegen,
-    )
+    return types.none(d, d_start, radial, d_radial, along, slopes, size, degrees), codegen
+
+
+@intrinsic
+def harmonics_adjoint(typingctx, xyz, along, slopes, out, degrees):
+    """Sums over q with harmonics of LANES pairs, and with their gradients.
+
+    Fills the rows of ``out`` (4, LANES): ``sum_q slopes_q Y_q``, and ``sum_q along_q`` times the
+    gradient of ``Y_q``. Degrees are summed first, order by order: no gradient is formed.
+    """
+    l_max = len(degrees) - 1
+
+    def codegen(context, builder, signature, arguments):
+        v = _Vectors(builder, LANES)
+        xyz, a_data, b_data, o_data = (
+            _data(context, builder, signature.args[k], arguments[k]) for k in range(4)
+        )
+        x, y, cos, sin, legendre = _emit_recursions(v, xyz, l_max)
+        zero = v.constant(0.0)
+        totals = [zero] * 4
+        for m in range(l_max + 1):
+            # of cos m phi and sin m phi: by value, by slope, across z, along z
+            sums = [[zero] * 4, [zero] * 4]
+            for l in range(m, l_max + 1):
+                norm = prefactor(l, m)
+                value = v.scaled(legendre[l, m], norm)
+                across = v.scaled(legendre[l - 1, m + 1], -norm) if m + 1 <= l - 1 else None
+                upward = v.scaled(legendre[l - 1, m], norm * (l + m)) if m <= l - 1 else None
+                for own, sign in zip(sums, (1, -1) if m else (1,), strict=False):
+                    at = (l * l + l + sign * m) * LANES
+                    a, b = v.load(a_data, at), v.load(b_data, at)
+                    own[0], own[1] = v.madd(a, value, own[0]), v.madd(b, value, own[1])
+                    if across is not None:
+                        own[2] = v.madd(a, across, own[2])
+                    if upward is not None:
+                        own[3] = v.madd(a, upward, own[3])
+            (value, slope, across, upward), others = sums
+            if m == 0:  # cos is one, sin zero
+                totals = [slope, v.mul(x, across), v.mul(y, across), upward]
+                continue
+            across = v.madd(across, cos[m], v.mul(others[2], sin[m]))
+            up, down = v.scaled(value, m), v.scaled(others[0], m)
+            more = [
+                v.madd(slope, cos[m], v.mul(others[1], sin[m])),
+                v.madd(x, across, v.madd(up, cos[m - 1], v.mul(down, sin[m - 1]))),
+                v.madd(y, across, v.sub(v.mul(down, cos[m - 1]), v.mul(up, sin[m - 1]))),
+                v.madd(upward, cos[m], v.mul(others[3], sin[m])),
+            ]
+            totals = [v.add(total, part) for total, part in zip(totals, more, strict=True)]
+        for row, total in enumerate(totals):
+            v.store(total, o_data, row * LANES)
+        return context.get_dummy_value()
+
+    return types.none(xyz, along, slopes, out, degrees), codegen
 
 
 @intrinsic
