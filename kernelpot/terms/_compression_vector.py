@@ -79,7 +79,7 @@ def rows_dot(typingctx, rows, r_start, matrix, m_start, step, n, out, o_start, o
             _data(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 6)
         )
         _, r_start, _, m_start, step, n, _, o_start, o_step, _ = arguments
-        totals = [[v.variable(0.0) for _ in range(n_columns)] for _ in range(n_rows)]
+        totals = [[v.variable(v.constant(0.0)) for _ in range(n_columns)] for _ in range(n_rows)]
         r_starts = _starts(builder, r_start, step, n_rows)
         m_starts = _starts(builder, m_start, step, n_columns)
         with cgutils.for_range(builder, n) as loop:

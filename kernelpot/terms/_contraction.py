@@ -16,60 +16,13 @@ from kernelpot.terms._soap import (
     _hermite_slope,
     _knot,
     extent,
+    fill_gram,
+    fill_rows,
     solid_harmonics,
     solid_harmonics_gradient,
 )
 from kernelpot.terms._soap_members import members_room, pull_members
-from kernelpot.terms._soap_vector import gram_of, products, squares_of
-
-
-def fill_rows(
-    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
-):
-    """Fill ``out[q] = sum_c factors[q, c] rows[c] + scale other[q]``; vector code for tuples."""
-    o, f, r, added = out.ravel(), factors.ravel(), rows.ravel(), other.ravel()
-    n_rows, n = extent(count), extent(size)
-    for at in range(o_start, o_start + n_q * n):
-        o[at] = scale * added[at]
-    for q in range(n_q):
-        for c in range(n_rows):
-            for k in range(n):
-                o[o_start + q * n + k] += f[f_start + q * f_step + c] * r[r_start + c * n + k]
-
-
-@overload(fill_rows, inline="always")
-def _fill_rows_overload(
-    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
-):
-    if not isinstance(size, numba.types.BaseTuple):
-        return fill_rows
-
-    def in_vectors(
-        out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
-    ):
-        products(
-            out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
-        )
-
-    return in_vectors
-
-
-def fill_gram(rows, r_start, n_q, out, size):
-    """Fill ``out[j, k] = sum_q rows[q, j] rows[q, k]``, j <= k; in vector code for tuples."""
-    r, n = rows.ravel(), extent(size)
-    out[:] = 0.0
-    for q in range(n_q):
-        at = r_start + q * n
-        for j in range(n):
-            for k in range(j, n):
-                out[j, k] += r[at + j] * r[at + k]
-
-
-@overload(fill_gram, inline="always")
-def _fill_gram_overload(rows, r_start, n_q, out, size):
-    if isinstance(size, numba.types.BaseTuple):
-        return lambda rows, r_start, n_q, out, size: gram_of(rows, r_start, n_q, out, size)
-    return fill_gram
+from kernelpot.terms._soap_vector import squares_of
 
 
 def squares(rows, r_start, n_q, size):
@@ -123,7 +76,8 @@ def power_spectrum(contracted, kept, whole, counts, scale_l, weight_l, floor, si
         f = 0
         square = 0.0
         for l in range(counts.shape[0]):
-            fill_gram(contracted, (i * n_q + l * l) * n_k, 2 * l + 1, gram, size_k)
+            at = (i * n_q + l * l) * n_k
+            fill_gram(contracted, at, at, 2 * l + 1, gram, size_k)
             factor = root2 * scale_l[l]
             for j in range(counts[l]):
                 features[i, f] = scale_l[l] * gram[j, j]

@@ -25,8 +25,10 @@ from kernelpot.terms._soap_vector import (
     LANES,
     gather_lanes,
     gather_pair,
+    gram_of,
     harmonics,
     harmonics_adjoint,
+    products,
     radial_lanes,
     scatter_lanes,
     scatter_pairs,
@@ -46,6 +48,59 @@ def _extent_overload(size):
     if isinstance(size, numba.types.BaseTuple):
         return lambda size: len(size)
     return lambda size: size
+
+
+def fill_rows(
+    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+):
+    """Fill ``out[q] = sum_c factors[q, c] rows[c] + scale other[q]``; vector code for tuples."""
+    o, f, r, added = out.ravel(), factors.ravel(), rows.ravel(), other.ravel()
+    n_rows, n = extent(count), extent(size)
+    for at in range(o_start, o_start + n_q * n):
+        o[at] = scale * added[at]
+    for q in range(n_q):
+        for c in range(n_rows):
+            for k in range(n):
+                o[o_start + q * n + k] += f[f_start + q * f_step + c] * r[r_start + c * n + k]
+
+
+@overload(fill_rows, inline="always")
+def _fill_rows_overload(
+    out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+):
+    if not isinstance(size, numba.types.BaseTuple):
+        return fill_rows
+
+    def in_vectors(
+        out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+    ):
+        products(
+            out, o_start, factors, f_start, f_step, rows, r_start, n_q, count, size, scale, other
+        )
+
+    return in_vectors
+
+
+def fill_gram(rows, a_start, b_start, n_q, out, size):
+    """Fill ``out[j, k] = sum_q a[q, j] b[q, k]`` with rows a and b; in vector code for tuples."""
+    r, n = rows.ravel(), extent(size)
+    out[:] = 0.0
+    for q in range(n_q):
+        for j in range(n):
+            left = r[a_start + q * n + j]
+            for k in range(n):
+                out[j, k] += left * r[b_start + q * n + k]
+
+
+@overload(fill_gram, inline="always")
+def _fill_gram_overload(rows, a_start, b_start, n_q, out, size):
+    if not isinstance(size, numba.types.BaseTuple):
+        return fill_gram
+
+    def in_vectors(rows, a_start, b_start, n_q, out, size):
+        gram_of(rows, a_start, b_start, n_q, out, size)
+
+    return in_vectors
 
 
 @numba.njit(**INLINED)
@@ -408,21 +463,17 @@ def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
     ``block_factor`` multiplies a block (the off-diagonal entries if a = b).
     """
     n_max = extent(size)
-    n_l = scale_l.shape[0]
+    n_l, n_channels = scale_l.shape[0], coefficients.shape[1]
     gram = np.zeros((n_max, n_max))
     for i in range(coefficients.shape[0]):
         for b in range(blocks.shape[0]):
-            c_a = coefficients[i, blocks[b, 0]]
-            c_b = coefficients[i, blocks[b, 1]]
             symmetric = blocks[b, 0] == blocks[b, 1]
+            a_start = (i * n_channels + blocks[b, 0]) * n_l * n_l * n_max
+            b_start = (i * n_channels + blocks[b, 1]) * n_l * n_l * n_max
             f = blocks[b, 2]
             for l in range(n_l):
-                gram[:] = 0.0
-                for q in range(l * l, (l + 1) * (l + 1)):
-                    for n in range(n_max):
-                        left = c_a[q, n]
-                        for k in range(n_max):
-                            gram[n, k] += left * c_b[q, k]
+                at = l * l * n_max
+                fill_gram(coefficients, a_start + at, b_start + at, 2 * l + 1, gram, size)
                 scale = scale_l[l]
                 factor = scale * block_factor[b]
                 for n in range(n_max):
@@ -438,64 +489,56 @@ def power_spectrum(coefficients, blocks, block_factor, scale_l, size, features):
                             f += 1
 
 
-@numba.njit(**INLINED)
-def _adjoint_of(c, cotangent_f, blocks, block_factor, scale_l, size, sum_channel, gram, adjoint):
-    """Fill ``adjoint = d(cotangent . features)/d coefficients`` of one center."""
-    n_max = extent(size)
-    n_l = scale_l.shape[0]
-    adjoint[:] = 0.0
-    for b in range(blocks.shape[0]):
-        a_channel, b_channel = blocks[b, 0], blocks[b, 1]
-        symmetric = a_channel == b_channel
-        c_a = c[a_channel]
-        c_b = c[b_channel]
-        d_a = adjoint[a_channel]
-        d_b = adjoint[b_channel]
-        f = blocks[b, 2]
-        for l in range(n_l):
-            scale = scale_l[l]
-            factor = scale * block_factor[b]
-            for n in range(n_max):
-                if symmetric:
-                    gram[n, n] = 2.0 * scale * cotangent_f[f]
-                    f += 1
-                    for k in range(n + 1, n_max):
-                        gram[n, k] = factor * cotangent_f[f]
-                        gram[k, n] = gram[n, k]
-                        f += 1
-                else:
-                    for k in range(n_max):
-                        gram[n, k] = factor * cotangent_f[f]
-                        f += 1
-            for q in range(l * l, (l + 1) * (l + 1)):
-                for n in range(n_max):
-                    value = c_a[q, n]
-                    for k in range(n_max):
-                        d_b[q, k] += gram[n, k] * value
-                if not symmetric:
-                    for n in range(n_max):
-                        total = 0.0
-                        for k in range(n_max):
-                            total += gram[n, k] * c_b[q, k]
-                        d_a[q, n] += total
-    if sum_channel >= 0:
-        for channel in range(sum_channel):
-            for q in range(n_l * n_l):
-                for n in range(n_max):
-                    adjoint[channel, q, n] += adjoint[sum_channel, q, n]
-
-
 @numba.njit(**OPTIONS)
 def power_spectrum_adjoint(
     coefficients, cotangent, blocks, block_factor, scale_l, size, sum_channel, adjoint
 ):
     """Fill ``adjoint = d(cotangent . features)/d coefficients`` (same shape)."""
-    gram = np.zeros((extent(size), extent(size)))
+    n_max = extent(size)
+    n_l, n_channels = scale_l.shape[0], coefficients.shape[1]
+    n_q = n_l * n_l
+    gram, gram_t = np.zeros((n_max, n_max)), np.zeros((n_max, n_max))
     for i in range(coefficients.shape[0]):
-        _adjoint_of(
-            coefficients[i], cotangent[i], blocks, block_factor, scale_l, size, sum_channel, gram,
-            adjoint[i],
-        )  # fmt: skip
+        adjoint[i] = 0.0
+        for b in range(blocks.shape[0]):
+            symmetric = blocks[b, 0] == blocks[b, 1]
+            a_start = (i * n_channels + blocks[b, 0]) * n_q * n_max
+            b_start = (i * n_channels + blocks[b, 1]) * n_q * n_max
+            f = blocks[b, 2]
+            for l in range(n_l):
+                scale = scale_l[l]
+                factor = scale * block_factor[b]
+                for n in range(n_max):
+                    if symmetric:
+                        gram[n, n] = 2.0 * scale * cotangent[i, f]
+                        for k in range(n + 1, n_max):
+                            gram[n, k] = factor * cotangent[i, f + k - n]
+                        f += n_max - n
+                    else:
+                        for k in range(n_max):
+                            gram[n, k] = factor * cotangent[i, f + k]
+                        f += n_max
+                if symmetric:
+                    for n in range(1, n_max):
+                        for k in range(n):
+                            gram[n, k] = gram[k, n]
+                at, n_m = l * l * n_max, 2 * l + 1
+                fill_rows(
+                    adjoint, b_start + at, coefficients, a_start + at, n_max, gram, 0, n_m, size,
+                    size, 1.0, adjoint,
+                )  # fmt: skip
+                if not symmetric:
+                    for n in range(n_max):
+                        for k in range(n_max):
+                            gram_t[k, n] = gram[n, k]
+                    fill_rows(
+                        adjoint, a_start + at, coefficients, b_start + at, n_max, gram_t, 0, n_m,
+                        size, size, 1.0, adjoint,
+                    )  # fmt: skip
+        for channel in range(max(sum_channel, 0)):
+            for q in range(n_q):
+                for n in range(n_max):
+                    adjoint[i, channel, q, n] += adjoint[i, sum_channel, q, n]
 
 
 @numba.njit(**OPTIONS)

@@ -131,7 +131,7 @@ def members_gradients_lanes(
 def _members_adjoint(
     c, cotangent_fm, blocks, block_factor, scale_l, sum_channel, gram, product, adjoint
 ):
-    """Fill ``adjoint[channel, q, n, m]``: `_adjoint_of` several scalars, in single precision."""
+    """Fill ``adjoint[channel, q, n, m]``: `power_spectrum_adjoint` of several, in singles."""
     n_l, n_max, n_members = scale_l.shape[0], gram.shape[0], gram.shape[2]
     adjoint[:] = 0.0
     for b in range(blocks.shape[0]):

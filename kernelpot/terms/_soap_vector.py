@@ -42,7 +42,7 @@ class _Vectors:
     def variable(self, value):
         """A vector that changes in loops; it becomes a register."""
         place = cgutils.alloca_once(self.builder, self.type)
-        self.builder.store(self.constant(value), place)
+        self.builder.store(value, place)
         return place
 
     def pointer(self, base, offset):
@@ -583,7 +583,7 @@ def squares_of(typingctx, rows, r_start, n_q, size):
 
     def codegen(context, builder, signature, arguments):
         data = _data(context, builder, signature.args[0], arguments[0])
-        totals = [(start, v, v.variable(0.0)) for start, v in _parts(builder, n)]
+        totals = [(start, v, v.variable(v.constant(0.0))) for start, v in _parts(builder, n)]
         with cgutils.for_range(builder, arguments[2]) as loop:
             place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
             place = builder.add(arguments[1], place)
@@ -599,30 +599,29 @@ def squares_of(typingctx, rows, r_start, n_q, size):
 
 
 @intrinsic
-def gram_of(typingctx, rows, r_start, n_q, out, size):
-    """Fill ``out[j, k] = sum_q rows[q, j] rows[q, k]`` for j <= k, with ``n_q`` rows.
+def gram_of(typingctx, rows, a_start, b_start, n_q, out, size):
+    """Fill ``out[j, k] = sum_q a[q, j] b[q, k]``, with ``n_q`` rows a and b of ``rows``.
 
-    ``out`` (n, n) and, from ``r_start``, ``rows`` are flat; what is below the diagonal of ``out``
-    is of no meaning.
+    All are flat: ``a_start`` and ``b_start`` are where these begin.
     """
     n = len(size)
 
     def codegen(context, builder, signature, arguments):
-        r_data, o_data = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
-        totals = [
-            (j, start, v, v.variable(0.0))
-            for start, v in _parts(builder, n)
-            for j in range(start + v.length)
-        ]
-        with cgutils.for_range(builder, arguments[2]) as loop:
+        r_data, o_data = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 4))
+        parts = _parts(builder, n)
+        totals = [[v.variable(v.constant(0.0)) for _, v in parts] for _ in range(n)]
+        with cgutils.for_range(builder, arguments[3]) as loop:
             place = builder.mul(loop.index, ir.Constant(ir.IntType(64), n))
-            place = builder.add(arguments[1], place)
-            for j, start, v, total in totals:
-                row = v.load(r_data, _offset(builder, place, start))
-                factor = v.broadcast(_scalar(builder, r_data, _offset(builder, place, j)))
-                builder.store(v.madd(factor, row, builder.load(total)), total)
-        for j, start, v, total in totals:
-            v.store(builder.load(total), o_data, j * n + start)
+            left, right = (builder.add(arguments[k], place) for k in (1, 2))
+            rows = [v.load(r_data, _offset(builder, right, start)) for start, v in parts]
+            for j, own in enumerate(totals):
+                factor = _scalar(builder, r_data, _offset(builder, left, j))
+                for (_, v), row, total in zip(parts, rows, own, strict=True):
+                    more = v.madd(v.broadcast(factor), row, builder.load(total))
+                    builder.store(more, total)
+        for j, own in enumerate(totals):
+            for (start, v), total in zip(parts, own, strict=True):
+                v.store(builder.load(total), o_data, j * n + start)
         return context.get_dummy_value()
 
-    return types.none(rows, r_start, n_q, out, size), codegen
+    return types.none(rows, a_start, b_start, n_q, out, size), codegen

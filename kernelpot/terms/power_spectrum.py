@@ -568,6 +568,7 @@ class SOAP:
         blocks, factor = self._blocks_of(channels)
         room = np.empty if len(blocks) == len(self._blocks[0]) else np.zeros
         features = room((len(coefficients), self.n_features))
+        coefficients = np.ascontiguousarray(coefficients)
         _soap.power_spectrum(coefficients, blocks, factor, self.scale_l, self.size, features)
         return features
 
@@ -599,6 +600,7 @@ class SOAP:
             As for `features`.
         """
         blocks, factor = self._blocks_of(channels)
+        coefficients = np.ascontiguousarray(coefficients)
         adjoint = np.empty_like(coefficients)
         _soap.power_spectrum_adjoint(
             coefficients,
