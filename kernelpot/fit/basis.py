@@ -27,6 +27,9 @@ SPARSE: Final = "sparse"
 FORM: Final = "form"
 # Labels up to which both are fitted: a form takes one to five times as long as sparse points.
 MAX_LABELS = 10_000
+# Standard errors that the form's gain must exceed: one, as its errors are of folds, fits that know
+# less than those without a single structure.
+SIGNIFICANCE = 1.0
 
 
 def is_open(data: Dataset, settings: Settings, optimize: str | None) -> bool:
@@ -83,7 +86,9 @@ def is_form_better(
         return False, f"{len(common)} structures left out of both are too few to compare them"
     types = [config_types[index] for index in common]
     before, after = (Errors.of([found[i] for i in common]) for found in (sparse, form))
-    better = Limits.of(before, types).allow(after) and is_worthwhile(before, after, types)
+    better = Limits.of(before, types).allow(after) and is_worthwhile(
+        before, after, types, SIGNIFICANCE
+    )
     words = [
         f"{kind} {_number(before.mean()[kind])} and {_number(after.mean()[kind])} {unit}"
         for kind, unit in (("energy", "eV/atom"), ("forces", "eV/Å"), ("stress", "eV/Å^3"))

@@ -244,7 +244,12 @@ def _bound_note(free: Free, x: FloatArray) -> list[str]:
     ]
 
 
-def is_worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) -> bool:
+def is_worthwhile(
+    before: Errors,
+    after: Errors,
+    config_types: Sequence[str],
+    significance: float = SIGNIFICANCE,
+) -> bool:
     """Whether errors fell by enough, and beyond doubt.
 
     Parameters
@@ -253,6 +258,8 @@ def is_worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) ->
         Of the same structures.
     config_types : sequence of str
         Of these.
+    significance : float
+        Standard errors that the gain must exceed.
 
     Returns
     -------
@@ -261,7 +268,7 @@ def is_worthwhile(before: Errors, after: Errors, config_types: Sequence[str]) ->
     score = Score(config_types)
     gain = score.influence(before) - score.influence(after)
     error = float(gain.std()) / np.sqrt(len(gain))
-    return bool(gain.mean() > max(WORTHWHILE_GAIN * before.weight, SIGNIFICANCE * error))
+    return bool(gain.mean() > max(WORTHWHILE_GAIN * before.weight, significance * error))
 
 
 def _percent(of: str) -> str:

@@ -88,13 +88,13 @@ def rows_dot(typingctx, rows, r_start, matrix, m_start, step, n, out, o_start, o
             for start, own in zip(r_starts, totals, strict=True):
                 row = v.load(r_data, builder.add(start, at))
                 for column, total in zip(columns, own, strict=True):
-                    builder.store(v.madd(row, column, builder.load(total)), total)
+                    builder.store(v.madd(row, column, builder.load(total, typ=v.type)), total)
         for start, own in zip(_starts(builder, o_start, o_step, n_rows), totals, strict=True):
             for k, total in enumerate(own):
                 place = builder.gep(
                     o_data, [_offset(builder, start, k)], source_etype=ir.DoubleType()
                 )
-                builder.store(v.total(builder.load(total)), place)
+                builder.store(v.total(builder.load(total, typ=v.type)), place)
         return context.get_dummy_value()
 
     return (

@@ -589,10 +589,10 @@ def squares_of(typingctx, rows, r_start, n_q, size):
             place = builder.add(arguments[1], place)
             for start, v, total in totals:
                 row = v.load(data, _offset(builder, place, start))
-                builder.store(v.madd(row, row, builder.load(total)), total)
+                builder.store(v.madd(row, row, builder.load(total, typ=v.type)), total)
         found = ir.Constant(_DOUBLE, 0.0)
         for _, v, total in totals:
-            found = builder.fadd(found, v.total(builder.load(total)), flags=_FLAGS)
+            found = builder.fadd(found, v.total(builder.load(total, typ=v.type)), flags=_FLAGS)
         return found
 
     return types.float64(rows, r_start, n_q, size), codegen
@@ -617,11 +617,11 @@ def gram_of(typingctx, rows, a_start, b_start, n_q, out, size):
             for j, own in enumerate(totals):
                 factor = _scalar(builder, r_data, _offset(builder, left, j))
                 for (_, v), row, total in zip(parts, rows, own, strict=True):
-                    more = v.madd(v.broadcast(factor), row, builder.load(total))
+                    more = v.madd(v.broadcast(factor), row, builder.load(total, typ=v.type))
                     builder.store(more, total)
         for j, own in enumerate(totals):
             for (start, v), total in zip(parts, own, strict=True):
-                v.store(builder.load(total), o_data, j * n + start)
+                v.store(builder.load(total, typ=v.type), o_data, j * n + start)
         return context.get_dummy_value()
 
     return types.none(rows, a_start, b_start, n_q, out, size), codegen
