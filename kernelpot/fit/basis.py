@@ -11,7 +11,7 @@ where it predicts them better beyond doubt, and no kind of label or config type 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from kernelpot.data.dataset import Dataset
@@ -27,8 +27,7 @@ SPARSE: Final = "sparse"
 FORM: Final = "form"
 # Labels up to which both are fitted: a form takes one to five times as long as sparse points.
 MAX_LABELS = 10_000
-# Standard errors that the form's gain must exceed: one, as its errors are of folds, fits that know
-# less than those without a single structure.
+# Standard errors that the form's gain must exceed: neither basis is a start that should stay.
 SIGNIFICANCE = 1.0
 
 
@@ -63,15 +62,14 @@ def is_open(data: Dataset, settings: Settings, optimize: str | None) -> bool:
 
 
 def is_form_better(
-    sparse: Mapping[int, LeftOut], form: Mapping[int, LeftOut], config_types: Sequence[str]
+    sparse: Sequence[LeftOut], form: Sequence[LeftOut], config_types: Sequence[str]
 ) -> tuple[bool, str]:
-    """Compare errors of the same structures, left out of both.
+    """Compare errors of the same structures, left out of both in the same folds.
 
     Parameters
     ----------
-    sparse, form : mapping of int to LeftOut
-        Errors by frame. Those of the form are of folds, each without up to a tenth of the data,
-        those of sparse points of one structure at a time.
+    sparse, form : sequence of LeftOut
+        Errors of each structure.
     config_types : sequence of str
         Of all frames.
 
@@ -81,11 +79,12 @@ def is_form_better(
     compared : str
         The figures, for the user.
     """
-    common = sorted(set(sparse) & set(form))
+    by_frame = [{left.rows.index: left for left in found} for found in (sparse, form)]
+    common = sorted(set(by_frame[0]) & set(by_frame[1]))
     if len(common) < MINIMUM_STRUCTURES:
         return False, f"{len(common)} structures left out of both are too few to compare them"
     types = [config_types[index] for index in common]
-    before, after = (Errors.of([found[i] for i in common]) for found in (sparse, form))
+    before, after = (Errors.of([found[i] for i in common]) for found in by_frame)
     better = Limits.of(before, types).allow(after) and is_worthwhile(
         before, after, types, SIGNIFICANCE
     )

@@ -36,7 +36,7 @@ from kernelpot.gp.quadratic import AlikeRows, Forms, QuadraticRows
 from kernelpot.gp.sharing import SIGMA_ALIKE, rows_of_alike_sites
 from kernelpot.regression import conjugate_gradients as cg
 from kernelpot.regression.factors import TriangularFactor
-from kernelpot.regression.leave_one_out import LeftOut, Without, leave_one_out
+from kernelpot.regression.leave_one_out import LeftOut, Without, leave_out_together
 from kernelpot.regression.rows import StructureRows
 
 T = TypeVar("T")
@@ -365,6 +365,8 @@ class WholeMean:
         forces, virial [eV, eV/Å, eV].
     notes : list of str
         For the user.
+    folds : sequence of sequence of int
+        The frames that were left out together.
     """
 
     factor: TriangularFactor
@@ -372,6 +374,7 @@ class WholeMean:
     noise: Noise
     residuals: Mapping[int, FloatArray] | None
     notes: Sequence[str]
+    folds: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True)
@@ -477,7 +480,10 @@ class WholeForms:
             keeper=keeper,
             progress=self._run(limit),
         )
-        return self._result(factor, found, best.noise, best.residuals, notes)
+        indices = [[rows.index for rows in fold] for fold in folds]
+        return replace(
+            self._result(factor, found, best.noise, best.residuals, notes), folds=indices
+        )
 
     def _folds(
         self, left_out: Sequence[StructureRows], unseen: Sequence[int]
@@ -508,10 +514,10 @@ class WholeForms:
     ) -> tuple[Trial, list[str]]:
         """Noise by which structures left out are predicted best."""
         rows = sorted((r for fold in folds for r in fold), key=lambda r: r.index)
-        by_columns = list(
-            leave_one_out(
-                rows, factor, self.noise.sigma, self.forms.scale, n_threads=self._n_threads
-            )
+        # without the same folds: one structure at a time would know more
+        by_columns = sorted(
+            leave_out_together(folds, factor, self.noise.sigma, self.forms.scale),
+            key=lambda left: left.rows.index,
         )
         score = Score([self.frames[r.index].config_type for r in rows])
         of_columns = score(Errors.of(by_columns))

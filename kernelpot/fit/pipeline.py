@@ -43,7 +43,7 @@ from kernelpot.fit.state import State
 from kernelpot.gp.quadratic import Forms
 from kernelpot.model.fitted import FittedModel
 from kernelpot.regression.factors import GroupedFactor
-from kernelpot.regression.leave_one_out import LeftOut, leave_one_out
+from kernelpot.regression.leave_one_out import LeftOut, leave_out_together
 from kernelpot.regression.rows import StructureRows
 
 if TYPE_CHECKING:
@@ -127,19 +127,20 @@ class _Reached:
     savers: Sequence[Checkpoint]
     notes: Sequence[str] = ()
 
-    def errors(self) -> dict[int, LeftOut]:
-        """Of structures left out, by frame."""
+    def errors(self, folds: Sequence[Sequence[int]]) -> list[LeftOut]:
+        """Of structures left out, some frames together."""
+        rows = {own.index: own for own in self.left_out}
+        known = [[rows[index] for index in fold if index in rows] for fold in folds]
         if self.whole is not None:
             residuals = self.whole.residuals or {}
-            return {
-                rows.index: LeftOut(rows, residuals[rows.index], rows.unit, None, True)
-                for rows in self.left_out
-                if rows.index in residuals
-            }
+            return [
+                LeftOut(own, residuals[own.index], own.unit, None, True)
+                for fold in known
+                for own in fold
+            ]
         sigma, scale = self.tuned.noise.sigma, self.tuned.scale(self.state.design)
         factor = self.grouped.posterior(sigma, scale)
-        found = leave_one_out(self.left_out, factor, sigma, scale, n_threads=self.plan.n_threads)
-        return {left.rows.index: left for left in found}
+        return leave_out_together([fold for fold in known if fold], factor, sigma, scale)
 
 
 def _better_basis(data: Dataset, settings: Settings, options: Options) -> _Reached:
@@ -154,7 +155,8 @@ def _better_basis(data: Dataset, settings: Settings, options: Options) -> _Reach
     sparse = _mean(data, settings, both[0], SPARSE)
     form = _mean(data, settings, both[1], FORM)
     types = [frame.config_type for frame in sparse.problem.frames]
-    better, compared = is_form_better(sparse.errors(), form.errors(), types)
+    folds = () if form.whole is None else form.whole.folds
+    better, compared = is_form_better(sparse.errors(folds), form.errors(folds), types)
     chosen, verdict = sparse, "terms with sparse points, as a whole quadratic form is not better"
     if better:
         chosen, verdict = form, "a whole quadratic form, better than terms with sparse points"

@@ -183,6 +183,37 @@ class Without:
         return np.asarray(scipy.linalg.blas.dtrsv(self._triangle, half))
 
 
+def leave_out_together(
+    folds: Iterable[Sequence[StructureRows]],
+    factor: TriangularFactor,
+    sigma: Callable[[Group], float] | Mapping[Group, float],
+    scale: FloatArray | None = None,
+) -> list[LeftOut]:
+    """Residuals of structures under fits without all of their fold.
+
+    Parameters
+    ----------
+    folds : iterable of sequence of StructureRows
+        Structures that `factor` holds.
+    factor, sigma, scale
+        As in `leave_one_out`.
+
+    Returns
+    -------
+    list of LeftOut
+        In the order of the folds, without variances.
+    """
+    found = []
+    for fold in folds:
+        weights = Without(fold, factor, sigma, scale).weights
+        if scale is not None:
+            weights = scale * weights
+        for rows in fold:
+            residual = (rows.y - rows.phi @ weights) * rows.unit
+            found.append(LeftOut(rows, residual, rows.noise(sigma) * rows.unit, None, True))
+    return found
+
+
 def _against(
     structures: Sequence[StructureRows],
     noise: Sequence[FloatArray],
