@@ -52,7 +52,9 @@ class KernelPotential(Estimator):
     terms : sequence of terms, optional
         Kernels to sum, such as ``[SOAPTerm(...), PairTerm(...)]``; by default two of SOAP of
         different range, three with several species; where nothing is periodic one whole
-        quadratic form (``PolynomialSOAP(full=True)``).
+        quadratic form (``PolynomialSOAP(full=True)``). Of compounds with at most 10,000 labels
+        (and ``optimize="loo"``, and no preset ``fast``) both are fitted, and structures left
+        out decide.
     preset : {"fast", "default", "accurate"}
         Sparse points per term that names no number: 300, 1,000 or 3,000, or all distinct
         environments if there are fewer. Of whole forms 600, 2,000 or 3,000 columns, and by

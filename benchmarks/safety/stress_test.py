@@ -2,8 +2,8 @@
 
     python benchmarks/safety/stress_test.py DATA_DIR [SMALL_SETS_DIR] [--sets zuo2020-Si ...]
 
-Potentials are fitted to 5, 10, 20 and 50 frames of each data set (preset fast) and attacked by
-the searches of `adversary.py`: hot Langevin dynamics, collisions from random overlapping
+Potentials are fitted to 5, 10, 20 and 50 frames of each data set (`--preset`, by default fast,
+which has sparse points for all that is periodic) and attacked by the searches of `adversary.py`: hot Langevin dynamics, collisions from random overlapping
 positions, minimisation from random cells and displacements, basin hopping, ascent in the
 variance, and falling into the holes of the kernels first. Kernels alone (no baseline, no
 net) are attacked in the same way. SMALL_SETS_DIR is what `small_sets.py` writes.
@@ -53,7 +53,7 @@ def attacked(path, n_frames, seed, arguments):
     for variant in arguments.variants:
         alone = variant == VARIANTS[0]
         began = time.perf_counter()
-        pot = kp.KernelPotential(preset="fast", baseline=[] if alone else None)
+        pot = kp.KernelPotential(preset=arguments.preset, baseline=[] if alone else None)
         pot.fit(frames, calibrate=False)
         fitted = time.perf_counter() - began
         gate = None if alone else kp.VarianceGate(kappa=arguments.kappa, on_gate=None)
@@ -104,6 +104,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=1, help="of every search")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=SEARCHES)
+    parser.add_argument("--preset", default="fast")
     parser.add_argument("--kappa", type=float, default=kp.VarianceGate().kappa)
     parser.add_argument("--ps", type=float, default=0.3, help="length of a dynamics")
     parser.add_argument("--workers", type=int, default=2)
