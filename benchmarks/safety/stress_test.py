@@ -3,10 +3,11 @@
     python benchmarks/safety/stress_test.py DATA_DIR [SMALL_SETS_DIR] [--sets zuo2020-Si ...]
 
 Potentials are fitted to 5, 10, 20 and 50 frames of each data set (`--preset`, by default fast,
-which has sparse points for all that is periodic) and attacked by the searches of `adversary.py`: hot Langevin dynamics, collisions from random overlapping
-positions, minimisation from random cells and displacements, basin hopping, ascent in the
-variance, and falling into the holes of the kernels first. Kernels alone (no baseline, no
-net) are attacked in the same way. SMALL_SETS_DIR is what `small_sets.py` writes.
+which has sparse points for all that is periodic) and attacked by the searches of
+`adversary.py`: hot Langevin dynamics, collisions from random overlapping positions, minimisation
+from random cells and displacements, basin hopping, ascent in the variance, and falling into the
+holes of the kernels first. Kernels alone (no baseline, no net) are attacked in the same way.
+SMALL_SETS_DIR is what `small_sets.py` writes.
 
 A run has failed if an energy or force is not finite, if the temperature averaged over its last
 half exceeds ten times the target, if two atoms come nearer than min(0.5 Å, half the shortest
