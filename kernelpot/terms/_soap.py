@@ -208,21 +208,6 @@ def _weights(r, weight, per_length, n_knots):
 
 
 @numba.njit(**INLINED)
-def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
-    """Collect up to LANES pairs within the cutoff; return how many, and where to go on."""
-    lanes = 0
-    while p < last and lanes < LANES:
-        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
-        r = np.sqrt(x * x + y * y + z * z)
-        if r < r_cut:
-            xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
-            distance[lanes], pair[lanes] = r, p
-            lanes += 1
-        p += 1
-    return lanes, p
-
-
-@numba.njit(**INLINED)
 def _aligned(n):
     """An array of n zeros that begins where a cache line does."""
     room = np.zeros(n + LANES)

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from kernelpot.common._numba import INLINED, OPTIONS
-from kernelpot.terms._soap import _fill_lanes, _hermite, _hermite_slope, _knot
+from kernelpot.terms._soap import _hermite, _hermite_slope, _knot
 from kernelpot.terms._soap_lanes import (
     SINGLES,
     contract_lanes,
@@ -22,6 +22,21 @@ from kernelpot.terms._soap_vector import LANES, harmonics
 
 # Pairs whose derivatives are multiplied with several adjoints at a time.
 TANGENTS = 2 * LANES
+
+
+@numba.njit(**INLINED)
+def _fill_lanes(p, last, displacement_pc, r_cut, xyz, distance, pair):
+    """Collect up to LANES pairs within the cutoff; return how many, and where to go on."""
+    lanes = 0
+    while p < last and lanes < LANES:
+        x, y, z = displacement_pc[p, 0], displacement_pc[p, 1], displacement_pc[p, 2]
+        r = np.sqrt(x * x + y * y + z * z)
+        if r < r_cut:
+            xyz[0, lanes], xyz[1, lanes], xyz[2, lanes] = x, y, z
+            distance[lanes], pair[lanes] = r, p
+            lanes += 1
+        p += 1
+    return lanes, p
 
 
 @numba.njit(**INLINED)
