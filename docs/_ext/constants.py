@@ -37,6 +37,8 @@ TRADES = {
         "as a share of the cutoff, n_max = l_max, zeta. A longer reach sees more and costs with "
         "its third power; wider atoms are smoother and see less.",
         "fit.defaults.COMPOUND": "The same for several species.",
+        "fit.basis.MAX_LABELS": "More: larger sets of compounds are fitted both ways, with sparse "
+        "points and as a whole form, which takes twice the time or more.",
         "fit.defaults.CONTRACTION": "Smaller: more channels of the density are kept, down to those "
         "that say next to nothing; larger: fewer features, and at some point larger errors.",
         "fit.defaults.MAX_CHANNELS": "More: the mixed channels keep apart more species and "
