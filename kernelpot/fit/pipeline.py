@@ -33,7 +33,7 @@ from kernelpot.fit.noise import (
     free_parameters,
     is_searched,
 )
-from kernelpot.fit.plan import Plan, expected_seconds, plan_memory
+from kernelpot.fit.plan import OverBudgetError, Plan, expected_seconds, plan_memory
 from kernelpot.fit.problem import Problem, prepare
 from kernelpot.fit.progress import Overall, never_back, nth_of
 from kernelpot.fit.settings import Settings
@@ -153,7 +153,13 @@ def _better_basis(data: Dataset, settings: Settings, options: Options) -> _Reach
         own = f"{os.fspath(options.checkpoint)}.{FORM}"
         both[1] = replace(both[1], checkpoint=own)
     sparse = _mean(data, settings, both[0], SPARSE)
-    form = _mean(data, settings, both[1], FORM)
+    try:
+        form = _mean(data, settings, both[1], FORM)
+    except OverBudgetError:  # which would have been enough for one of them
+        note = (
+            "terms with sparse points: the memory budget has no room for a whole form beside them"
+        )
+        return replace(sparse, notes=[note])
     types = [frame.config_type for frame in sparse.problem.frames]
     folds = () if form.whole is None else form.whole.folds
     better, compared = is_form_better(sparse.errors(folds), form.errors(folds), types)

@@ -41,6 +41,10 @@ _MINIMUM_CANDIDATES = 20e6
 _MINIMUM_LEFT_OUT = 20e6
 
 
+class OverBudgetError(ValueError):
+    """A fit needs more memory than it was allowed."""
+
+
 def parse_memory(memory: float | str) -> float:
     """Bytes meant by a number or by text such as ``"2GB"`` or ``"500 MB"``.
 
@@ -292,7 +296,7 @@ class Plan:
             if affordable
             else "any fit needs more: raise the budget"
         )
-        raise ValueError(
+        raise OverBudgetError(
             f"{w.n_sparse} sparse points need {self.needed / 1e9:.2f} GB, the memory budget is "
             f"{budget / 1e9:.2f} GB; {remedy}"
         )

@@ -7,6 +7,7 @@ from ase.build import bulk
 import kernelpot as kp
 from kernelpot.fit import basis, pipeline
 from kernelpot.fit.basis import FORM, SPARSE, is_form_better, is_open
+from kernelpot.fit.plan import OverBudgetError
 from kernelpot.fit.progress import never_back
 from kernelpot.fit.settings import Settings
 from kernelpot.regression.leave_one_out import LeftOut
@@ -113,6 +114,21 @@ def test_a_fit_takes_the_better_one_and_says_why(data, monkeypatch, tmp_path):
     alone = kp.KernelPotential().fit(data, self_test=False)
     energy = [pot.predict(data[0].atoms).energy for pot in (alone, verdicts[False])]
     assert energy[0] == energy[1]
+
+
+def test_a_budget_for_one_basis_is_enough(data, monkeypatch):
+    monkeypatch.setattr("kernelpot.fit.defaults.N_SPARSE", {"default": 40})
+    plan_memory = pipeline.plan_memory
+
+    def plan(problem, *arguments, **options):
+        if len(problem.terms) == 1:
+            raise OverBudgetError("sparse points are all there is room for")
+        return plan_memory(problem, *arguments, **options)
+
+    monkeypatch.setattr(pipeline, "plan_memory", plan)
+    pot = kp.KernelPotential().fit(data, self_test=False, calibrate=False)
+    assert len(pot.model.local.terms) == 3
+    assert any("no room for a whole form" in note for note in pot.model.training.notes)
 
 
 def test_errors_of_both_are_of_the_same_folds(data, monkeypatch):
