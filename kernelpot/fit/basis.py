@@ -85,15 +85,18 @@ def is_form_better(
         return False, f"{len(common)} structures left out of both are too few to compare them"
     types = [config_types[index] for index in common]
     before, after = (Errors.of([found[i] for i in common]) for found in by_frame)
-    better = Limits.of(before, types).allow(after) and is_worthwhile(
-        before, after, types, SIGNIFICANCE
-    )
+    limits = Limits.of(before, types)
     words = [
         f"{kind} {_number(before.mean()[kind])} and {_number(after.mean()[kind])} {unit}"
         for kind, unit in (("energy", "eV/atom"), ("forces", "eV/Å"), ("stress", "eV/Å^3"))
         if before.mean()[kind] is not None
     ]
-    return better, f"{len(common)} structures left out, {', '.join(words)}"
+    compared = f"{len(common)} structures left out, {', '.join(words)}"
+    if not limits.allow(after):
+        return False, f"{compared}; it would raise that of {limits.worst(after)}"
+    if not is_worthwhile(before, after, types, SIGNIFICANCE):
+        return False, f"{compared}; the difference is within doubt"
+    return True, compared
 
 
 def _number(value: float | None) -> str:
