@@ -12,19 +12,15 @@ where it predicts them better beyond doubt, and no kind of label or config type 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
 
 from kernelpot.data.dataset import Dataset
 from kernelpot.fit.defaults import is_of_molecules
 from kernelpot.fit.limits import Limits
 from kernelpot.fit.noise import MINIMUM_STRUCTURES, is_worthwhile
-from kernelpot.fit.scores import Errors
+from kernelpot.fit.scores import Errors, in_words
 from kernelpot.fit.settings import Settings
 from kernelpot.regression.leave_one_out import LeftOut
 
-Basis = Literal["sparse", "form"]
-SPARSE: Final = "sparse"
-FORM: Final = "form"
 # Labels up to which both are fitted: a form takes one to five times as long as sparse points.
 MAX_LABELS = 10_000
 # Standard errors that the form's gain must exceed: neither basis is a start that should stay.
@@ -87,7 +83,7 @@ def is_form_better(
     before, after = (Errors.of([found[i] for i in common]) for found in by_frame)
     limits = Limits.of(before, types)
     words = [
-        f"{kind} {_number(before.mean()[kind])} and {_number(after.mean()[kind])} {unit}"
+        f"{kind} {in_words(before.mean()[kind])} and {in_words(after.mean()[kind])} {unit}"
         for kind, unit in (("energy", "eV/atom"), ("forces", "eV/Å"), ("stress", "eV/Å^3"))
         if before.mean()[kind] is not None
     ]
@@ -97,7 +93,3 @@ def is_form_better(
     if not is_worthwhile(before, after, types, SIGNIFICANCE):
         return False, f"{compared}; the difference is within doubt"
     return True, compared
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from ase.data import covalent_radii
@@ -14,6 +15,8 @@ from kernelpot.terms.base import Term
 from kernelpot.terms.polynomial_soap import PolynomialSOAP
 from kernelpot.terms.soap import SOAPTerm
 
+# Terms with sparse points, or one whole quadratic form.
+Basis = Literal["sparse", "form"]
 # Sparse points per term.
 N_SPARSE = {"fast": 300, "default": 1000, "accurate": 3000}
 # Noise of energies [eV/atom]; of forces as a share of their root mean square; of
@@ -131,7 +134,7 @@ def terms(
     *,
     n_sparse: int | None = None,
     preset: str = "default",
-    basis: str | None = None,
+    basis: Basis | None = None,
 ) -> tuple[list[Term], list[str]]:
     """Terms scaled to the material: for molecules a whole quadratic form, else SOAP terms.
 

@@ -30,7 +30,7 @@ from kernelpot.common.types import FloatArray, Group, Progress
 from kernelpot.data.dataset import Frame
 from kernelpot.fit.accumulation import Labels
 from kernelpot.fit.left_out import choose_some
-from kernelpot.fit.scores import Errors, Score
+from kernelpot.fit.scores import Errors, Score, in_words
 from kernelpot.gp.labels import Noise
 from kernelpot.gp.quadratic import AlikeRows, Forms, QuadraticRows
 from kernelpot.gp.sharing import SIGMA_ALIKE, rows_of_alike_sites
@@ -536,7 +536,7 @@ class WholeForms:
         after = Errors.of(_with_residuals(by_columns, best.residuals)).mean()
         before = Errors.of(by_columns).mean()
         compared = ", ".join(
-            f"{kind} {_number(before[kind])} -> {_number(after[kind])} {unit}"
+            f"{kind} {in_words(before[kind])} -> {in_words(after[kind])} {unit}"
             for kind, unit in (("energy", "eV/atom"), ("forces", "eV/Å"))
             if before[kind] is not None
         )
@@ -685,10 +685,6 @@ def _with_residuals(
 ) -> list[LeftOut]:
     """The same structures with other errors."""
     return [replace(left, residual=residuals[left.rows.index]) for left in left_out]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
 
 
 def with_solution(factor: TriangularFactor, w: FloatArray) -> TriangularFactor:

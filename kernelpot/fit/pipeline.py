@@ -19,9 +19,10 @@ from kernelpot.common.types import Group, Progress
 from kernelpot.data.dataset import Dataset
 from kernelpot.fit import accumulation
 from kernelpot.fit.accumulation import Labels
-from kernelpot.fit.basis import FORM, SPARSE, Basis, is_form_better, is_open
+from kernelpot.fit.basis import is_form_better, is_open
 from kernelpot.fit.calibrate import calibrated
 from kernelpot.fit.checkpoint import Checkpoint, fingerprint
+from kernelpot.fit.defaults import Basis
 from kernelpot.fit.full_mean import Keeper, WholeForms, WholeMean
 from kernelpot.fit.gradient_domain import AllDirections, forces_alone, term_of, with_less_noise
 from kernelpot.fit.hyperparameters import Tuned
@@ -150,11 +151,11 @@ def _better_basis(data: Dataset, settings: Settings, options: Options) -> _Reach
         forward = never_back(options.progress)
         both = [replace(options, progress=nth_of(forward, k, 2)) for k in range(2)]
     if options.checkpoint is not None:
-        own = f"{os.fspath(options.checkpoint)}.{FORM}"
+        own = f"{os.fspath(options.checkpoint)}.form"
         both[1] = replace(both[1], checkpoint=own)
-    sparse = _mean(data, settings, both[0], SPARSE)
+    sparse = _mean(data, settings, both[0], "sparse")
     try:
-        form = _mean(data, settings, both[1], FORM)
+        form = _mean(data, settings, both[1], "form")
     except OverBudgetError:  # which would have been enough for one of them
         note = (
             "terms with sparse points: the memory budget has no room for a whole form beside them"

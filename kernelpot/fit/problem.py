@@ -83,7 +83,7 @@ class Problem:
 
 
 def prepare(
-    data: Dataset, settings: Settings, *, basis: str | None = None, n_threads: int = 1
+    data: Dataset, settings: Settings, *, basis: defaults.Basis | None = None, n_threads: int = 1
 ) -> Problem:
     """Choose e0, terms, noise and baseline; cheap, so that every refusal comes first.
 
@@ -206,7 +206,7 @@ def atomic_number(element: object) -> int | None:
 
 
 def _choose_terms(
-    settings: Settings, data: Dataset, e0: AtomicEnergies, basis: str | None
+    settings: Settings, data: Dataset, e0: AtomicEnergies, basis: defaults.Basis | None
 ) -> tuple[list[Term], list[str]]:
     if settings.preset not in defaults.N_SPARSE:
         raise ValueError(

@@ -89,6 +89,11 @@ class Errors:
         )
 
 
+def in_words(error: float | None) -> str:
+    """A mean error for the user; a dash without labels."""
+    return "-" if error is None else f"{error:.3g}"
+
+
 def cap(errors: FloatArray) -> float:
     """What the error of a structure counts at most, among those of all."""
     return CAP * max(float(np.quantile(errors, 0.9)), 1e-3 * float(errors.max()))

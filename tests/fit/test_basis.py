@@ -6,7 +6,7 @@ from ase.build import bulk
 
 import kernelpot as kp
 from kernelpot.fit import basis, pipeline
-from kernelpot.fit.basis import FORM, SPARSE, is_form_better, is_open
+from kernelpot.fit.basis import is_form_better, is_open
 from kernelpot.fit.plan import OverBudgetError
 from kernelpot.fit.progress import never_back
 from kernelpot.fit.settings import Settings
@@ -154,7 +154,7 @@ def test_errors_of_both_are_of_the_same_folds(data, monkeypatch):
 def test_either_basis_can_be_asked_for(data):
     from kernelpot.fit.problem import prepare
 
-    sparse, form = (prepare(data, Settings(), basis=name).terms for name in (SPARSE, FORM))
+    sparse, form = (prepare(data, Settings(), basis=name).terms for name in ("sparse", "form"))
     assert [getattr(term, "full", False) for term in sparse] == [False] * 3
     assert [getattr(term, "full", False) for term in form] == [True]
     assert form[0].r_cut == pytest.approx(sparse[-1].r_cut)
